@@ -1,0 +1,614 @@
+//! What is limited, and by how much.
+
+use core::fmt;
+use core::num::{NonZeroU32, NonZeroU64};
+use core::time::Duration;
+
+use crate::policy::CloseReason;
+use crate::time::{Limit, saturating_nanos};
+
+/// The limits of a connection, shared by all that are to follow them.
+///
+/// Made by [`TimeoutConfig::builder`], by a preset, or from the environment by
+/// `TimeoutConfig::from_env` (feature `std`). Whatever the way, a configuration that has no meaning
+/// cannot be constructed. The documentation of each limit is on the setter of the same name of
+/// [`TimeoutConfigBuilder`].
+///
+/// ```
+/// use core::time::Duration;
+/// use ws_timeout::TimeoutConfig;
+///
+/// const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
+///     .ping_interval(Duration::from_secs(20))
+///     .pong_timeout(Duration::from_secs(10))
+///     .no_connection_timeout()
+///     .build()
+/// {
+///     Ok(config) => config,
+///     Err(_) => panic!("a limit of zero does not compile"),
+/// };
+///
+/// assert_eq!(CONFIG.ping_interval(), Some(Duration::from_secs(20)));
+/// assert_eq!(CONFIG.connection_timeout(), None);
+/// assert_eq!(CONFIG.idle_timeout(), Some(Duration::from_secs(60)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TimeoutConfig {
+    pub(crate) handshake_timeout: Limit,
+    pub(crate) heartbeat_interval: Limit,
+    pub(crate) connection_timeout: Limit,
+    pub(crate) message_timeout: Limit,
+    pub(crate) idle_timeout: Limit,
+    pub(crate) ping_interval: Limit,
+    pub(crate) pong_timeout: Limit,
+    pub(crate) close_timeout: NonZeroU64,
+    pub(crate) stall_tolerance: Limit,
+    pub(crate) min_data_rate: Option<NonZeroU32>,
+    pub(crate) max_ping_rate: Option<NonZeroU32>,
+    pub(crate) jitter: Billionths,
+    pub(crate) idle_scope: IdleScope,
+    pub(crate) pong_evidence: PongEvidence,
+    pub(crate) drain_code: DrainCode,
+}
+
+/// A fraction in billionths.
+pub(crate) type Billionths = u32;
+
+/// What ends idleness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum IdleScope {
+    /// Anything heard from the peer: data, pings, pongs, bytes of a message that is not whole yet.
+    /// Our own sends do not. An idle peer is one that may be dead.
+    #[default]
+    Inbound,
+    /// Data messages in either direction, also while their bytes still move. Pings and pongs do not.
+    /// An idle peer is one that nobody uses.
+    Messages,
+}
+
+/// What shows that the peer lives while a ping is out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PongEvidence {
+    /// Whatever is heard after the ping.
+    #[default]
+    Any,
+    /// Only the pong that names the ping; and traffic does not put off the next ping.
+    Pong,
+}
+
+/// The code of the Close frame that a drain sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DrainCode {
+    /// 1001, "going away": the client may stay away.
+    #[default]
+    GoingAway,
+    /// 1012, "service restart": the client should connect again, after a random wait.
+    ServiceRestart,
+}
+
+impl TimeoutConfig {
+    /// The configuration that [`TimeoutConfig::builder`] starts from.
+    pub const DEFAULT: Self = Self {
+        handshake_timeout: secs(10),
+        heartbeat_interval: secs(30),
+        connection_timeout: secs(300),
+        message_timeout: secs(1),
+        idle_timeout: secs(60),
+        ping_interval: secs(25),
+        pong_timeout: secs(60),
+        close_timeout: NonZeroU64::MIN.saturating_add(5_000_000_000 - 1),
+        stall_tolerance: secs(3),
+        min_data_rate: NonZeroU32::new(240),
+        max_ping_rate: NonZeroU32::new(20),
+        jitter: 100_000_000,
+        idle_scope: IdleScope::Inbound,
+        pong_evidence: PongEvidence::Any,
+        drain_code: DrainCode::GoingAway,
+    };
+
+    /// A builder that holds the defaults.
+    pub const fn builder() -> TimeoutConfigBuilder {
+        Self::DEFAULT.to_builder()
+    }
+
+    /// A builder that holds this configuration.
+    pub const fn to_builder(self) -> TimeoutConfigBuilder {
+        TimeoutConfigBuilder {
+            config: self,
+            refused: ConfigError::NONE,
+        }
+    }
+
+    /// Short limits, for working on a service: heartbeat 15 s, connection 120 s, message 0.5 s, idle
+    /// 30 s, ping 10 s, pong 30 s; all else as in the defaults.
+    pub const fn development() -> Self {
+        Self::DEFAULT.with_the_six([
+            secs(15),
+            secs(120),
+            millis(500),
+            secs(30),
+            secs(10),
+            secs(30),
+        ])
+    }
+
+    /// Limits for a service in use: heartbeat 60 s, connection 600 s, message 2 s, idle 120 s, ping
+    /// 30 s, pong 90 s; all else as in the defaults.
+    pub const fn production() -> Self {
+        Self::DEFAULT.with_the_six([secs(60), secs(600), secs(2), secs(120), secs(30), secs(90)])
+    }
+
+    /// Limits for slow and distant peers: heartbeat 120 s, connection 1200 s, message 5 s, idle 300 s,
+    /// ping 60 s, pong 180 s; all else as in the defaults.
+    pub const fn high_latency() -> Self {
+        Self::DEFAULT.with_the_six([
+            secs(120),
+            secs(1200),
+            secs(5),
+            secs(300),
+            secs(60),
+            secs(180),
+        ])
+    }
+
+    const fn with_the_six(
+        self,
+        [heartbeat, connection, message, idle, ping, pong]: [Limit; 6],
+    ) -> Self {
+        Self {
+            heartbeat_interval: heartbeat,
+            connection_timeout: connection,
+            message_timeout: message,
+            idle_timeout: idle,
+            ping_interval: ping,
+            pong_timeout: pong,
+            ..self
+        }
+    }
+
+    /// See [`TimeoutConfigBuilder::close_timeout`].
+    pub const fn close_timeout(&self) -> Duration {
+        Duration::from_nanos(self.close_timeout.get())
+    }
+
+    /// See [`TimeoutConfigBuilder::min_data_rate`]. In bytes a second.
+    pub const fn min_data_rate(&self) -> Option<u32> {
+        rate_of(self.min_data_rate)
+    }
+
+    /// See [`TimeoutConfigBuilder::max_ping_rate`]. In pings a second.
+    pub const fn max_ping_rate(&self) -> Option<u32> {
+        rate_of(self.max_ping_rate)
+    }
+
+    /// See [`TimeoutConfigBuilder::jitter`]. A fraction, 0 to 0.5.
+    pub const fn jitter(&self) -> f64 {
+        self.jitter as f64 / 1e9
+    }
+
+    /// See [`TimeoutConfigBuilder::idle_scope`].
+    pub const fn idle_scope(&self) -> IdleScope {
+        self.idle_scope
+    }
+
+    /// See [`TimeoutConfigBuilder::pong_evidence`].
+    pub const fn pong_evidence(&self) -> PongEvidence {
+        self.pong_evidence
+    }
+
+    /// See [`TimeoutConfigBuilder::drain_code`].
+    pub const fn drain_code(&self) -> DrainCode {
+        self.drain_code
+    }
+
+    /// The code of the Close frame for `reason`: [`CloseReason::code`], but for a drain the one that
+    /// is configured. `None` where no Close frame is sent.
+    pub const fn close_code(&self, reason: CloseReason) -> Option<u16> {
+        match (reason, self.drain_code) {
+            (CloseReason::Drain, DrainCode::ServiceRestart) => Some(1012),
+            _ => reason.code(),
+        }
+    }
+
+    /// How long a peer that falls silent can stay unnoticed, from the last that was heard of it (or
+    /// the last byte that the transport took while a ping waited behind it) to the verdict.
+    ///
+    /// The shorter of `idle_timeout` (in scope `inbound`) and `ping_interval` + (`message_timeout`, or
+    /// if off `pong_timeout`) + `pong_timeout` (if both are on); `None` if neither stands. Late
+    /// looks at the clock and up to two stall graces come on top; `connection_timeout` is left out.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use ws_timeout::TimeoutConfig;
+    ///
+    /// assert_eq!(TimeoutConfig::DEFAULT.detection_bound(), Some(Duration::from_secs(60)));
+    /// ```
+    pub const fn detection_bound(&self) -> Option<Duration> {
+        let idle = match self.idle_scope {
+            IdleScope::Inbound => self.idle_timeout(),
+            IdleScope::Messages => None,
+        };
+        let unanswered = match (self.ping_interval(), self.pong_timeout()) {
+            (Some(interval), Some(pong)) => {
+                let write = match self.message_timeout() {
+                    Some(message) => message,
+                    None => pong,
+                };
+                Some(interval.saturating_add(write).saturating_add(pong))
+            }
+            _ => None,
+        };
+        match (idle, unanswered) {
+            (Some(idle), Some(unanswered)) if unanswered.as_nanos() < idle.as_nanos() => {
+                Some(unanswered)
+            }
+            (None, unanswered) => unanswered,
+            (idle, _) => idle,
+        }
+    }
+
+    /// Settings that are sound but suspicious.
+    ///
+    /// ```
+    /// use ws_timeout::{ConfigWarning, TimeoutConfig};
+    ///
+    /// assert_eq!(TimeoutConfig::DEFAULT.warnings().next(), None);
+    /// let slow = TimeoutConfig::high_latency();
+    /// assert_eq!(slow.warnings().collect::<Vec<_>>(), [ConfigWarning::PingsTooRare]);
+    /// ```
+    pub fn warnings(&self) -> impl Iterator<Item = ConfigWarning> + use<> {
+        let rare = self
+            .ping_interval()
+            .is_none_or(|interval| interval >= Duration::from_secs(60));
+        let idle_first = match (self.idle_timeout, self.ping_interval, self.idle_scope) {
+            (Some(idle), Some(ping), IdleScope::Inbound) => idle <= ping,
+            _ => false,
+        };
+        [
+            rare.then_some(ConfigWarning::PingsTooRare),
+            idle_first.then_some(ConfigWarning::IdleBeforePing),
+            self.detection_bound()
+                .is_none()
+                .then_some(ConfigWarning::NoDetectionBound),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A setting that is sound but suspicious; see [`TimeoutConfig::warnings`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConfigWarning {
+    /// `ping_interval` is off, or 60 s and more: many proxies cut a connection that is quiet for 60 s.
+    PingsTooRare,
+    /// `idle_timeout` is not above `ping_interval` in scope `inbound`: a peer that has nothing to say
+    /// is closed as idle before a ping can draw an answer from it.
+    IdleBeforePing,
+    /// Neither silence nor a missing pong is limited: a dead peer can stay unnoticed.
+    NoDetectionBound,
+}
+
+impl fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PingsTooRare => {
+                "ping_interval is off or 60 s and more: proxies commonly cut a connection that is quiet for 60 s"
+            }
+            Self::IdleBeforePing => {
+                "idle_timeout is not above ping_interval: a quiet but living peer is closed before a ping can reach it"
+            }
+            Self::NoDetectionBound => {
+                "neither idle_timeout (in scope inbound) nor ping_interval with pong_timeout is on: \
+                 a dead peer can stay unnoticed"
+            }
+        })
+    }
+}
+
+/// Makes a [`TimeoutConfig`]; usable in a `const`.
+///
+/// A length past 584 years never comes and is the same as off.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct TimeoutConfigBuilder {
+    config: TimeoutConfig,
+    refused: ConfigError,
+}
+
+/// The limits that can be off: setter, its `no_` twin, and the getter.
+macro_rules! limits {
+    ($($(#[$doc:meta])* $limit:ident, $off:ident, $setting:ident;)*) => {
+        impl TimeoutConfigBuilder {
+            $(
+                $(#[$doc])*
+                pub const fn $limit(mut self, length: Duration) -> Self {
+                    self.config.$limit = NonZeroU64::new(saturating_nanos(length));
+                    self.refused = self.refused.mark(Setting::$setting, length.is_zero());
+                    self
+                }
+
+                #[doc = concat!("Switches [`", stringify!($limit), "`](Self::", stringify!($limit), ") off.")]
+                pub const fn $off(mut self) -> Self {
+                    self.config.$limit = None;
+                    self.refused = self.refused.mark(Setting::$setting, false);
+                    self
+                }
+            )*
+        }
+
+        impl TimeoutConfig {
+            $(
+                #[doc = concat!("See [`TimeoutConfigBuilder::", stringify!($limit), "`]. `None`: off.")]
+                pub const fn $limit(&self) -> Option<Duration> {
+                    match self.$limit {
+                        Some(nanos) => Some(Duration::from_nanos(nanos.get())),
+                        None => None,
+                    }
+                }
+            )*
+        }
+    };
+}
+
+limits! {
+    /// How long the opening handshake may take, from the creation of the policy in the opening phase.
+    ///
+    /// Default 10 s. Off: a peer that never sends its handshake holds its connection for ever. Has no
+    /// effect on an open connection.
+    handshake_timeout, no_handshake_timeout, HandshakeTimeout;
+
+    /// How long an open connection may go without a look at its policy: `Idle { until }` is at most
+    /// this far ahead of the `poll` that says it.
+    ///
+    /// Default 30 s. Off: looks happen only when something is due. Never changes what is decided, only
+    /// when one looks.
+    heartbeat_interval, no_heartbeat_interval, HeartbeatInterval;
+
+    /// The connection's whole life, from when it opened, busy or not.
+    ///
+    /// Default 300 s, shortened by a random part of up to [`jitter`](Self::jitter). Off: a connection
+    /// lives as long as its peer does. Closes with code 1001.
+    connection_timeout, no_connection_timeout, ConnectionTimeout;
+
+    /// How long a write may wait without progress, from when it began to wait or the transport last
+    /// took bytes of it; also how long a ping that was asked for may wait to be flushed.
+    ///
+    /// Default 1 s. Off: a peer that never reads is noticed only by its silence, and
+    /// [`pong_timeout`](Self::pong_timeout) bounds the wait of a ping to be flushed.
+    message_timeout, no_message_timeout, MessageTimeout;
+
+    /// How long there may be silence, from when the peer was last heard, or excused because the
+    /// transport was still taking bytes ahead of our ping; with
+    /// [`IdleScope::Messages`], from the last data in either direction.
+    ///
+    /// Default 60 s. Off: silence is bounded by pings alone. Keep it above
+    /// [`ping_interval`](Self::ping_interval), or quiet peers are closed before a ping can reach them.
+    /// Closes with code 1001.
+    idle_timeout, no_idle_timeout, IdleTimeout;
+
+    /// How long either direction may be quiet before a ping goes out, from the earlier of last heard
+    /// and last sent; with [`PongEvidence::Pong`], from when the last ping was flushed.
+    ///
+    /// Default 25 s, shortened by a random part of up to [`jitter`](Self::jitter). Off: no pings but
+    /// those of a `Probe`.
+    ping_interval, no_ping_interval, PingInterval;
+
+    /// How long to wait for an answer to a ping, from when the ping was flushed.
+    ///
+    /// Default 60 s. Off: pings go out at their pace, to keep middleboxes awake, and nothing is
+    /// awaited.
+    pong_timeout, no_pong_timeout, PongTimeout;
+
+    /// How late a look may come before the lateness is our own fault, from the deadline to the `poll`
+    /// that finds it past; such a look begins a grace of this length instead of a verdict.
+    ///
+    /// Default 3 s. Off: a late look judges.
+    stall_tolerance, no_stall_tolerance, StallTolerance;
+}
+
+impl TimeoutConfigBuilder {
+    /// How long the closing handshake may take, from its start. Default 5 s; cannot be off.
+    pub const fn close_timeout(mut self, length: Duration) -> Self {
+        let nanos = NonZeroU64::new(saturating_nanos(length));
+        self.refused = self.refused.mark(Setting::CloseTimeout, nanos.is_none());
+        if let Some(nanos) = nanos {
+            self.config.close_timeout = nanos;
+        }
+        self
+    }
+
+    /// The slowest that a message may trickle, in bytes a second, in either direction.
+    ///
+    /// Default 240. An inbound message has 5 s to begin with, and no burst buys more than 30 s; an
+    /// outbound one never has more than [`message_timeout`](Self::message_timeout) without progress.
+    /// Off: a message may take for ever to arrive, and one byte taken buys a write its whole
+    /// `message_timeout`.
+    pub const fn min_data_rate(mut self, bytes_per_second: u32) -> Self {
+        self.config.min_data_rate = NonZeroU32::new(bytes_per_second);
+        self.refused = self
+            .refused
+            .mark(Setting::MinDataRate, bytes_per_second == 0);
+        self
+    }
+
+    /// Switches [`min_data_rate`](Self::min_data_rate) off.
+    pub const fn no_min_data_rate(mut self) -> Self {
+        self.config.min_data_rate = None;
+        self.refused = self.refused.mark(Setting::MinDataRate, false);
+        self
+    }
+
+    /// How many pings a second the peer may send on average; a minute's worth may come at once.
+    ///
+    /// Default 20. Off: a peer may ping without end. Aborts with code 1008.
+    pub const fn max_ping_rate(mut self, pings_per_second: u32) -> Self {
+        self.config.max_ping_rate = NonZeroU32::new(pings_per_second);
+        self.refused = self
+            .refused
+            .mark(Setting::MaxPingRate, pings_per_second == 0);
+        self
+    }
+
+    /// Switches [`max_ping_rate`](Self::max_ping_rate) off.
+    pub const fn no_max_ping_rate(mut self) -> Self {
+        self.config.max_ping_rate = None;
+        self.refused = self.refused.mark(Setting::MaxPingRate, false);
+        self
+    }
+
+    /// The fraction, 0 to 0.5, by which each ping interval and the connection's life are shortened at
+    /// most, by a part drawn from the policy's seed; kept to the nearest billionth.
+    ///
+    /// Default 0.1; 0 is off. It keeps the connections of a server that was restarted from pinging and
+    /// expiring in step. It never lengthens anything.
+    pub const fn jitter(mut self, fraction: f64) -> Self {
+        let sound = fraction >= 0.0 && fraction <= 0.5;
+        self.refused = self.refused.mark(Setting::Jitter, !sound);
+        if sound {
+            self.config.jitter = (fraction * 1e9 + 0.5) as Billionths;
+        } else {
+            self.refused.jitter = fraction;
+        }
+        self
+    }
+
+    /// What ends idleness. Default [`IdleScope::Inbound`].
+    pub const fn idle_scope(mut self, scope: IdleScope) -> Self {
+        self.config.idle_scope = scope;
+        self
+    }
+
+    /// What shows that the peer lives while a ping is out. Default [`PongEvidence::Any`].
+    pub const fn pong_evidence(mut self, evidence: PongEvidence) -> Self {
+        self.config.pong_evidence = evidence;
+        self
+    }
+
+    /// The code of the Close frame that a drain sends. Default [`DrainCode::GoingAway`].
+    pub const fn drain_code(mut self, code: DrainCode) -> Self {
+        self.config.drain_code = code;
+        self
+    }
+
+    /// The configuration, or every setting that has no meaning.
+    ///
+    /// # Errors
+    /// A length or rate of zero, and a jitter that is not within 0 to 0.5.
+    pub const fn build(self) -> Result<TimeoutConfig, ConfigError> {
+        if self.refused.settings == 0 {
+            Ok(self.config)
+        } else {
+            Err(self.refused)
+        }
+    }
+}
+
+/// The settings that a [`TimeoutConfigBuilder`] refused, each with what it held and what is accepted.
+#[derive(Clone, Copy)]
+pub struct ConfigError {
+    /// A bit for each refused [`Setting`].
+    settings: u16,
+    /// What the jitter held, if it was refused.
+    jitter: f64,
+}
+
+/// What a builder can refuse.
+#[derive(Clone, Copy)]
+enum Setting {
+    HandshakeTimeout,
+    HeartbeatInterval,
+    ConnectionTimeout,
+    MessageTimeout,
+    IdleTimeout,
+    PingInterval,
+    PongTimeout,
+    CloseTimeout,
+    StallTolerance,
+    MinDataRate,
+    MaxPingRate,
+    Jitter,
+}
+
+impl ConfigError {
+    const NONE: Self = Self {
+        settings: 0,
+        jitter: 0.0,
+    };
+
+    const fn mark(mut self, setting: Setting, refused: bool) -> Self {
+        let bit = 1 << setting as u16;
+        self.settings = if refused {
+            self.settings | bit
+        } else {
+            self.settings & !bit
+        };
+        self
+    }
+
+    fn holds(&self, setting: Setting) -> bool {
+        self.settings & (1 << setting as u16) != 0
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LENGTH: &str = "a length above zero, or no_";
+        const RATE: &str = "a rate above zero, or no_";
+        f.write_str("the configuration has no meaning")?;
+        let zeros = [
+            (Setting::HandshakeTimeout, "handshake_timeout", LENGTH),
+            (Setting::HeartbeatInterval, "heartbeat_interval", LENGTH),
+            (Setting::ConnectionTimeout, "connection_timeout", LENGTH),
+            (Setting::MessageTimeout, "message_timeout", LENGTH),
+            (Setting::IdleTimeout, "idle_timeout", LENGTH),
+            (Setting::PingInterval, "ping_interval", LENGTH),
+            (Setting::PongTimeout, "pong_timeout", LENGTH),
+            (Setting::StallTolerance, "stall_tolerance", LENGTH),
+            (Setting::MinDataRate, "min_data_rate", RATE),
+            (Setting::MaxPingRate, "max_ping_rate", RATE),
+        ];
+        for (_, name, accepted) in zeros
+            .into_iter()
+            .filter(|&(setting, ..)| self.holds(setting))
+        {
+            write!(f, "; {name} is 0, accepted is {accepted}{name}()")?;
+        }
+        if self.holds(Setting::CloseTimeout) {
+            f.write_str("; close_timeout is 0, accepted is a length above zero")?;
+        }
+        if self.holds(Setting::Jitter) {
+            write!(f, "; jitter is {}, accepted is 0 to 0.5", self.jitter)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigError({self})")
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+const fn secs(seconds: u64) -> Limit {
+    millis(seconds * 1000)
+}
+
+const fn millis(millis: u64) -> Limit {
+    NonZeroU64::new(millis * 1_000_000)
+}
+
+const fn rate_of(rate: Option<NonZeroU32>) -> Option<u32> {
+    match rate {
+        Some(rate) => Some(rate.get()),
+        None => None,
+    }
+}

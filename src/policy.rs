@@ -1,0 +1,1107 @@
+//! The state machine: what happened goes in, what to do comes out.
+//!
+//! [`TimeoutPolicy`] holds everything that is known of one connection's timing. What it decides is
+//! written down, as prose and tables, in [`docs/SPEC.md`][spec]; the one table of deadlines there is
+//! the function `each_deadline` here, row by row.
+//!
+//! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
+
+use core::borrow::Borrow;
+use core::fmt;
+use core::num::{NonZeroU32, NonZeroU64, NonZeroU128};
+use core::time::Duration;
+
+use crate::config::{Billionths, IdleScope, PongEvidence, TimeoutConfig};
+use crate::rtt::Rtt;
+use crate::status::Status;
+use crate::time::{Limit, Timestamp, earlier, saturating_nanos};
+
+/// The timeouts of one WebSocket connection, as a pure state machine.
+///
+/// Timestamped [`Event`]s go in, [`Action`]s come out. The policy reads no clock, does no I/O,
+/// allocates nothing and never panics; the same calls give the same answers, so an incident that was
+/// recorded can be replayed.
+///
+/// Duties of the caller:
+///
+/// * [`observe`](Self::observe) every event of the connection when it happens; above all
+///   [`Event::PingSent`] when the ping has been *flushed*, and a write that waits as
+///   [`Event::SendStart`].
+/// * [`poll`](Self::poll) after events and when the `until` of the last [`Action::Idle`] has come; do
+///   what it says and poll again, until it says `Idle` or `Abort`.
+/// * Before a poll that could judge the peer, read and observe everything that has arrived. Whoever
+///   cannot, polls with [`poll_unread`](Self::poll_unread).
+///
+/// The configuration is held as any `C: Borrow<TimeoutConfig>`: by value, as `&TimeoutConfig`, or as
+/// `Arc<TimeoutConfig>` where very many policies share one. The state itself takes 176 bytes.
+///
+/// ```
+/// use core::time::Duration;
+/// use ws_timeout::{Action, CloseReason, Event, TimeoutConfig, TimeoutPolicy, Timestamp};
+///
+/// let at = Timestamp::from_millis;
+/// let config = TimeoutConfig::builder()
+///     .ping_interval(Duration::from_secs(20))
+///     .pong_timeout(Duration::from_secs(10))
+///     .jitter(0.0)
+///     .build()?;
+/// let mut policy = TimeoutPolicy::new(config, 0, at(0));
+///
+/// // The peer says something, then falls silent.
+/// assert_eq!(policy.handle(at(5_000), Event::Recv), Action::Idle { until: Some(at(20_000)) });
+/// let Action::SendPing(ping) = policy.poll(at(20_000)) else { panic!() };
+/// policy.observe(at(20_100), Event::PingSent(ping));
+/// assert_eq!(policy.poll(at(20_100)), Action::Idle { until: Some(at(30_100)) });
+/// assert_eq!(policy.poll(at(30_100)), Action::Abort(CloseReason::PongTimeout));
+/// # Ok::<(), ws_timeout::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TimeoutPolicy<C = TimeoutConfig> {
+    hot: Hot,
+    cold: Cold,
+    config: C,
+}
+
+/// What a message or an expiry touches: one cache line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hot {
+    /// The latest instant seen by any call.
+    now: Timestamp,
+    /// When the connection opened; while `Opening`, when the policy was created.
+    opened: Timestamp,
+    /// When the peer was last heard or excused, whichever is later. One field serves both: whenever a
+    /// ping is `Quiet`, the last excuse is no later than the last flush of a ping, so it cannot reach
+    /// the next ping's deadline.
+    silent_since: Timestamp,
+    /// When all that was handed over was last flushed.
+    sent: Timestamp,
+    /// When data last moved in either direction.
+    active: Timestamp,
+    /// When the ping was asked for, or the transport last took bytes since, while it is `Asked`; else
+    /// when the last ping was flushed; before the first, when the connection opened.
+    pinged: Timestamp,
+    /// The write clock.
+    write_by: Option<Timestamp>,
+    phase: Phase,
+    ping: Ping,
+    /// Whether a clock of [`Cold`] may be running; while it is false, `Cold` holds no deadline.
+    rare: bool,
+    /// The part of the jitter that shortens the connection's life, in 65536ths.
+    life_draw: u16,
+    /// The part of the jitter that shortens the wait for the next ping, in 65536ths.
+    ping_draw: u16,
+}
+
+/// What only pings, partial messages and rare events touch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cold {
+    seed: u64,
+    /// Pings asked for; the number of the latest ping.
+    pings: u64,
+    /// Pongs that gave a round-trip time.
+    pongs: u64,
+    /// Meaningful once there was a pong.
+    rtt: Rtt,
+    /// Bytes received of what is not whole yet.
+    partial: u64,
+    /// The receive clock.
+    receive_by: Option<Timestamp>,
+    /// When a `Probe` must have been answered.
+    probe_by: Option<Timestamp>,
+    /// When this side closes because of a `Drain`; while `Closing`, when that began.
+    close_at: Option<Timestamp>,
+    /// The instant until which the peer's pings have used up their rate; once it floods, when it did.
+    ping_credit: Timestamp,
+    /// When the latest grace began.
+    grace: Option<Timestamp>,
+    flooded: bool,
+    /// Whether a `Probe` made a ping due at once.
+    ping_due: bool,
+    /// Whether the first pong of the latest ping is still to come.
+    pong_awaited: bool,
+    cause: Option<CloseReason>,
+}
+
+/// Where the latest ping is. Its instant is `Hot::pinged`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ping {
+    /// None is out.
+    Quiet,
+    /// Asked for, not flushed yet.
+    Asked,
+    /// Flushed; its answer is awaited.
+    InFlight,
+}
+
+/// How far a connection has come. Phases only go forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "json",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Phase {
+    /// The opening handshake is under way.
+    Opening,
+    /// The connection is open.
+    Open,
+    /// The closing handshake is under way, begun by either side.
+    Closing,
+    /// The transport is gone.
+    Closed,
+    /// The policy told its driver to drop the transport.
+    Aborted(CloseReason),
+}
+
+/// Something that happened. See each variant for what it does while the connection is open; an event
+/// that does not fit the phase is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The opening handshake is done: every clock of the open connection starts.
+    Opened,
+    /// A whole data message came.
+    Recv,
+    /// Bytes came of a message or frame that is not whole.
+    RecvPartial {
+        /// How many so far; 0 if none is begun. More than before is a sign of life, and moves the
+        /// receive clock; less only lowers the total.
+        total: u64,
+    },
+    /// The peer's ping.
+    Ping,
+    /// A pong. `None` if its payload is no [`PingId`].
+    Pong(Option<PingId>),
+    /// A write waits for the transport: the write clock starts, unless it runs.
+    SendStart,
+    /// The transport took some bytes of what waits, but not all.
+    SendProgress {
+        /// How many; 0 is no event.
+        bytes: u64,
+    },
+    /// Everything handed over is flushed, a data message among it.
+    SendOk,
+    /// Everything handed over is flushed, with control frames only.
+    Flushed,
+    /// The ping that was asked for is flushed, with all before it: the wait for its pong begins.
+    PingSent(PingId),
+    /// The caller doubts the link (a resume, a change of network): the peer must answer soon.
+    Probe {
+        /// How soon, from now; of several the nearest counts, and 0 is a verdict at once.
+        within: Duration,
+    },
+    /// This side wants to be rid of the connection.
+    Drain {
+        /// It closes after a part of this that is drawn from the seed; of several the nearest counts.
+        within: Duration,
+    },
+    /// This side begins a closing handshake on its own account.
+    CloseStart,
+    /// The peer's Close frame came.
+    PeerClose,
+    /// The transport is gone.
+    Closed,
+    /// Time passed.
+    Tick,
+}
+
+/// What the driver is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Write a ping with [`PingId::payload`], flush, and then observe [`Event::PingSent`]. Said once a
+    /// ping. Poll again.
+    SendPing(PingId),
+    /// Begin the closing handshake, with the reason's code; the policy is `Closing` from here. Said at
+    /// most once. Poll again.
+    Close(CloseReason),
+    /// Drop the transport now; a Close frame goes out only if it can be written at once. Said at every
+    /// later poll.
+    Abort(CloseReason),
+    /// Nothing to do.
+    Idle {
+        /// Until then, or until the next event if `None`. Always later than the `now` of the poll.
+        until: Option<Timestamp>,
+    },
+}
+
+/// Why the policy ended a connection. Its names are those of the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "json",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The opening handshake took longer than `handshake_timeout`.
+    HandshakeTimeout,
+    /// The connection reached the end of its life.
+    ConnectionTimeout,
+    /// A write, or a ping that was asked for, waited longer than `message_timeout`.
+    MessageTimeout,
+    /// There was silence for `idle_timeout`.
+    IdleTimeout,
+    /// A ping or probe was not answered in time.
+    PongTimeout,
+    /// The closing handshake took longer than `close_timeout`.
+    CloseTimeout,
+    /// A message trickled in more slowly than `min_data_rate`.
+    SlowReceive,
+    /// The peer pinged faster than `max_ping_rate`.
+    PingFlood,
+    /// This side asked the connection to go.
+    Drain,
+}
+
+/// The mark of one ping: 64 bits mixed from the policy's seed and the ping's number.
+///
+/// It tells the pongs of one connection apart. It is no secret and proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PingId(u64);
+
+impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
+    /// A policy for a connection that is open since `now`.
+    ///
+    /// `seed` settles the random parts: jitter, the marks of pings, the instant of a drain. Give each
+    /// connection its own, or all of them ping in step.
+    pub fn new(config: C, seed: u64, now: Timestamp) -> Self {
+        Self::starting(config, seed, now, Phase::Open)
+    }
+
+    /// A policy for a connection whose opening handshake begins at `now`.
+    pub fn opening(config: C, seed: u64, now: Timestamp) -> Self {
+        Self::starting(config, seed, now, Phase::Opening)
+    }
+
+    fn starting(config: C, seed: u64, now: Timestamp, phase: Phase) -> Self {
+        Self {
+            hot: Hot {
+                now,
+                opened: now,
+                silent_since: now,
+                sent: now,
+                active: now,
+                pinged: now,
+                write_by: None,
+                phase,
+                ping: Ping::Quiet,
+                rare: false,
+                life_draw: jitter_draw(seed, 0),
+                ping_draw: jitter_draw(seed, 1),
+            },
+            cold: Cold {
+                seed,
+                pings: 0,
+                pongs: 0,
+                rtt: Rtt::first(0),
+                partial: 0,
+                receive_by: None,
+                probe_by: None,
+                close_at: None,
+                ping_credit: now,
+                grace: None,
+                flooded: false,
+                ping_due: false,
+                pong_awaited: false,
+                cause: None,
+            },
+            config,
+        }
+    }
+
+    /// Records what happened at `now`, and decides nothing.
+    ///
+    /// A `now` earlier than one already seen counts as the latest seen.
+    pub fn observe(&mut self, now: Timestamp, event: Event) {
+        let now = self.see(now);
+        match (self.hot.phase, event) {
+            (Phase::Closed | Phase::Aborted(_), _) => {}
+            (_, Event::Closed) => self.enter(Phase::Closed),
+            (Phase::Opening, Event::Opened) => self.open(now),
+            (Phase::Open, event) => self.observe_open(now, event),
+            (Phase::Opening | Phase::Closing, _) => {}
+        }
+    }
+
+    /// Decides what to do at `now`, for whoever has read and observed everything that had arrived.
+    pub fn poll(&mut self, now: Timestamp) -> Action {
+        self.decide(now, Judged::All)
+    }
+
+    /// [`poll`](Self::poll) without the verdicts that unread input could overturn (slow receive,
+    /// probe, pong, idle): for the half that only sends, and between two messages.
+    pub fn poll_unread(&mut self, now: Timestamp) -> Action {
+        self.decide(now, Judged::AllButUnread)
+    }
+
+    /// [`observe`](Self::observe), then [`poll`](Self::poll).
+    pub fn handle(&mut self, now: Timestamp, event: Event) -> Action {
+        self.observe(now, event);
+        self.poll(now)
+    }
+
+    /// The earliest deadline of the table, whether past or not, a running grace included; `None` if
+    /// there is none. `heartbeat_interval` is left out.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.earliest(Judged::All)
+    }
+
+    /// Changes the limits of the living connection at `now`.
+    ///
+    /// Clocks keep their starts, jitter its draws. With `pong_timeout` off a ping in flight is no
+    /// longer awaited; with `message_timeout` off the write clock stops, with `min_data_rate` off the
+    /// receive clock, and either begins anew with the next write or byte once its limit is on again.
+    pub fn set_config(&mut self, now: Timestamp, config: C) {
+        self.see(now);
+        self.config = config;
+        let config: &TimeoutConfig = self.config.borrow();
+        if config.pong_timeout.is_none() && self.hot.ping == Ping::InFlight {
+            self.hot.ping = Ping::Quiet;
+        }
+        if config.message_timeout.is_none() {
+            self.hot.write_by = None;
+        }
+        if config.min_data_rate.is_none() {
+            self.cold.receive_by = None;
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &TimeoutConfig {
+        self.config.borrow()
+    }
+
+    /// How far the connection has come.
+    pub fn phase(&self) -> Phase {
+        self.hot.phase
+    }
+
+    /// The first reason that the policy gave for ending the connection; a later
+    /// `Abort(CloseTimeout)` does not replace it. `None` while there was none.
+    pub fn cause(&self) -> Option<CloseReason> {
+        self.cold.cause
+    }
+
+    /// The round-trip estimate; `None` before the first sample.
+    pub fn rtt(&self) -> Option<Rtt> {
+        (self.cold.pongs > 0).then_some(self.cold.rtt)
+    }
+
+    /// How many pings were asked for.
+    pub fn pings_sent(&self) -> u64 {
+        self.cold.pings
+    }
+
+    /// How many pongs gave a round-trip time.
+    pub fn pongs_received(&self) -> u64 {
+        self.cold.pongs
+    }
+
+    /// The mark that the `number`th ping of this connection has or will have; the first is 1.
+    pub fn ping_id(&self, number: u64) -> PingId {
+        PingId::new(self.cold.seed, number)
+    }
+
+    /// How long the connection has been open at `now`, also after its end; while the opening handshake
+    /// is under way, how long that has taken.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        self.latest(now).since(self.hot.opened)
+    }
+
+    /// Whether `idle_timeout` is due at `now`. A stall grace is left aside, here and in the other
+    /// questions; outside the phase `Open` the answer to each is no.
+    pub fn is_idle(&self, now: Timestamp) -> bool {
+        self.is_due(DeadlineKind::Idle, now)
+    }
+
+    /// Whether `pong_timeout` is due at `now` for a ping that was flushed.
+    pub fn is_pong_overdue(&self, now: Timestamp) -> bool {
+        self.is_due(DeadlineKind::Pong, now)
+    }
+
+    /// Whether a ping is due at `now`.
+    pub fn should_ping(&self, now: Timestamp) -> bool {
+        self.is_due(DeadlineKind::NextPing, now)
+    }
+
+    /// Whether the connection has reached the end of its life at `now`.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.is_due(DeadlineKind::Connection, now)
+    }
+
+    /// What is left of the connection's life at `now`, zero if nothing is; `None` if it is not limited,
+    /// or the connection is not open.
+    pub fn remaining_lifetime(&self, now: Timestamp) -> Option<Duration> {
+        let end = self.deadline(DeadlineKind::Connection)?;
+        Some(end.since(self.latest(now)))
+    }
+
+    /// Everything that is known at `now`, for a log or a debugger.
+    pub fn status(&self, now: Timestamp) -> Status {
+        let now = self.latest(now);
+        let (hot, cold) = (&self.hot, &self.cold);
+        let mut status = Status {
+            at: now,
+            phase: hot.phase,
+            cause: cold.cause,
+            age: now.since(hot.opened),
+            silent: now.since(hot.silent_since),
+            since_sent: now.since(hot.sent),
+            since_active: now.since(hot.active),
+            ping_unsent: (hot.ping == Ping::Asked).then(|| now.since(hot.pinged)),
+            ping_unanswered: (hot.ping == Ping::InFlight).then(|| now.since(hot.pinged)),
+            write_waits: hot.write_by.is_some(),
+            partial_bytes: cold.partial,
+            pings_sent: cold.pings,
+            pongs_received: cold.pongs,
+            rtt: self.rtt(),
+            grace_left: cold
+                .grace
+                .and_then(|began| began.deadline(self.config().stall_tolerance))
+                .map(|end| end.since(now))
+                .filter(|left| !left.is_zero()),
+            deadlines: Default::default(),
+        };
+        self.each_deadline(|row| {
+            if let Some(at) = self.counts_as(&row) {
+                status.deadlines.push(row.kind, at);
+            }
+        });
+        status
+    }
+
+    // ---- the table ----
+
+    /// The one table of deadlines, in the order in which they decide; those that cannot come now are
+    /// `None` or left out. [Normative: "Deadlines" in docs/SPEC.md]
+    #[rustfmt::skip]
+    #[inline(always)]
+    fn each_deadline(&self, mut visit: impl FnMut(Row)) {
+        use CloseReason::*;
+        use DeadlineKind as Kind;
+        use Due::*;
+        use Whose::*;
+
+        let config = self.config();
+        let hot = &self.hot;
+        let mut row = |kind, at, gives, whose| visit(Row { kind, at, gives, whose });
+
+        match hot.phase {
+            Phase::Opening => {
+                row(Kind::Handshake, hot.opened.deadline(config.handshake_timeout), Abort(HandshakeTimeout), Peer);
+            }
+            Phase::Closing => {
+                let close_timeout = Some(config.close_timeout);
+                row(Kind::Close, self.cold.close_at.and_then(|began| began.deadline(close_timeout)), Abort(CloseTimeout), Peer);
+            }
+            Phase::Open => {
+                let rare = hot.rare.then_some(&self.cold);
+                let asked = (hot.ping == Ping::Asked).then_some(hot.pinged);
+                let in_flight = (hot.ping == Ping::InFlight).then_some(hot.pinged);
+                let quiet = hot.ping == Ping::Quiet;
+
+                let life = shortened(config.connection_timeout, config.jitter, hot.life_draw);
+                let ping_write = if config.message_timeout.is_some() { config.message_timeout } else { config.pong_timeout };
+                let idle_since = match config.idle_scope {
+                    IdleScope::Inbound => hot.silent_since,
+                    IdleScope::Messages => hot.active,
+                };
+                let quiet_since = match config.pong_evidence {
+                    PongEvidence::Any => hot.silent_since.min(hot.sent).max(hot.pinged),
+                    PongEvidence::Pong => hot.pinged,
+                };
+                let ping_at = if rare.is_some_and(|cold| cold.ping_due) {
+                    Some(hot.now)
+                } else {
+                    quiet_since.deadline(shortened(config.ping_interval, config.jitter, hot.ping_draw))
+                };
+
+                row(Kind::Connection, hot.opened.deadline(life), Close(ConnectionTimeout), Ours);
+                row(Kind::Drain, rare.and_then(|cold| cold.close_at), Close(Drain), Ours);
+                row(Kind::Write, hot.write_by, Abort(MessageTimeout), Peer);
+                row(Kind::PingWrite, asked.and_then(|at| at.deadline(ping_write)), Abort(MessageTimeout), Peer);
+                row(Kind::PingFlood, rare.filter(|cold| cold.flooded).map(|cold| cold.ping_credit), Abort(PingFlood), Ours);
+                row(Kind::Receive, rare.and_then(|cold| cold.receive_by), Abort(SlowReceive), Unread);
+                row(Kind::Probe, rare.and_then(|cold| cold.probe_by), Abort(PongTimeout), Unread);
+                row(Kind::Pong, in_flight.and_then(|since| since.deadline(config.pong_timeout)), Abort(PongTimeout), Unread);
+                row(Kind::Idle, idle_since.deadline(config.idle_timeout), Close(IdleTimeout), Unread);
+                row(Kind::NextPing, if quiet { ping_at } else { None }, SendPing, Ours);
+            }
+            Phase::Closed | Phase::Aborted(_) => {}
+        }
+    }
+
+    /// The deadline of a row with the latest grace in account: "A *peer* deadline at or before the
+    /// begin of the latest grace counts as that begin + `stall_tolerance`."
+    #[inline(always)]
+    fn counts_as(&self, row: &Row) -> Option<Timestamp> {
+        match self.grace_of(row) {
+            Some((began, tolerance)) => began.deadline(Some(tolerance)),
+            None => row.at,
+        }
+    }
+
+    /// The grace that a row had, and how long it was.
+    #[inline(always)]
+    fn grace_of(&self, row: &Row) -> Option<(Timestamp, NonZeroU64)> {
+        if row.whose == Whose::Ours || !self.hot.rare {
+            return None;
+        }
+        let began = self.cold.grace?;
+        let had = row.at? <= began;
+        self.config()
+            .stall_tolerance
+            .filter(|_| had)
+            .map(|tolerance| (began, tolerance))
+    }
+
+    /// The earliest deadline of the table among those that are judged.
+    #[inline(always)]
+    fn earliest(&self, judged: Judged) -> Option<Timestamp> {
+        let mut next = None;
+        self.each_deadline(|row| {
+            if judged.includes(&row) {
+                next = earlier(next, self.counts_as(&row));
+            }
+        });
+        next
+    }
+
+    fn deadline(&self, kind: DeadlineKind) -> Option<Timestamp> {
+        let mut found = None;
+        self.each_deadline(|row| {
+            if row.kind == kind {
+                found = row.at;
+            }
+        });
+        found
+    }
+
+    fn is_due(&self, kind: DeadlineKind, now: Timestamp) -> bool {
+        self.deadline(kind).is_some_and(|at| at <= self.latest(now))
+    }
+
+    // ---- deciding ----
+
+    #[inline]
+    fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
+        let now = self.see(now);
+        if let Phase::Aborted(reason) = self.hot.phase {
+            return Action::Abort(reason);
+        }
+        let mut next = self.earliest(judged);
+        if next.is_some_and(|at| at <= now) {
+            if let Some(row) = self.judge(now, judged) {
+                return self.act(now, row.gives);
+            }
+            next = self.earliest(judged);
+        }
+        if self.hot.phase == Phase::Open {
+            next = earlier(next, now.deadline(self.config().heartbeat_interval));
+        }
+        Action::Idle { until: next }
+    }
+
+    /// The first row of the table that is due, after a grace has begun for what is overdue by our own
+    /// fault.
+    #[cold]
+    fn judge(&mut self, now: Timestamp, judged: Judged) -> Option<Row> {
+        let late_beyond_tolerance = |row: &Row| match (row.at, self.config().stall_tolerance) {
+            (Some(at), Some(tolerance)) => now.nanos_since(at) > tolerance.get(),
+            _ => false,
+        };
+        let is_due = |row: &Row| self.counts_as(row).is_some_and(|at| at <= now);
+
+        // "No grace begins while a *peer* deadline that had one is due again."
+        let mut spent = false;
+        self.each_deadline(|row| spent |= self.grace_of(&row).is_some() && is_due(&row));
+
+        let mut excused = false;
+        let mut first = None;
+        self.each_deadline(|row| {
+            if first.is_some() || !judged.includes(&row) || !is_due(&row) {
+                return;
+            }
+            let covered = row.whose != Whose::Ours && excused;
+            let forgiven = row.whose != Whose::Ours
+                && !spent
+                && self.grace_of(&row).is_none()
+                && late_beyond_tolerance(&row);
+            excused |= forgiven;
+            if !covered && !forgiven {
+                first = Some(row);
+            }
+        });
+        if excused {
+            self.cold.grace = Some(now);
+            self.hot.rare = true;
+        }
+        first
+    }
+
+    fn act(&mut self, now: Timestamp, due: Due) -> Action {
+        match due {
+            Due::SendPing => {
+                self.cold.pings = self.cold.pings.saturating_add(1);
+                self.cold.ping_due = false;
+                self.cold.pong_awaited = true;
+                self.hot.ping = Ping::Asked;
+                self.hot.pinged = now;
+                self.hot.ping_draw = jitter_draw(self.cold.seed, self.cold.pings.saturating_add(1));
+                Action::SendPing(self.ping_id(self.cold.pings))
+            }
+            Due::Close(reason) => {
+                self.give(reason);
+                self.begin_closing(now);
+                Action::Close(reason)
+            }
+            Due::Abort(reason) => {
+                self.give(reason);
+                self.enter(Phase::Aborted(reason));
+                Action::Abort(reason)
+            }
+        }
+    }
+
+    fn give(&mut self, reason: CloseReason) {
+        self.cold.cause = self.cold.cause.or(Some(reason));
+    }
+
+    // ---- observing ----
+
+    fn observe_open(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Recv => {
+                self.heard(now);
+                self.hot.active = now;
+                self.nothing_partial();
+            }
+            Event::RecvPartial { total: 0 } => self.nothing_partial(),
+            Event::RecvPartial { total } => {
+                if total > self.cold.partial {
+                    self.heard(now);
+                    self.hot.active = now;
+                    self.move_receive_clock(now, total - self.cold.partial);
+                }
+                self.cold.partial = total;
+                self.hot.rare = true;
+            }
+            Event::Ping => {
+                self.heard(now);
+                self.charge_ping(now);
+            }
+            Event::Pong(id) => {
+                self.heard(now);
+                if self.cold.pong_awaited && id == Some(self.ping_id(self.cold.pings)) {
+                    self.first_pong(now);
+                }
+            }
+            Event::SendStart => {
+                let limit = self.config().message_timeout;
+                if self.hot.write_by.is_none() {
+                    self.hot.write_by = now.deadline(limit);
+                }
+            }
+            Event::SendProgress { bytes: 0 } => {}
+            Event::SendProgress { bytes } => {
+                self.hot.active = now;
+                self.move_write_clock(now, bytes);
+                self.progress(now);
+            }
+            Event::SendOk => {
+                self.hot.active = now;
+                self.flushed(now);
+                self.progress(now);
+            }
+            Event::Flushed => {
+                self.flushed(now);
+                self.progress(now);
+            }
+            Event::PingSent(id) => {
+                if self.hot.ping == Ping::Asked && id == self.ping_id(self.cold.pings) {
+                    self.flushed(now);
+                    self.hot.pinged = now;
+                    self.hot.ping = match self.config().pong_timeout {
+                        Some(_) => Ping::InFlight,
+                        None => Ping::Quiet,
+                    };
+                }
+            }
+            Event::Probe { within } => {
+                self.cold.probe_by = earlier(self.cold.probe_by, now.checked_add(within));
+                self.cold.ping_due |= self.hot.ping == Ping::Quiet;
+                self.hot.rare = true;
+            }
+            Event::Drain { within } => {
+                let wait = part_of(saturating_nanos(within), drain_draw(self.cold.seed));
+                self.cold.close_at = earlier(self.cold.close_at, now.after(wait));
+                self.hot.rare = true;
+            }
+            Event::CloseStart | Event::PeerClose => self.begin_closing(now),
+            Event::Opened | Event::Closed | Event::Tick => {}
+        }
+    }
+
+    /// "*Heard*: the silence clock restarts; with `pong_evidence = any` a ping in flight is answered,
+    /// and a `Probe` too."
+    fn heard(&mut self, now: Timestamp) {
+        self.hot.silent_since = now;
+        if self.config().pong_evidence == PongEvidence::Any {
+            self.answered();
+        }
+    }
+
+    fn answered(&mut self) {
+        if self.hot.ping == Ping::InFlight {
+            self.hot.ping = Ping::Quiet;
+        }
+        if self.hot.rare {
+            self.cold.probe_by = None;
+        }
+    }
+
+    /// The first pong of the latest ping: "in flight, the ping is `Quiet`; still `Asked`, it proves
+    /// that the ping left".
+    fn first_pong(&mut self, now: Timestamp) {
+        self.cold.pong_awaited = false;
+        self.answered();
+        if self.hot.ping == Ping::Asked {
+            self.hot.ping = Ping::Quiet;
+            self.hot.sent = now;
+            self.hot.pinged = now;
+        } else {
+            let sample = now.nanos_since(self.hot.pinged) / 1000;
+            self.cold.rtt = if self.cold.pongs == 0 {
+                Rtt::first(sample)
+            } else {
+                self.cold.rtt.next(sample)
+            };
+            self.cold.pongs = self.cold.pongs.saturating_add(1);
+        }
+    }
+
+    /// "*Progress*: while a ping is `Asked`, its clock restarts and the peer is excused: it cannot
+    /// answer a ping that has not left."
+    fn progress(&mut self, now: Timestamp) {
+        if self.hot.ping == Ping::Asked {
+            self.hot.pinged = now;
+            self.hot.silent_since = now;
+        }
+    }
+
+    fn flushed(&mut self, now: Timestamp) {
+        self.hot.write_by = None;
+        self.hot.sent = now;
+    }
+
+    fn nothing_partial(&mut self) {
+        if self.hot.rare {
+            self.cold.partial = 0;
+            self.cold.receive_by = None;
+            self.hot.rare = self.cold.may_run();
+        }
+    }
+
+    /// "Begins at now + 5 s; then n, what the total grew by, moves it to min(itself +
+    /// n · 1 s / `min_data_rate`, now + 30 s)."
+    fn move_receive_clock(&mut self, now: Timestamp, grew_by: u64) {
+        const START: u64 = 5_000_000_000;
+        const CAP: u64 = 30_000_000_000;
+        if let Some(rate) = self.config().min_data_rate {
+            let clock = self.cold.receive_by.or(now.after(START));
+            let moved = clock.and_then(|clock| clock.after(time_at_rate(grew_by, rate)));
+            self.cold.receive_by = earlier(moved, now.after(CAP));
+        }
+    }
+
+    /// "A running write clock moves to min(itself + bytes · 1 s / `min_data_rate`, now +
+    /// `message_timeout`), with the rate off to now + `message_timeout`."
+    fn move_write_clock(&mut self, now: Timestamp, bytes: u64) {
+        let config = self.config();
+        let cap = now.deadline(config.message_timeout);
+        self.hot.write_by = match (self.hot.write_by, config.min_data_rate) {
+            (None, _) => None,
+            (Some(clock), Some(rate)) => earlier(clock.after(time_at_rate(bytes, rate)), cap),
+            (Some(_), None) => cap,
+        };
+    }
+
+    /// "`credit := max(credit, now) + 1 s / max_ping_rate`; when `credit - now > 60 s` the peer floods,
+    /// and stays so."
+    fn charge_ping(&mut self, now: Timestamp) {
+        const BURST: u64 = 60_000_000_000;
+        let Some(rate) = self.config().max_ping_rate else {
+            return;
+        };
+        if self.cold.flooded {
+            return;
+        }
+        let credit = self
+            .cold
+            .ping_credit
+            .max(now)
+            .after(time_at_rate(1, rate))
+            .unwrap_or(Timestamp::MAX);
+        self.cold.flooded = credit.nanos_since(now) > BURST;
+        self.cold.ping_credit = if self.cold.flooded { now } else { credit };
+        self.hot.rare |= self.cold.flooded;
+    }
+
+    // ---- phases ----
+
+    fn open(&mut self, now: Timestamp) {
+        self.enter(Phase::Open);
+        self.hot.opened = now;
+        self.hot.silent_since = now;
+        self.hot.sent = now;
+        self.hot.active = now;
+        self.hot.pinged = now;
+    }
+
+    fn begin_closing(&mut self, now: Timestamp) {
+        self.enter(Phase::Closing);
+        self.cold.close_at = Some(now);
+    }
+
+    /// "Entering a phase forgets the grace."
+    fn enter(&mut self, phase: Phase) {
+        self.hot.phase = phase;
+        self.cold.grace = None;
+    }
+
+    fn see(&mut self, now: Timestamp) -> Timestamp {
+        self.hot.now = self.latest(now);
+        self.hot.now
+    }
+
+    fn latest(&self, now: Timestamp) -> Timestamp {
+        self.hot.now.max(now)
+    }
+}
+
+impl Cold {
+    /// Whether anything here could be a deadline.
+    fn may_run(&self) -> bool {
+        self.partial > 0
+            || self.probe_by.is_some()
+            || self.close_at.is_some()
+            || self.grace.is_some()
+            || self.flooded
+            || self.ping_due
+    }
+}
+
+/// A row of the table of deadlines.
+struct Row {
+    kind: DeadlineKind,
+    at: Option<Timestamp>,
+    gives: Due,
+    whose: Whose,
+}
+
+/// What a row gives when it is due.
+#[derive(Clone, Copy)]
+enum Due {
+    SendPing,
+    Close(CloseReason),
+    Abort(CloseReason),
+}
+
+/// Whom a row is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This side, or what the peer did rather than failed to do: lateness excuses nothing.
+    Ours,
+    /// A verdict about the peer: a late look begins a grace.
+    Peer,
+    /// A verdict about the peer that unread input could overturn.
+    Unread,
+}
+
+/// Which rows a poll judges.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    All,
+    AllButUnread,
+}
+
+impl Judged {
+    #[inline(always)]
+    fn includes(self, row: &Row) -> bool {
+        self == Self::All || row.whose != Whose::Unread
+    }
+}
+
+/// The rows of the table of deadlines, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "json",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum DeadlineKind {
+    /// When to give up the opening handshake.
+    Handshake,
+    /// When to give up the closing handshake.
+    Close,
+    /// When to end the connection's life.
+    Connection,
+    /// When to close because this side asked the connection to go.
+    Drain,
+    /// When to give up a write that waits.
+    Write,
+    /// When to give up a ping that waits to be written.
+    PingWrite,
+    /// When to stop a peer that pings too fast.
+    PingFlood,
+    /// When to give up a message that trickles in.
+    Receive,
+    /// When to give up a peer that was probed.
+    Probe,
+    /// When to give up a peer that does not answer a ping.
+    Pong,
+    /// When to close because of silence.
+    Idle,
+    /// When to send the next ping.
+    NextPing,
+}
+
+impl fmt::Display for DeadlineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handshake => "handshake",
+            Self::Close => "close",
+            Self::Connection => "connection",
+            Self::Drain => "drain",
+            Self::Write => "write",
+            Self::PingWrite => "ping write",
+            Self::PingFlood => "ping flood",
+            Self::Receive => "receive",
+            Self::Probe => "probe",
+            Self::Pong => "pong",
+            Self::Idle => "idle",
+            Self::NextPing => "next ping",
+        })
+    }
+}
+
+impl CloseReason {
+    /// The code of the Close frame that tells the peer; `None` where none is sent.
+    ///
+    /// A drain can be configured to send 1012 instead: see [`TimeoutConfig::close_code`].
+    pub const fn code(self) -> Option<u16> {
+        match self {
+            // "1001 indicates that an endpoint is "going away"" (RFC 6455, 7.4.1)
+            Self::IdleTimeout | Self::ConnectionTimeout | Self::Drain => Some(1001),
+            // "1011 indicates that a server is terminating the connection because it encountered an
+            // unexpected condition that prevented it from fulfilling the request"
+            Self::PongTimeout => Some(1011),
+            // "1008 indicates that an endpoint is terminating the connection because it has received a
+            // message that violates its policy"
+            Self::SlowReceive | Self::PingFlood => Some(1008),
+            Self::MessageTimeout | Self::HandshakeTimeout | Self::CloseTimeout => None,
+        }
+    }
+
+    /// The name as the configuration has it, such as `pong_timeout`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::ConnectionTimeout => "connection_timeout",
+            Self::MessageTimeout => "message_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::PongTimeout => "pong_timeout",
+            Self::CloseTimeout => "close_timeout",
+            Self::SlowReceive => "slow_receive",
+            Self::PingFlood => "ping_flood",
+            Self::Drain => "drain",
+        }
+    }
+
+    /// What to say to the peer: the text of the Close frame, at most 123 bytes.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::HandshakeTimeout => "the opening handshake took too long",
+            Self::ConnectionTimeout => "the connection reached the end of its life",
+            Self::MessageTimeout => "a write waited too long",
+            Self::IdleTimeout => "nothing was heard for too long",
+            Self::PongTimeout => "a ping was not answered in time",
+            Self::CloseTimeout => "the closing handshake took too long",
+            Self::SlowReceive => "a message arrived too slowly",
+            Self::PingFlood => "too many pings",
+            Self::Drain => "the server is going away",
+        }
+    }
+}
+
+/// The [`name`](CloseReason::name).
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl PingId {
+    const fn new(seed: u64, number: u64) -> Self {
+        Self(mix(seed.wrapping_add(number.wrapping_mul(GOLDEN))))
+    }
+
+    /// What the ping frame carries.
+    pub const fn payload(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// The mark that a pong carries; `None` if its payload is not 8 bytes long. Whether a ping of this
+    /// connection has that mark, its policy knows.
+    pub fn from_payload(payload: &[u8]) -> Option<Self> {
+        payload
+            .try_into()
+            .ok()
+            .map(|bytes| Self(u64::from_be_bytes(bytes)))
+    }
+}
+
+/// How long `bytes` take at `rate` a second, in nanoseconds, rounded down.
+fn time_at_rate(bytes: u64, rate: NonZeroU32) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    match bytes.checked_mul(SECOND) {
+        Some(product) => product / NonZeroU64::from(rate),
+        None => {
+            let nanos = u128::from(bytes) * u128::from(SECOND) / NonZeroU128::from(rate);
+            u64::try_from(nanos).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// `limit` less the part of the jitter that was drawn.
+#[inline(always)]
+fn shortened(limit: Limit, jitter: Billionths, draw: u16) -> Limit {
+    let part = (((u64::from(jitter) * u64::from(draw)) << 16) / 1_000_000_000) as u32;
+    limit.and_then(|nanos| NonZeroU64::new(nanos.get() - part_of(nanos.get(), part)))
+}
+
+/// `part` 2³²nds of `nanos`, rounded down.
+#[inline(always)]
+fn part_of(nanos: u64, part: u32) -> u64 {
+    ((u128::from(nanos) * u128::from(part)) >> 32) as u64
+}
+
+/// The part of the jitter that shortens the wait for ping `number`, or for 0 the connection's life.
+const fn jitter_draw(seed: u64, number: u64) -> u16 {
+    (mix(seed ^ mix(number)) >> 48) as u16
+}
+
+/// The part of `within` after which a drain closes.
+const fn drain_draw(seed: u64) -> u32 {
+    (mix(seed ^ mix(u64::MAX)) >> 32) as u32
+}
+
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The finalizer of splitmix64: a bijection that spreads every bit over all.
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
