@@ -986,6 +986,18 @@ impl fmt::Display for DeadlineKind {
     }
 }
 
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opening => f.write_str("opening"),
+            Self::Open => f.write_str("open"),
+            Self::Closing => f.write_str("closing"),
+            Self::Closed => f.write_str("closed"),
+            Self::Aborted(reason) => write!(f, "aborted ({reason})"),
+        }
+    }
+}
+
 impl CloseReason {
     /// The code of the Close frame that tells the peer; `None` where none is sent.
     ///

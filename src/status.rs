@@ -12,7 +12,6 @@ use crate::time::Timestamp;
 ///
 /// Its `Display` is one line for a log. All lengths are measured up to [`Status::at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Status {
     /// The instant that this describes.
@@ -49,6 +48,97 @@ pub struct Status {
     pub grace_left: Option<Duration>,
     /// Every deadline that stands.
     pub deadlines: Deadlines,
+}
+
+/// One line: the phase, then whatever is out of the ordinary, then each deadline with the time left.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {:?}", self.phase, self.age)?;
+        if let Some(cause) = self.cause {
+            write!(f, ", cause {cause}")?;
+        }
+        write!(
+            f,
+            ", silent {:?}, sent {:?} ago",
+            self.silent, self.since_sent
+        )?;
+        if let Some(waiting) = self.ping_unsent {
+            write!(f, ", ping unsent {waiting:?}")?;
+        }
+        if let Some(waiting) = self.ping_unanswered {
+            write!(f, ", ping unanswered {waiting:?}")?;
+        }
+        if self.write_waits {
+            f.write_str(", write waits")?;
+        }
+        if self.partial_bytes > 0 {
+            write!(f, ", {} bytes partial", self.partial_bytes)?;
+        }
+        write!(
+            f,
+            ", pings {}, pongs {}",
+            self.pings_sent, self.pongs_received
+        )?;
+        if let Some(rtt) = self.rtt {
+            write!(f, ", rtt {:?}", Duration::from_micros(rtt.smoothed))?;
+        }
+        if let Some(left) = self.grace_left {
+            write!(f, ", grace {left:?} left")?;
+        }
+        for (kind, at) in self.deadlines.iter() {
+            if at > self.at {
+                write!(f, "; {kind} in {:?}", at.since(self.at))?;
+            } else {
+                write!(f, "; {kind} due since {:?}", self.at.since(at))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An object with all lengths in seconds, and under `deadlines` the time left to each; a deadline that
+/// is past is negative.
+#[cfg(feature = "json")]
+impl serde::Serialize for Status {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+
+        let seconds = |length: Duration| length.as_secs_f64();
+        let mut object = serializer.serialize_struct("Status", 15)?;
+        object.serialize_field("phase", &self.phase)?;
+        object.serialize_field("cause", &self.cause)?;
+        object.serialize_field("age", &seconds(self.age))?;
+        object.serialize_field("silent", &seconds(self.silent))?;
+        object.serialize_field("since_sent", &seconds(self.since_sent))?;
+        object.serialize_field("since_active", &seconds(self.since_active))?;
+        object.serialize_field("ping_unsent", &self.ping_unsent.map(seconds))?;
+        object.serialize_field("ping_unanswered", &self.ping_unanswered.map(seconds))?;
+        object.serialize_field("write_waits", &self.write_waits)?;
+        object.serialize_field("partial_bytes", &self.partial_bytes)?;
+        object.serialize_field("pings_sent", &self.pings_sent)?;
+        object.serialize_field("pongs_received", &self.pongs_received)?;
+        object.serialize_field("rtt_us", &self.rtt)?;
+        object.serialize_field("grace_left", &self.grace_left.map(seconds))?;
+        object.serialize_field("deadlines", &DeadlinesLeft(self))?;
+        object.end()
+    }
+}
+
+/// The time left to each deadline, in seconds.
+#[cfg(feature = "json")]
+struct DeadlinesLeft<'a>(&'a Status);
+
+#[cfg(feature = "json")]
+impl serde::Serialize for DeadlinesLeft<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let now = self.0.at;
+        serializer.collect_map(self.0.deadlines.iter().map(|(kind, at)| {
+            (
+                kind,
+                at.since(now).as_secs_f64() - now.since(at).as_secs_f64(),
+            )
+        }))
+    }
 }
 
 /// The deadlines that stand, a stall grace included, in the order in which they decide.

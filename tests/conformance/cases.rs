@@ -1,0 +1,245 @@
+//! The conformance cases: their format, and a runner that plays them through a policy.
+//!
+//! The format is described in `README.md` beside this file. The test `conformance` and the example
+//! `replay` share this module.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use ws_timeout::{
+    Action, Event, IdleScope, PingId, PongEvidence, Rtt, TimeoutConfig, TimeoutPolicy, Timestamp,
+};
+
+/// One case of a file.
+#[derive(Deserialize)]
+pub struct Case {
+    pub name: String,
+    config: Map<String, Value>,
+    #[serde(default)]
+    opening: bool,
+    steps: Vec<Step>,
+    #[serde(rename = "final", default)]
+    end: Value,
+}
+
+/// One event, or change of the configuration, and the polls after it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    at_ms: u64,
+    event: String,
+    ping: Option<u64>,
+    total: Option<u64>,
+    bytes: Option<u64>,
+    within_ms: Option<u64>,
+    config: Option<Map<String, Value>>,
+    #[serde(default)]
+    unread: bool,
+    #[serde(default)]
+    expect: Vec<Value>,
+}
+
+/// What a policy did with a case.
+#[derive(Serialize)]
+pub struct Outcome<'a> {
+    name: &'a str,
+    /// For each step, the actions in order.
+    actions: Vec<Vec<Value>>,
+    #[serde(rename = "final")]
+    end: Value,
+}
+
+/// The cases of a file, or what is wrong with it.
+pub fn read(text: &str) -> Result<Vec<Case>, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+impl Case {
+    /// Plays the case through a policy, or says what in it cannot be understood.
+    pub fn run(&self) -> Result<Outcome<'_>, String> {
+        let config = config(&self.config)?;
+        let start = if self.opening {
+            TimeoutPolicy::opening
+        } else {
+            TimeoutPolicy::new
+        };
+        let mut policy = start(config, 0, Timestamp::ZERO);
+        let mut actions = Vec::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let done = step
+                .run(&mut policy)
+                .map_err(|error| format!("step {index}: {error}"))?;
+            actions.push(done);
+        }
+        Ok(Outcome {
+            name: &self.name,
+            actions,
+            end: end(&policy),
+        })
+    }
+
+    /// What differs between the outcome and what the case expects, a line each.
+    pub fn differences(&self, outcome: &Outcome) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (index, (step, actions)) in self.steps.iter().zip(&outcome.actions).enumerate() {
+            if &step.expect != actions {
+                lines.push(format!(
+                    "step {index} at {} ms, {}: expected {}, got {}",
+                    step.at_ms,
+                    step.event,
+                    json!(step.expect),
+                    json!(actions)
+                ));
+            }
+        }
+        if self.end != outcome.end {
+            lines.push(format!("final: expected {}, got {}", self.end, outcome.end));
+        }
+        lines
+    }
+}
+
+impl Step {
+    fn run(&self, policy: &mut TimeoutPolicy) -> Result<Vec<Value>, String> {
+        let now = Timestamp::from_millis(self.at_ms);
+        match self.event.as_str() {
+            "set_config" => policy.set_config(now, config(need("config", self.config.as_ref())?)?),
+            _ => policy.observe(now, self.event(policy)?),
+        }
+        let mut actions = Vec::new();
+        loop {
+            let action = if self.unread {
+                policy.poll_unread(now)
+            } else {
+                policy.poll(now)
+            };
+            actions.push(encode(action, policy));
+            if matches!(action, Action::Idle { .. } | Action::Abort(_)) {
+                return Ok(actions);
+            }
+        }
+    }
+
+    fn event(&self, policy: &TimeoutPolicy) -> Result<Event, String> {
+        let ping = || need("ping", self.ping);
+        let within = || need("within_ms", self.within_ms).map(Duration::from_millis);
+        Ok(match self.event.as_str() {
+            "opened" => Event::Opened,
+            "recv" => Event::Recv,
+            "recv_partial" => Event::RecvPartial {
+                total: need("total", self.total)?,
+            },
+            "ping" => Event::Ping,
+            "pong" => Event::Pong(match ping()? {
+                0 => None,
+                number => Some(policy.ping_id(number)),
+            }),
+            "send_start" => Event::SendStart,
+            "send_progress" => Event::SendProgress {
+                bytes: need("bytes", self.bytes)?,
+            },
+            "send_ok" => Event::SendOk,
+            "flushed" => Event::Flushed,
+            "ping_sent" => Event::PingSent(policy.ping_id(ping()?)),
+            "probe" => Event::Probe { within: within()? },
+            "drain" => Event::Drain { within: within()? },
+            "close_start" => Event::CloseStart,
+            "peer_close" => Event::PeerClose,
+            "closed" => Event::Closed,
+            "tick" => Event::Tick,
+            other => return Err(format!("no event is called {other:?}")),
+        })
+    }
+}
+
+/// The configuration that differs from the defaults by `changes`, without jitter.
+fn config(changes: &Map<String, Value>) -> Result<TimeoutConfig, String> {
+    let mut builder = TimeoutConfig::builder().jitter(0.0);
+    for (key, value) in changes {
+        macro_rules! limit {
+            ($set:ident, $off:ident) => {
+                if value.is_null() {
+                    builder.$off()
+                } else {
+                    builder.$set(millis(key, value)?)
+                }
+            };
+        }
+        builder = match key.as_str() {
+            "handshake_timeout" => limit!(handshake_timeout, no_handshake_timeout),
+            "heartbeat_interval" => limit!(heartbeat_interval, no_heartbeat_interval),
+            "connection_timeout" => limit!(connection_timeout, no_connection_timeout),
+            "message_timeout" => limit!(message_timeout, no_message_timeout),
+            "idle_timeout" => limit!(idle_timeout, no_idle_timeout),
+            "ping_interval" => limit!(ping_interval, no_ping_interval),
+            "pong_timeout" => limit!(pong_timeout, no_pong_timeout),
+            "stall_tolerance" => limit!(stall_tolerance, no_stall_tolerance),
+            "close_timeout" => builder.close_timeout(millis(key, value)?),
+            "min_data_rate" if value.is_null() => builder.no_min_data_rate(),
+            "min_data_rate" => builder.min_data_rate(rate(key, value)?),
+            "max_ping_rate" if value.is_null() => builder.no_max_ping_rate(),
+            "max_ping_rate" => builder.max_ping_rate(rate(key, value)?),
+            "idle_scope" if value == "inbound" => builder.idle_scope(IdleScope::Inbound),
+            "idle_scope" if value == "messages" => builder.idle_scope(IdleScope::Messages),
+            "pong_evidence" if value == "any" => builder.pong_evidence(PongEvidence::Any),
+            "pong_evidence" if value == "pong" => builder.pong_evidence(PongEvidence::Pong),
+            _ => return Err(format!("the configuration cannot have {key} = {value}")),
+        };
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn millis(key: &str, value: &Value) -> Result<Duration, String> {
+    let millis = value
+        .as_u64()
+        .ok_or_else(|| format!("{key} = {value} is no number of milliseconds"))?;
+    Ok(Duration::from_millis(millis))
+}
+
+fn rate(key: &str, value: &Value) -> Result<u32, String> {
+    let rate = value.as_u64().and_then(|rate| rate.try_into().ok());
+    rate.ok_or_else(|| format!("{key} = {value} is no rate"))
+}
+
+fn need<T>(name: &str, value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| format!("{name} is missing"))
+}
+
+fn encode(action: Action, policy: &TimeoutPolicy) -> Value {
+    match action {
+        Action::SendPing(id) => json!({ "send_ping": number_of(id, policy) }),
+        Action::Close(reason) => json!({ "close": reason.name() }),
+        Action::Abort(reason) => json!({ "abort": reason.name() }),
+        Action::Idle { until: None } => json!({ "idle_ms": null }),
+        Action::Idle { until: Some(at) } if at.as_nanos() % 1_000_000 == 0 => {
+            json!({ "idle_ms": at.as_nanos() / 1_000_000 })
+        }
+        Action::Idle { until: Some(at) } => json!({ "idle_ns": at.as_nanos() }),
+    }
+}
+
+/// The number of a ping, or `null` for a mark that none of the policy's pings has.
+fn number_of(id: PingId, policy: &TimeoutPolicy) -> Option<u64> {
+    (1..=policy.pings_sent()).find(|&number| policy.ping_id(number) == id)
+}
+
+fn end(policy: &TimeoutPolicy) -> Value {
+    let rtt_us = policy.rtt().map(
+        |Rtt {
+             latest,
+             min,
+             smoothed,
+             variation,
+             ..
+         }| {
+            json!({ "latest": latest, "min": min, "smoothed": smoothed, "variation": variation })
+        },
+    );
+    json!({
+        "pings_sent": policy.pings_sent(),
+        "pongs_received": policy.pongs_received(),
+        "cause": policy.cause().map(|reason| reason.name()),
+        "rtt_us": rtt_us,
+    })
+}
