@@ -470,6 +470,57 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         status
     }
 
+    /// The mark of the latest ping that was asked for.
+    #[cfg(feature = "socket")]
+    pub(crate) fn latest_ping(&self) -> Option<PingId> {
+        (self.cold.pings > 0).then(|| self.ping_id(self.cold.pings))
+    }
+
+    /// Whether a pong with this mark would be the first of the latest ping.
+    #[cfg(feature = "socket")]
+    pub(crate) fn awaits_pong(&self, id: PingId) -> bool {
+        self.cold.pong_awaited && self.latest_ping() == Some(id)
+    }
+
+    /// Whether a flushed ping waits for its answer.
+    #[cfg(feature = "socket")]
+    pub(crate) fn awaits_answer(&self) -> bool {
+        self.hot.ping == Ping::InFlight
+    }
+
+    /// When the latest grace began.
+    #[cfg(feature = "socket")]
+    pub(crate) fn grace(&self) -> Option<Timestamp> {
+        self.cold.grace
+    }
+
+    /// Whether a deadline about the peer, of those that `judged` includes, is due at `now` and was not
+    /// yet at `after`.
+    #[cfg(feature = "socket")]
+    pub(crate) fn peer_is_due_after(
+        &self,
+        after: Option<Timestamp>,
+        now: Timestamp,
+        judged: Judged,
+    ) -> bool {
+        let mut due = false;
+        self.each_deadline(|row| {
+            let at = self
+                .counts_as(&row)
+                .filter(|_| row.whose != Whose::Ours && judged.includes(&row));
+            due |= at.is_some_and(|at| at <= now && after.is_none_or(|after| at > after));
+        });
+        due
+    }
+
+    /// The earliest deadline of the table that is later than `now`.
+    #[cfg(feature = "socket")]
+    pub(crate) fn next_deadline_after(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut next = None;
+        self.each_deadline(|row| next = earlier(next, self.counts_as(&row).filter(|&at| at > now)));
+        next
+    }
+
     // ---- the table ----
 
     /// The one table of deadlines, in the order in which they decide; those that cannot come now are
@@ -584,7 +635,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     // ---- deciding ----
 
     #[inline]
-    fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
+    pub(crate) fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
         let now = self.see(now);
         if let Phase::Aborted(reason) = self.hot.phase {
             return Action::Abort(reason);
@@ -920,15 +971,23 @@ enum Whose {
 
 /// Which rows a poll judges.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Judged {
+pub(crate) enum Judged {
     All,
     AllButUnread,
+    /// Only what is not about the peer: for a driver whose reactor has not turned.
+    #[cfg(feature = "socket")]
+    Ours,
 }
 
 impl Judged {
     #[inline(always)]
     fn includes(self, row: &Row) -> bool {
-        self == Self::All || row.whose != Whose::Unread
+        match self {
+            Self::All => true,
+            Self::AllButUnread => row.whose != Whose::Unread,
+            #[cfg(feature = "socket")]
+            Self::Ours => row.whose == Whose::Ours,
+        }
     }
 }
 

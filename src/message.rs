@@ -1,0 +1,138 @@
+//! What the socket needs to know of a message.
+
+/// A WebSocket message of whatever library.
+pub trait Message: Clone + PartialEq {
+    /// What kind of message this is.
+    fn kind(&self) -> Kind<'_>;
+
+    /// A text message.
+    fn text(text: &str) -> Self;
+
+    /// A Ping frame.
+    fn ping(payload: [u8; 8]) -> Self;
+
+    /// A Close frame, with at most 123 bytes of reason; without a code, an empty one.
+    fn close(code: Option<u16>, reason: &str) -> Self;
+}
+
+/// What a [`Message`] is, as far as timeouts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// A whole data message.
+    Data,
+    /// A Ping frame and its payload.
+    Ping(&'a [u8]),
+    /// A Pong frame and its payload.
+    Pong(&'a [u8]),
+    /// A Close frame and its code.
+    Close(Option<u16>),
+}
+
+/// How a connection asks its peer for a sign of life.
+///
+/// The default is a Ping frame, which every WebSocket peer answers by itself, browsers too. Messages
+/// are for code that must see the heartbeat, and for proxies that swallow control frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat<M> {
+    /// What is sent in place of a Ping frame.
+    pub ping: M,
+    /// What the peer answers. It is taken out of the stream.
+    pub pong: M,
+}
+
+impl<M: Message> Heartbeat<M> {
+    /// The text messages `ping` and `pong`.
+    pub fn text() -> Self {
+        Self {
+            ping: M::text("ping"),
+            pong: M::text("pong"),
+        }
+    }
+}
+
+/// `reason` cut to what a Close frame can hold, at a character.
+///
+/// "All control frames MUST have a payload length of 125 bytes or less" (RFC 6455, 5.5), of which the
+/// code takes two.
+#[cfg(any(feature = "tungstenite", test))]
+fn cut_to_fit(reason: &str) -> &str {
+    const MOST: usize = 123;
+    let mut end = reason.len().min(MOST);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(feature = "tungstenite")]
+pub use for_tungstenite::tungstenite_config;
+
+#[cfg(feature = "tungstenite")]
+mod for_tungstenite {
+    use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+
+    use super::{Kind, Message, cut_to_fit};
+
+    impl Message for tungstenite::Message {
+        fn kind(&self) -> Kind<'_> {
+            match self {
+                Self::Text(_) | Self::Binary(_) | Self::Frame(_) => Kind::Data,
+                Self::Ping(payload) => Kind::Ping(payload),
+                Self::Pong(payload) => Kind::Pong(payload),
+                Self::Close(frame) => Kind::Close(frame.as_ref().map(|frame| frame.code.into())),
+            }
+        }
+
+        fn text(text: &str) -> Self {
+            Self::Text(text.into())
+        }
+
+        fn ping(payload: [u8; 8]) -> Self {
+            Self::Ping(payload.to_vec().into())
+        }
+
+        fn close(code: Option<u16>, reason: &str) -> Self {
+            Self::Close(code.map(|code| CloseFrame {
+                code: code.into(),
+                reason: cut_to_fit(reason).into(),
+            }))
+        }
+    }
+
+    /// Settings for tungstenite that fit the timeouts; give them to `accept_async_with_config` and
+    /// the like.
+    ///
+    /// | setting | here | tungstenite's own | why |
+    /// |---|---|---|---|
+    /// | `read_buffer_size` | 4 KiB | 128 KiB | it is allocated for each connection and zeroed at each read |
+    /// | `write_buffer_size` | 4 KiB | 128 KiB | what may wait before it goes to the transport |
+    /// | `max_write_buffer_size` | 17 MiB | unlimited | a peer that pings and never reads would fill the memory with pongs |
+    /// | `max_frame_size` | 16 MiB | 16 MiB | the largest frame that fits the write buffer, so what can be received can be sent back |
+    /// | `max_message_size` | 16 MiB | 64 MiB | a message is sent as one frame |
+    pub fn tungstenite_config() -> WebSocketConfig {
+        const LARGEST: usize = 16 << 20;
+        WebSocketConfig::default()
+            .read_buffer_size(4 << 10)
+            .write_buffer_size(4 << 10)
+            .max_write_buffer_size(LARGEST + (1 << 20))
+            .max_frame_size(Some(LARGEST))
+            .max_message_size(Some(LARGEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut_to_fit;
+
+    #[test]
+    fn a_reason_is_cut_at_a_character() {
+        extern crate std;
+        use std::string::String;
+
+        assert_eq!(cut_to_fit("going away"), "going away");
+        let long: String = ["x"; 122].concat() + "éé";
+        assert_eq!(cut_to_fit(&long), &long[..122]);
+        let ascii: String = ["x"; 200].concat();
+        assert_eq!(cut_to_fit(&ascii).len(), 123);
+    }
+}

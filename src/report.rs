@@ -1,0 +1,109 @@
+//! What goes into the log: one function a line, with its key-values.
+//!
+//! Everything has the target `ws_timeout`. Routine is `debug`, open and close are `info`, a verdict is
+//! `warn`.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use crate::config::TimeoutConfig;
+use crate::policy::{CloseReason, PingId};
+use crate::rtt::Rtt;
+use crate::socket::Verdict;
+use crate::status::Status;
+
+const TARGET: &str = "ws_timeout";
+
+pub(crate) fn opened(label: &str, config: &TimeoutConfig) {
+    let bound = config.detection_bound();
+    info!(target: TARGET, event = "opened", label; "{label}: opened, silence is noticed within {bound:?}");
+}
+
+pub(crate) fn ping(label: &str, id: PingId) {
+    debug!(target: TARGET, event = "ping", label; "{label}: ping {:02x?}", id.payload());
+}
+
+pub(crate) fn pong(label: &str, rtt: Option<Rtt>) {
+    let rtt_us = rtt.map_or(0, |rtt| rtt.latest);
+    debug!(target: TARGET, event = "pong", label, rtt_us; "{label}: pong after {:?}", Duration::from_micros(rtt_us));
+}
+
+pub(crate) fn grace(label: &str, status: &Status) {
+    debug!(target: TARGET, event = "stall grace", label; "{label}: this process was late, the peer has a grace: {status}");
+}
+
+pub(crate) fn resumed(label: &str, asleep: Duration) {
+    info!(target: TARGET, event = "resumed", label, elapsed:? = asleep; "{label}: probing after a suspension of {asleep:?}");
+}
+
+pub(crate) fn send_error(label: &str, error: &impl fmt::Display) {
+    info!(target: TARGET, event = "send error", label, error:% = error; "{label}: send error: {error}");
+}
+
+pub(crate) fn receive_error(label: &str, error: &impl fmt::Display, status: &Status) {
+    info!(target: TARGET, event = "receive error", label, error:% = error; "{label}: receive error: {error}: {status}");
+}
+
+pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
+    let limit = verdict.reason.name();
+    let allowed = limit_of(verdict.reason, config);
+    let code = config.close_code(verdict.reason);
+    warn!(
+        target: TARGET, event = "verdict", label, limit, allowed:? = allowed,
+        elapsed:? = verdict.status.age, code:? = code;
+        "{label}: {verdict}"
+    );
+}
+
+pub(crate) fn closed(
+    label: &str,
+    verdict: Option<&Verdict>,
+    peer_code: Option<Option<u16>>,
+    status: &Status,
+) {
+    let elapsed = status.age;
+    match (verdict, peer_code) {
+        (Some(verdict), _) => {
+            let limit = verdict.reason.name();
+            info!(
+                target: TARGET, event = "closed", label, limit, elapsed:? = elapsed;
+                "{label}: closed after {elapsed:?}: {limit}, {}", verdict.closing
+            );
+        }
+        (None, Some(code)) => {
+            info!(
+                target: TARGET, event = "closed", label, elapsed:? = elapsed, code:? = code;
+                "{label}: closed after {elapsed:?} with the peer's code {}", OrNone(code)
+            );
+        }
+        (None, None) => {
+            info!(target: TARGET, event = "closed", label, elapsed:? = elapsed; "{label}: closed after {elapsed:?}");
+        }
+    }
+}
+
+/// The configured length of the limit that a reason names, where it is a length.
+fn limit_of(reason: CloseReason, config: &TimeoutConfig) -> Option<Duration> {
+    match reason {
+        CloseReason::HandshakeTimeout => config.handshake_timeout(),
+        CloseReason::ConnectionTimeout => config.connection_timeout(),
+        CloseReason::MessageTimeout => config.message_timeout(),
+        CloseReason::IdleTimeout => config.idle_timeout(),
+        CloseReason::PongTimeout => config.pong_timeout(),
+        CloseReason::CloseTimeout => Some(config.close_timeout()),
+        CloseReason::SlowReceive | CloseReason::PingFlood | CloseReason::Drain => None,
+    }
+}
+
+struct OrNone(Option<u16>);
+
+impl fmt::Display for OrNone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(code) => code.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! tokio: its clock, its alarm, and sockets made with them.
+//!
+//! The clock is tokio's own, so `tokio::time::pause` works.
+
+use std::boxed::Box;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::tokio::time::{Instant, Sleep, sleep_until};
+use futures_core::TryStream;
+
+use crate::config::TimeoutConfig;
+use crate::socket::{Error, TimeoutSocket};
+use crate::time::Timestamp;
+
+/// Guards a socket whose opening handshake is done.
+///
+/// Must be called within a tokio runtime that has its time driver enabled.
+pub fn wrap<S: TryStream>(
+    config: impl Into<Arc<TimeoutConfig>>,
+    socket: S,
+) -> TimeoutSocket<S, Timer> {
+    TimeoutSocket::new(config, Timer::new(), socket)
+}
+
+/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout`, and
+/// guards the socket that comes out.
+///
+/// The time runs from this call. Must be called within a tokio runtime that has its time driver
+/// enabled.
+///
+/// # Errors
+/// [`Error::TimedOut`] if the handshake took too long; the future is dropped, and with it the
+/// transport. [`Error::Socket`] with whatever error the handshake ended in.
+pub fn open<S, E, F>(
+    config: impl Into<Arc<TimeoutConfig>>,
+    handshake: F,
+) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>>
+where
+    S: TryStream,
+    F: Future<Output = Result<S, E>>,
+{
+    TimeoutSocket::open(config, Timer::new(), handshake)
+}
+
+/// tokio's clock, and a `Sleep` as the alarm.
+#[derive(Debug)]
+pub struct Timer {
+    origin: Instant,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    /// A clock whose origin is now.
+    pub fn new() -> Self {
+        Self {
+            origin: now(),
+            alarm: None,
+        }
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl crate::Timer for Timer {
+    fn now(&self) -> Timestamp {
+        Timestamp::ZERO
+            .checked_add(now().saturating_duration_since(self.origin))
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let wait = at.since(crate::Timer::now(self)).min(DAY);
+        let deadline = now().checked_add(wait).unwrap_or_else(now);
+        match &mut self.alarm {
+            Some(alarm) => alarm.as_mut().reset(deadline),
+            None => self.alarm = Some(Box::pin(sleep_until(deadline))),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.alarm {
+            Some(alarm) => alarm.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,38 @@
+//! A clock and an alarm: all that the socket needs of a runtime.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use crate::time::Timestamp;
+
+/// The clock and the one alarm of a [`TimeoutSocket`](crate::TimeoutSocket).
+///
+/// Implemented for each runtime in [`runtime`](crate::runtime); in tests, by a clock that is moved by
+/// hand.
+pub trait Timer {
+    /// The time now on the runtime's own clock, since an origin that is fixed when this is made. Never
+    /// runs back.
+    fn now(&self) -> Timestamp;
+
+    /// Sets the alarm to `at`, in place of what it was set to. It may ring later, but never earlier,
+    /// save where `at` is more than a day ahead.
+    fn set(&mut self, at: Timestamp);
+
+    /// `Ready` when the alarm has rung, which is once for each time that it was set. Is not called
+    /// again before it is set anew.
+    ///
+    /// It may ring only when the runtime's reactor has turned at or after the instant it was set to, so
+    /// that whatever had arrived on a socket by then is seen by a read that follows. A timer that only
+    /// compares clocks does not do: after a blocked thread it would say `Ready` before the reactor
+    /// knows of the bytes that wait in the kernel.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// The time of day, since any fixed instant, on a clock that goes on while the machine is
+    /// suspended. [`now`](Self::now) may stand still then, and the difference tells a resume.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    fn wall(&self) -> Duration {
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,571 @@
+//! The socket on tokio: its clock paused over an in-memory transport wherever that can show the thing,
+//! a real socket where only that can.
+
+use std::future::pending;
+use std::time::Duration;
+
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::protocol::Role;
+use tungstenite::{Error as WsError, Message};
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::runtime::tokio::{Timer, open, wrap};
+use ws_timeout::{
+    CloseReason, Closing, Error, Heartbeat, Metered, TimeoutConfig, TimeoutConfigBuilder,
+    TimeoutSocket, Verdict,
+};
+
+type Guarded<IO = DuplexStream> = TimeoutSocket<WebSocketStream<IO>, Timer>;
+type Client = WebSocketStream<DuplexStream>;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Everything off but the closing handshake, which has five seconds.
+fn bare() -> TimeoutConfigBuilder {
+    TimeoutConfig::builder()
+        .no_handshake_timeout()
+        .no_heartbeat_interval()
+        .no_connection_timeout()
+        .no_message_timeout()
+        .no_idle_timeout()
+        .no_ping_interval()
+        .no_pong_timeout()
+        .no_min_data_rate()
+        .no_max_ping_rate()
+        .jitter(0.0)
+}
+
+/// A guarded server and its client over a pipe that holds `capacity` bytes each way.
+async fn pair(config: TimeoutConfigBuilder, capacity: usize) -> (Guarded, Client) {
+    let (server, client) = duplex(capacity);
+    let server =
+        WebSocketStream::from_raw_socket(server, Role::Server, Some(tungstenite_config())).await;
+    let client =
+        WebSocketStream::from_raw_socket(client, Role::Client, Some(tungstenite_config())).await;
+    (wrap(config.build().unwrap(), server), client)
+}
+
+/// A guarded and metered server, and the bare transport of its client.
+async fn metered(config: TimeoutConfigBuilder) -> (Guarded<Metered<DuplexStream>>, DuplexStream) {
+    let (server, client) = duplex(1 << 16);
+    let server = Metered::new(server);
+    let meter = server.meter();
+    let server =
+        WebSocketStream::from_raw_socket(server, Role::Server, Some(tungstenite_config())).await;
+    (
+        wrap(config.build().unwrap(), server).with_meter(meter),
+        client,
+    )
+}
+
+fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdict {
+    match result {
+        Err(Error::TimedOut(verdict)) => verdict,
+        other => panic!("no verdict but {other:?}"),
+    }
+}
+
+/// Asserts that `since` was `expected` ago, to the few milliseconds by which an alarm rings late.
+#[track_caller]
+fn took(since: Instant, expected: Duration) {
+    let elapsed = since.elapsed();
+    assert!(
+        elapsed >= expected && elapsed <= expected + 5 * MS,
+        "took {elapsed:?} instead of {expected:?}"
+    );
+}
+
+/// Reads as a living client does, until the connection ends; gives the code of the Close frame.
+async fn live(mut client: Client) -> Option<u16> {
+    let mut code = None;
+    while let Some(Ok(message)) = client.next().await {
+        if let Message::Close(frame) = message {
+            code = frame.map(|frame| frame.code.into());
+        }
+    }
+    code
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_let_go_when_its_pong_is_overdue() {
+    let config = bare().ping_interval(SECOND).pong_timeout(2 * SECOND);
+    let (mut server, mut client) = metered(config).await;
+    let start = Instant::now();
+    let verdict = timed_out(server.recv().await);
+    took(start, 3 * SECOND);
+    assert_eq!(verdict.reason, CloseReason::PongTimeout);
+    assert_eq!(verdict.closing, Closing::Told);
+    let waited = verdict.status.ping_unanswered;
+    assert!(
+        waited.is_some_and(|waited| waited >= 2 * SECOND),
+        "{verdict}"
+    );
+    assert!(matches!(server.recv().await, Ok(None)));
+    // The transport is gone at once, with a ping and a Close frame of 1011 as its last bytes.
+    let mut wire = Vec::new();
+    client.read_to_end(&mut wire).await.unwrap();
+    let reason = CloseReason::PongTimeout.text();
+    assert_eq!(wire[..2], [0x89, 8]);
+    assert_eq!(wire[10..14], [0x88, 2 + reason.len() as u8, 3, 243]);
+    assert_eq!(&wire[14..], reason.as_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
+    let config = TimeoutConfig::builder().jitter(0.0);
+    let (mut server, client) = pair(config, 1024).await;
+    let client = tokio::spawn(live(client));
+    let start = Instant::now();
+    let verdict = timed_out(server.recv().await);
+    took(start, 300 * SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::ConnectionTimeout, Closing::Answered)
+    );
+    assert_eq!(
+        verdict.status.pongs_received, 11,
+        "a ping each 25 s: {verdict}"
+    );
+    assert_eq!(client.await.unwrap(), Some(1001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_pauses_meets_its_lifetime() {
+    let (mut server, mut client) = pair(bare().connection_timeout(SECOND), 1024).await;
+    let client = tokio::spawn(async move {
+        let mut sent = 0_u64;
+        while client.send(Message::text("on and on")).await.is_ok() {
+            sent += 1;
+            // Time passes while there is always more to read.
+            if sent % 100 == 0 {
+                tokio::time::advance(MS).await;
+            }
+        }
+    });
+    let start = Instant::now();
+    let verdict = loop {
+        if let Err(Error::TimedOut(verdict)) = server.recv().await {
+            break verdict;
+        }
+        assert!(start.elapsed() < 10 * SECOND);
+    };
+    assert_eq!(verdict.reason, CloseReason::ConnectionTimeout);
+    client.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_send_times_out_though_nobody_reads() {
+    let (server, _client) = pair(bare().message_timeout(SECOND), 64).await;
+    let (mut sink, _stream) = server.split();
+    let start = Instant::now();
+    let verdict = timed_out(sink.send(Message::binary(vec![0; 1000])).await);
+    took(start, SECOND);
+    assert_eq!(verdict.reason, CloseReason::MessageTimeout);
+    assert!(verdict.status.write_waits);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_of_the_sending_half_reaches_a_reader_that_waits() {
+    let (server, _client) = pair(bare().message_timeout(SECOND), 64).await;
+    let (mut sink, mut stream) = server.split();
+    let reader = tokio::spawn(async move { (stream.next().await, stream.next().await) });
+    timed_out(sink.send(Message::binary(vec![0; 1000])).await);
+    let (first, second) = reader.await.unwrap();
+    assert_eq!(
+        timed_out(first.unwrap()).reason,
+        CloseReason::MessageTimeout
+    );
+    assert!(second.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_does_not_put_out_the_waker_of_a_blocked_writer() {
+    let (server, mut client) = pair(bare().ping_interval(SECOND), 64).await;
+    let (mut sink, mut stream) = server.split();
+    let writer = tokio::spawn(async move { sink.send(Message::binary(vec![0; 1000])).await });
+    let reader = tokio::spawn(async move { stream.next().await.map(|_| ()) });
+    // The writer is blocked and the reading half has tried its ping by now.
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(!writer.is_finished());
+    assert!(matches!(client.next().await, Some(Ok(Message::Binary(data))) if data.len() == 1000));
+    tokio::time::timeout(SECOND, writer)
+        .await
+        .expect("the writer was woken")
+        .unwrap()
+        .unwrap();
+    assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+    reader.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
+    let (mut server, client) =
+        pair(bare().idle_timeout(SECOND).close_timeout(2 * SECOND), 1024).await;
+    let start = Instant::now();
+    let verdict = timed_out(server.recv().await);
+    took(start, 3 * SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::IdleTimeout, Closing::Ignored)
+    );
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_go_on() {
+    let (server, mut client) = pair(bare().connection_timeout(SECOND), 1024).await;
+    let (mut sink, mut stream) = server.split();
+    let reader = tokio::spawn(async move {
+        (
+            stream.next().await,
+            stream.next().await,
+            stream.next().await,
+        )
+    });
+    tokio::time::sleep(2 * SECOND).await;
+    let verdict = timed_out(sink.send(Message::text("too late")).await);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::ConnectionTimeout, Closing::UnderWay)
+    );
+    client
+        .send(Message::text("still on its way"))
+        .await
+        .unwrap();
+    live(client).await;
+    let (data, verdict, end) = reader.await.unwrap();
+    assert_eq!(data.unwrap().unwrap(), Message::text("still on its way"));
+    assert_eq!(timed_out(verdict.unwrap()).closing, Closing::Answered);
+    assert!(end.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_of_the_peer_is_a_clean_end() {
+    let (mut server, mut client) = pair(TimeoutConfig::builder(), 1024).await;
+    client.close(None).await.unwrap();
+    assert!(matches!(
+        server.recv().await,
+        Ok(Some(Message::Close(None)))
+    ));
+    assert!(matches!(server.recv().await, Ok(None)));
+    assert!(matches!(
+        server.send(Message::text("late")).await,
+        Err(Error::Closed)
+    ));
+    assert!(matches!(
+        client.next().await,
+        Some(Ok(Message::Close(None)))
+    ));
+    assert!(client.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_an_error_of_the_socket_and_no_timeout() {
+    let (mut server, client) = pair(TimeoutConfig::builder(), 1024).await;
+    drop(client);
+    assert!(matches!(server.recv().await, Err(Error::Socket(_))));
+    assert!(matches!(server.recv().await, Ok(None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_close_is_answered_with_the_code_of_the_peer() {
+    let (mut server, client) = pair(bare(), 1024).await;
+    let client = tokio::spawn(live(client));
+    assert!(matches!(
+        server.close(1005, "").await,
+        Err(Error::CloseCode(1005))
+    ));
+    assert_eq!(server.close(4000, "enough").await.unwrap(), Some(4000));
+    assert_eq!(client.await.unwrap(), Some(4000));
+    assert_eq!(server.close(1000, "again").await.unwrap(), Some(4000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_close_is_bounded() {
+    let (mut server, _client) = pair(bare().close_timeout(2 * SECOND), 1024).await;
+    let start = Instant::now();
+    let verdict = timed_out(server.close(1000, "").await);
+    took(start, 2 * SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::CloseTimeout, Closing::Ignored)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_behind_a_full_buffer_is_bounded() {
+    let (server, _client) = pair(bare().close_timeout(2 * SECOND), 64).await;
+    let (mut sink, mut stream) = server.split();
+    assert!(
+        sink.send(Message::binary(vec![0; 1000]))
+            .now_or_never()
+            .is_none()
+    );
+    let reader = tokio::spawn(async move { stream.next().await });
+    let start = Instant::now();
+    let verdict = timed_out(sink.close().await);
+    took(start, 2 * SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::CloseTimeout, Closing::Unwritten)
+    );
+    timed_out(reader.await.unwrap().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_opening_handshake_is_bounded() {
+    let config = TimeoutConfig::builder().build().unwrap();
+    let start = Instant::now();
+    let opened = open(config, pending::<Result<Client, WsError>>()).await;
+    took(start, 10 * SECOND);
+    assert_eq!(
+        timed_out(opened.map(|_| ())).reason,
+        CloseReason::HandshakeTimeout
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connection_opens_when_the_handshake_is_done() {
+    let (server, _client) = duplex(1024);
+    let config = bare().idle_timeout(5 * SECOND).build().unwrap();
+    let mut server = open(config, async {
+        tokio::time::sleep(3 * SECOND).await;
+        Ok::<_, WsError>(WebSocketStream::from_raw_socket(server, Role::Server, None).await)
+    })
+    .await
+    .unwrap();
+    let start = Instant::now();
+    assert_eq!(server.status().age, Duration::ZERO);
+    let verdict = timed_out(server.recv().await);
+    assert_eq!(verdict.reason, CloseReason::IdleTimeout);
+    took(start, 10 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_closes_within_its_time() {
+    let (mut server, client) = pair(bare(), 1024).await;
+    let client = tokio::spawn(live(client));
+    assert!(server.recv().now_or_never().is_none());
+    server.drain(10 * SECOND);
+    let start = Instant::now();
+    assert_eq!(timed_out(server.recv().await).reason, CloseReason::Drain);
+    assert!(start.elapsed() < 10 * SECOND);
+    assert_eq!(client.await.unwrap(), Some(1001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_to_be_answered_in_its_time() {
+    let (mut server, _client) = pair(bare(), 1024).await;
+    assert!(server.recv().now_or_never().is_none());
+    server.probe(3 * SECOND);
+    let start = Instant::now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::PongTimeout
+    );
+    took(start, 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_configuration_reaches_a_reader_that_waits() {
+    let (mut server, _client) = pair(bare(), 1024).await;
+    assert!(server.recv().now_or_never().is_none());
+    tokio::time::sleep(SECOND).await;
+    server.set_config(bare().idle_timeout(3 * SECOND).build().unwrap());
+    let start = Instant::now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::IdleTimeout
+    );
+    took(start, 2 * SECOND + 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_pongs_are_taken_out_and_all_else_passes() {
+    let (mut server, mut client) =
+        pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
+    assert!(server.recv().now_or_never().is_none());
+    client.send(Message::Pong("unasked".into())).await.unwrap();
+    client.send(Message::Ping("hello".into())).await.unwrap();
+    assert_eq!(
+        server.recv().await.unwrap(),
+        Some(Message::Pong("unasked".into()))
+    );
+    assert_eq!(
+        server.recv().await.unwrap(),
+        Some(Message::Ping("hello".into()))
+    );
+    assert!(server.recv().now_or_never().is_none());
+    assert!(matches!(client.next().await, Some(Ok(Message::Pong(data))) if data == "hello"));
+    let client = tokio::spawn(live(client));
+    assert!(
+        tokio::time::timeout(10 * SECOND, server.recv())
+            .await
+            .is_err()
+    );
+    assert!(server.status().pongs_received >= 9, "{}", server.status());
+    client.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_of_text_is_answered_by_text() {
+    let (server, mut client) = pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
+    let mut server = server.with_heartbeat(Heartbeat::text());
+    let client = tokio::spawn(async move {
+        let mut pings = 0;
+        while let Some(Ok(message)) = client.next().await {
+            assert_eq!(message, Message::text("ping"));
+            pings += 1;
+            if pings == 3 {
+                client.send(Message::text("data")).await.unwrap();
+            }
+            if pings < 5 {
+                client.send(Message::text("pong")).await.unwrap();
+            } else {
+                break;
+            }
+        }
+        client
+    });
+    let start = Instant::now();
+    assert_eq!(server.recv().await.unwrap(), Some(Message::text("data")));
+    let verdict = timed_out(server.recv().await);
+    took(start, 6 * SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.status.pongs_received),
+        (CloseReason::PongTimeout, 4)
+    );
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_a_large_message_are_signs_of_life() {
+    let config = bare().idle_timeout(2 * SECOND).min_data_rate(10);
+    let (mut server, mut client) = metered(config).await;
+    let upload = tokio::spawn(async move {
+        client
+            .write_all(&[0x82, 0xFE, 3, 232, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        for _ in 0..50 {
+            tokio::time::sleep(SECOND).await;
+            client.write_all(&[7; 20]).await.unwrap();
+        }
+        client
+    });
+    let start = Instant::now();
+    assert!(matches!(server.recv().await, Ok(Some(Message::Binary(data))) if data.len() == 1000));
+    took(start, 50 * SECOND);
+    drop(upload);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_trickles_is_cut_off() {
+    let config = bare().idle_timeout(2 * SECOND).min_data_rate(10);
+    let (mut server, mut client) = metered(config).await;
+    let upload = tokio::spawn(async move {
+        client
+            .write_all(&[0x82, 0xFE, 3, 232, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        while client.write_all(&[7]).await.is_ok() {
+            tokio::time::sleep(SECOND).await;
+        }
+        let mut end = Vec::new();
+        client.read_to_end(&mut end).await.unwrap();
+        end
+    });
+    let start = Instant::now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::SlowReceive
+    );
+    let elapsed = start.elapsed();
+    // Five seconds to begin with, and a tenth of a second for each of at most fifteen bytes.
+    assert!(
+        elapsed > 5 * SECOND && elapsed < 7 * SECOND,
+        "took {elapsed:?}"
+    );
+    let end = upload.await.unwrap();
+    assert_eq!(
+        end[..4],
+        [
+            0x88,
+            2 + CloseReason::SlowReceive.text().len() as u8,
+            3,
+            240
+        ],
+        "1008 on the wire"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_write_lives_while_its_bytes_move() {
+    let (server, client) = duplex(100);
+    let server = Metered::new(server);
+    let meter = server.meter();
+    let server =
+        WebSocketStream::from_raw_socket(server, Role::Server, Some(tungstenite_config())).await;
+    let config = bare()
+        .message_timeout(2 * SECOND)
+        .min_data_rate(10)
+        .build()
+        .unwrap();
+    let mut server = wrap(config, server).with_meter(meter);
+    let mut client = client;
+    let reader = tokio::spawn(async move {
+        let mut buffer = [0; 100];
+        for _ in 0..12 {
+            tokio::time::sleep(SECOND).await;
+            client.read(&mut buffer).await.unwrap();
+        }
+        pending::<()>().await;
+    });
+    let start = Instant::now();
+    server.send(Message::binary(vec![0; 1000])).await.unwrap();
+    assert!(start.elapsed() >= 9 * SECOND, "took {:?}", start.elapsed());
+    let verdict = timed_out(server.send(Message::binary(vec![0; 1000])).await);
+    assert_eq!(verdict.reason, CloseReason::MessageTimeout);
+    reader.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_receive_and_a_dropped_send_lose_nothing() {
+    let (server, mut client) = pair(bare(), 64).await;
+    let (mut sink, mut stream) = server.split();
+    for number in 0..20 {
+        let message = Message::binary(vec![number; 1000]);
+
+        let upload = tokio::spawn({
+            let message = message.clone();
+            async move {
+                client.send(message).await.unwrap();
+                client
+            }
+        });
+        let received = loop {
+            // Dropped wherever the frame happens to be cut.
+            if let Some(message) = stream.next().now_or_never() {
+                break message;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(received.unwrap().unwrap(), message);
+        client = upload.await.unwrap();
+
+        assert!(sink.send(message.clone()).now_or_never().is_none());
+        let rest = tokio::spawn(async move {
+            sink.send(Message::text("behind it")).await.unwrap();
+            sink
+        });
+        assert_eq!(client.next().await.unwrap().unwrap(), message);
+        assert_eq!(
+            client.next().await.unwrap().unwrap(),
+            Message::text("behind it")
+        );
+        sink = rest.await.unwrap();
+    }
+}
