@@ -1,4 +1,118 @@
-//! Timeouts for WebSockets.
+//! Timeouts for WebSockets that are right: a dead peer is noticed in a known time, a live one is never
+//! cut off by mistake, nothing hangs, nothing is lost.
+//!
+//! There are two ways in:
+//!
+//! * **You have a socket.** `TimeoutSocket` (feature `socket`) goes around any `Stream + Sink` of
+//!   WebSocket messages and is itself one. Keep reading from it: that is the one duty it asks for. With
+//!   tokio, `runtime::tokio::wrap` (feature `tokio`) is one line around a tokio-tungstenite stream.
+//! * **You have an event loop.** [`TimeoutPolicy`] is the same decisions as a pure state machine:
+//!   timestamped [`Event`]s in, [`Action`]s out. No clock, no I/O, no allocation, `no_std`, no way to
+//!   panic.
+//!
+//! Both follow a [`TimeoutConfig`]: built in code, as a preset, or from `WS_*` variables. What is decided
+//! when is written down in [`docs/SPEC.md`][spec].
+//!
+//! # The driver's loop
+//!
+//! Any loop that can wait for input or a deadline can drive the policy; here one with a made-up clock
+//! and transport. `examples/bare.rs` is the same over a blocking TCP stream.
+//!
+//! ```
+//! use core::time::Duration;
+//! use ws_timeout::{Action, CloseReason, Event, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
+//!
+//! # /// A peer that answers the first ping and then falls silent.
+//! # #[derive(Default)]
+//! # struct Transport { clock: u64, pong: Option<[u8; 8]>, pings: u32 }
+//! # enum Frame { Pong([u8; 8]) }
+//! # impl Transport {
+//! #     fn now(&self) -> Timestamp { Timestamp::from_millis(self.clock) }
+//! #     fn read(&mut self) -> Option<Frame> { self.pong.take().map(Frame::Pong) }
+//! #     fn send_ping_and_flush(&mut self, payload: [u8; 8]) {
+//! #         self.pings += 1;
+//! #         if self.pings == 1 { self.pong = Some(payload) }
+//! #     }
+//! #     fn wait_until(&mut self, until: Timestamp) {
+//! #         if self.pong.is_some() { self.clock += 40 } else { self.clock = until.as_nanos().div_ceil(1_000_000) }
+//! #     }
+//! # }
+//! let config = TimeoutConfig::builder()
+//!     .ping_interval(Duration::from_secs(20))
+//!     .pong_timeout(Duration::from_secs(10))
+//!     .build()?;
+//! # let mut transport = Transport::default();
+//! let mut policy = TimeoutPolicy::new(&config, 42, transport.now());
+//!
+//! let verdict = loop {
+//!     // 1. Read all that has arrived, and say what it was.
+//!     while let Some(frame) = transport.read() {
+//!         let event = match frame {
+//!             Frame::Pong(payload) => Event::Pong(PingId::from_payload(&payload)),
+//!             // … Event::Recv for data, Event::Ping, Event::PeerClose
+//!         };
+//!         policy.observe(transport.now(), event);
+//!     }
+//!     // 2. Ask what to do, and do it, until there is nothing to do.
+//!     let until = loop {
+//!         match policy.poll(transport.now()) {
+//!             Action::SendPing(id) => {
+//!                 transport.send_ping_and_flush(id.payload());
+//!                 // 3. The wait for the pong begins when the ping has left, not before.
+//!                 policy.observe(transport.now(), Event::PingSent(id));
+//!             }
+//!             Action::Close(_) => { /* begin the closing handshake */ }
+//!             Action::Abort(reason) => break Err(reason),
+//!             Action::Idle { until } => break Ok(until),
+//!         }
+//!     };
+//!     // 4. Wait for input, but no longer than until then.
+//!     match until {
+//!         Ok(Some(until)) => transport.wait_until(until),
+//!         Ok(None) => continue,
+//!         Err(reason) => break reason,
+//!     }
+//! };
+//! assert_eq!(verdict, CloseReason::PongTimeout);
+//! assert_eq!(policy.rtt().map(|rtt| rtt.latest), Some(40_000));
+//! # Ok::<(), ws_timeout::ConfigError>(())
+//! ```
+//!
+//! # If you come from a timeout manager
+//!
+//! | a hand-written manager's operation | here |
+//! |---|---|
+//! | send text or JSON with a timeout | `SinkExt::send` on `TimeoutSocket`: it fails when `message_timeout` passes without progress |
+//! | receive with a timeout | `TimeoutSocket::recv`: it fails with the verdict, and says `None` when the peer has gone |
+//! | update activity | [`observe`](TimeoutPolicy::observe) with [`Event::Recv`] |
+//! | is idle | [`is_idle`](TimeoutPolicy::is_idle) |
+//! | is pong overdue | [`is_pong_overdue`](TimeoutPolicy::is_pong_overdue) |
+//! | should ping | [`should_ping`](TimeoutPolicy::should_ping) |
+//! | connection age | [`age`](TimeoutPolicy::age) |
+//! | is over its lifetime | [`is_expired`](TimeoutPolicy::is_expired), [`remaining_lifetime`](TimeoutPolicy::remaining_lifetime) |
+//! | handle heartbeat | [`poll`](TimeoutPolicy::poll) |
+//! | graceful close with code and reason | `TimeoutSocket::close` |
+//! | configuration for every request | one `Arc<TimeoutConfig>`, shared |
+//! | structured logs with user id, limit and error | `TimeoutSocket::with_label`; the key-values of `log` |
+//!
+//! # Features
+//!
+//! None is on by default; the policy and its configuration need only `core`. Features only add.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `std` | `TimeoutConfig::from_env` and `from_vars` |
+//! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
+//! | `tungstenite` | `Message` for tungstenite's type, and `message::tungstenite_config` |
+//! | `tokio` | `runtime::tokio`: its clock and alarm, `wrap` and `open` |
+//! | `json` | `serde::Serialize` for [`Status`] |
+//!
+//! # What it does not do
+//!
+//! It does not reconnect, speak WebSocket, spawn tasks or read a clock behind your back; it does not
+//! replace limits on the size and number of messages.
+//!
+//! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -43,3 +157,7 @@ pub use status::{Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]
 pub use timer::Timer;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1176,3 +1176,100 @@ const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn the_state_is_small_and_its_hot_part_one_cache_line() {
+        assert_eq!(size_of::<Hot>(), 64);
+        assert_eq!(offset_of!(TimeoutPolicy<&TimeoutConfig>, hot), 0);
+        let state = size_of::<TimeoutPolicy<&TimeoutConfig>>() - size_of::<&TimeoutConfig>();
+        assert!(state <= 176, "the state takes {state} bytes");
+    }
+
+    /// What lies beyond the hot part is replaced by garbage, so whoever reads it decides differently.
+    #[test]
+    fn a_message_and_an_expiry_touch_the_hot_part_only() {
+        let at = Timestamp::from_millis;
+        let config = TimeoutConfig::builder().jitter(0.0).build().unwrap();
+        let garbage = Cold {
+            seed: 0xBAD,
+            pings: 7,
+            pongs: 9,
+            rtt: Rtt::first(1),
+            partial: 5,
+            receive_by: Some(at(1)),
+            probe_by: Some(at(1)),
+            close_at: Some(at(1)),
+            ping_credit: at(1),
+            grace: Some(at(0)),
+            flooded: true,
+            ping_due: true,
+            pong_awaited: true,
+            cause: None,
+        };
+        let steps = [
+            (
+                10,
+                Event::Recv,
+                Action::Idle {
+                    until: Some(at(25_000)),
+                },
+            ),
+            (
+                20,
+                Event::SendStart,
+                Action::Idle {
+                    until: Some(at(1020)),
+                },
+            ),
+            (
+                30,
+                Event::SendOk,
+                Action::Idle {
+                    until: Some(at(25_010)),
+                },
+            ),
+            (
+                40,
+                Event::Recv,
+                Action::Idle {
+                    until: Some(at(25_030)),
+                },
+            ),
+            (
+                24_000,
+                Event::Tick,
+                Action::Idle {
+                    until: Some(at(25_030)),
+                },
+            ),
+        ];
+        for messages in 0..=steps.len() {
+            let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+            for (index, &(millis, event, expected)) in steps.iter().enumerate() {
+                if index == messages {
+                    policy.cold = garbage.clone();
+                }
+                assert_eq!(policy.handle(at(millis), event), expected);
+            }
+            if messages < steps.len() {
+                assert_eq!(policy.cold, garbage);
+            }
+        }
+
+        // An expiry that ends something reads no more than that to decide it.
+        for (millis, expected) in [
+            (25_000, Action::SendPing(PingId::new(0xBAD, 8))),
+            (300_000, Action::Close(CloseReason::ConnectionTimeout)),
+        ] {
+            let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+            policy.cold = garbage.clone();
+            assert_eq!(policy.poll(at(millis)), expected);
+        }
+    }
+}

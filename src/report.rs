@@ -17,8 +17,14 @@ use crate::status::Status;
 const TARGET: &str = "ws_timeout";
 
 pub(crate) fn opened(label: &str, config: &TimeoutConfig) {
-    let bound = config.detection_bound();
-    info!(target: TARGET, event = "opened", label; "{label}: opened, silence is noticed within {bound:?}");
+    match config.detection_bound() {
+        Some(bound) => {
+            info!(target: TARGET, event = "opened", label, bound:? = bound; "{label}: opened, a silent peer is noticed within {bound:?}");
+        }
+        None => {
+            info!(target: TARGET, event = "opened", label; "{label}: opened, a silent peer can stay unnoticed");
+        }
+    }
 }
 
 pub(crate) fn ping(label: &str, id: PingId) {
@@ -48,11 +54,11 @@ pub(crate) fn receive_error(label: &str, error: &impl fmt::Display, status: &Sta
 
 pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
     let limit = verdict.reason.name();
-    let allowed = limit_of(verdict.reason, config);
-    let code = config.close_code(verdict.reason);
+    let allowed = OrNone(limit_of(verdict.reason, config));
+    let code = OrNone(config.close_code(verdict.reason));
+    let elapsed = verdict.status.age;
     warn!(
-        target: TARGET, event = "verdict", label, limit, allowed:? = allowed,
-        elapsed:? = verdict.status.age, code:? = code;
+        target: TARGET, event = "verdict", label, limit, allowed:? = allowed, elapsed:? = elapsed, code:? = code;
         "{label}: {verdict}"
     );
 }
@@ -73,9 +79,10 @@ pub(crate) fn closed(
             );
         }
         (None, Some(code)) => {
+            let code = OrNone(code);
             info!(
                 target: TARGET, event = "closed", label, elapsed:? = elapsed, code:? = code;
-                "{label}: closed after {elapsed:?} with the peer's code {}", OrNone(code)
+                "{label}: closed after {elapsed:?} with the peer's code {code:?}"
             );
         }
         (None, None) => {
@@ -97,12 +104,13 @@ fn limit_of(reason: CloseReason, config: &TimeoutConfig) -> Option<Duration> {
     }
 }
 
-struct OrNone(Option<u16>);
+/// A value as it is, or the word.
+struct OrNone<T>(Option<T>);
 
-impl fmt::Display for OrNone {
+impl<T: fmt::Debug> fmt::Debug for OrNone<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(code) => code.fmt(f),
+        match &self.0 {
+            Some(value) => value.fmt(f),
             None => f.write_str("none"),
         }
     }

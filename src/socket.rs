@@ -794,7 +794,7 @@ where
 
     /// Begins the closing handshake that the policy asks for.
     fn close_with(&mut self, now: Timestamp, reason: CloseReason) {
-        self.give_verdict(now, reason);
+        self.give_verdict(now, reason, Closing::UnderWay);
         self.ping = None;
         self.farewell = Farewell::Owed(self.close_frame(reason));
         self.act_before_judging(now);
@@ -809,7 +809,6 @@ where
             self.report_end(now);
             return self.end();
         }
-        self.give_verdict(now, reason);
         let closing = match &self.farewell {
             _ if self.peer_close.is_some() => Closing::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
@@ -826,9 +825,7 @@ where
             Farewell::Sent => Closing::Ignored,
             _ => Closing::Unwritten,
         };
-        if let Some(verdict) = &mut self.verdict {
-            verdict.closing = closing;
-        }
+        self.give_verdict(now, reason, closing);
         self.report_end(now);
         self.end();
     }
@@ -853,17 +850,20 @@ where
         }
     }
 
-    fn give_verdict(&mut self, now: Timestamp, reason: CloseReason) {
-        if self.verdict.is_none() {
-            let status = Box::new(self.policy.status(now));
-            let verdict = Verdict {
-                reason,
-                status,
-                closing: Closing::UnderWay,
-            };
-            report::verdict(self.label_or_dash(), &verdict, self.policy.config());
-            self.verdict = Some(verdict);
+    /// The first verdict is the cause, and stays; how the closing went stands beside it.
+    fn give_verdict(&mut self, now: Timestamp, reason: CloseReason, closing: Closing) {
+        if let Some(verdict) = &mut self.verdict {
+            verdict.closing = closing;
+            return;
         }
+        let status = Box::new(self.policy.status(now));
+        let verdict = Verdict {
+            reason,
+            status,
+            closing,
+        };
+        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
+        self.verdict = Some(verdict);
     }
 
     fn report_end(&self, now: Timestamp) {

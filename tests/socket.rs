@@ -1,7 +1,8 @@
 //! The socket on tokio: its clock paused over an in-memory transport wherever that can show the thing,
 //! a real socket where only that can.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -568,4 +569,88 @@ async fn a_dropped_receive_and_a_dropped_send_lose_nothing() {
         );
         sink = rest.await.unwrap();
     }
+}
+
+/// Twenty healthy peers, whose pongs wait in the kernel while the one thread of their server is blocked
+/// beyond the pong timeout: what the runtime has cached of the sockets does not show them.
+#[test]
+fn a_blocked_thread_does_not_cost_a_healthy_peer() {
+    const PEERS: usize = 20;
+    let config = bare()
+        .ping_interval(100 * MS)
+        .pong_timeout(300 * MS)
+        .no_stall_tolerance()
+        .jitter(0.5);
+    let config = config.build().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+
+    let clients = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut clients = tokio::task::JoinSet::new();
+            for _ in 0..PEERS {
+                let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                let url = format!("ws://{address}");
+                clients.spawn(async {
+                    let (mut client, _) =
+                        tokio_tungstenite::client_async(url, stream).await.unwrap();
+                    while let Some(Ok(_)) = client.next().await {}
+                });
+            }
+            clients.join_all().await;
+        });
+    });
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let mut sockets = Vec::new();
+        for _ in 0..PEERS {
+            let (stream, _) = listener.accept().await.unwrap();
+            let socket = open(config, tokio_tungstenite::accept_async(stream))
+                .await
+                .unwrap();
+            sockets.push(socket);
+        }
+        for _ in 0..5 {
+            // Right after some ping was flushed: its pong has not been read.
+            poll_fn(|cx| {
+                for socket in &mut sockets {
+                    let ended = socket.poll_next_unpin(cx);
+                    assert!(ended.is_pending(), "a healthy peer was let go: {ended:?}");
+                }
+                let in_flight = sockets
+                    .iter()
+                    .any(|socket| socket.status().ping_unanswered.is_some());
+                if in_flight {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the blocked thread is what this is about"
+            )]
+            std::thread::sleep(Duration::from_millis(420));
+
+            // The task goes on before the reactor has had its turn.
+            for socket in &mut sockets {
+                let ended = socket.next().now_or_never();
+                assert!(ended.is_none(), "a healthy peer was let go: {ended:?}");
+            }
+        }
+    });
+    drop(runtime);
+    clients.join().unwrap();
 }

@@ -1,0 +1,132 @@
+//! What has to become of a client: how a limit of the configuration becomes an expectation.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use ws_timeout::{CloseReason, Closing, TimeoutConfig};
+
+use crate::clients::Seen;
+use crate::server::{Ended, Report};
+
+/// How late anything may come on a machine that is busy with other things. No limit strikes early,
+/// so there is no such thing on the other side.
+const ALLOWANCE: Duration = Duration::from_secs(1);
+
+/// How long a trickling message has at first, whatever the configured rate.
+const RECEIVE_START: Duration = Duration::from_secs(5);
+
+/// What has to become of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub ended: Ended,
+    /// The code of the Close frame that the client gets, and after how long.
+    pub close: Option<(u16, Duration)>,
+    /// How long it takes until the connection is gone, at least.
+    pub after: Duration,
+}
+
+impl Expected {
+    /// A limit strikes, and if the client is told, it takes it well.
+    pub fn verdict(reason: CloseReason, config: &TimeoutConfig) -> Self {
+        let after = limit(reason, config).expect("a limit that is off is not expected to strike");
+        let close = config.close_code(reason).map(|code| (code, after));
+        let closing = match (reason, close) {
+            (_, None) => Closing::Unwritten,
+            (CloseReason::IdleTimeout | CloseReason::ConnectionTimeout, _) => Closing::Answered,
+            _ => Closing::Told,
+        };
+        Self {
+            ended: Ended::Verdict(reason, closing),
+            close,
+            after,
+        }
+    }
+
+    /// A limit strikes, and the client does not answer the Close frame: the first cause stays.
+    pub fn ignored(reason: CloseReason, config: &TimeoutConfig) -> Self {
+        let told = Self::verdict(reason, config);
+        Self {
+            ended: Ended::Verdict(reason, Closing::Ignored),
+            after: told.after + config.close_timeout(),
+            ..told
+        }
+    }
+
+    /// No limit strikes before the client, after `life`, closes the connection.
+    pub fn to_live(life: Duration) -> Self {
+        const NORMAL: u16 = 1000;
+        Self {
+            ended: Ended::Cleanly,
+            close: Some((NORMAL, life)),
+            after: life,
+        }
+    }
+
+    /// The connection breaks, which is no matter of limits, and is known at once.
+    pub fn to_fail() -> Self {
+        Self {
+            ended: Ended::Failed,
+            close: None,
+            after: Duration::ZERO,
+        }
+    }
+
+    /// The longest time that the connection may take until it is gone.
+    pub fn latest(&self, seen: &Seen) -> Duration {
+        self.after + seen.earned + ALLOWANCE
+    }
+
+    /// What is wrong with what became of the client.
+    pub fn wrong(&self, seen: &Seen, report: &Report) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if report.ended != self.ended {
+            wrong.push(format!("the server said: {}", report.ended));
+        }
+        let start = start(seen, report);
+        let mut check = |what, at: Instant, least| {
+            let (after, most) = (at - start, least + seen.earned + ALLOWANCE);
+            if !(least..=most).contains(&after) {
+                wrong.push(format!(
+                    "{what} after {after:?}, not within {least:?} to {most:?}"
+                ));
+            }
+        };
+        check("over for the server", report.at, self.after);
+        if let Some(gone) = seen.gone {
+            check("gone for the client", gone, self.after);
+        }
+        if let (Some((_, least)), Some((_, at))) = (self.close, seen.close) {
+            check("the Close frame came", at, least);
+        }
+        let (code, expected) = (
+            seen.close.map(|(code, _)| code),
+            self.close.map(|(code, _)| code),
+        );
+        if code != expected {
+            wrong.push(format!(
+                "the client got the close code {code:?}, not {expected:?}"
+            ));
+        }
+        wrong
+    }
+}
+
+/// The instant from which the limit counts, or one shortly before it: the server's own where only that
+/// knows.
+pub fn start(seen: &Seen, report: &Report) -> Instant {
+    report.last_push.unwrap_or(seen.start)
+}
+
+/// How long after its start each limit strikes.
+fn limit(reason: CloseReason, config: &TimeoutConfig) -> Option<Duration> {
+    match reason {
+        CloseReason::HandshakeTimeout => config.handshake_timeout(),
+        CloseReason::ConnectionTimeout => config.connection_timeout(),
+        CloseReason::MessageTimeout => config.message_timeout(),
+        CloseReason::IdleTimeout => config.idle_timeout(),
+        // From the last that was heard: the ping goes out first.
+        CloseReason::PongTimeout => Some(config.ping_interval()? + config.pong_timeout()?),
+        CloseReason::SlowReceive => config.min_data_rate().map(|_| RECEIVE_START),
+        _ => None,
+    }
+}

@@ -1,0 +1,187 @@
+//! Variables as text, one `NAME=value` a line, against a reader of its own for each kind of value.
+//!
+//! The reader shares no code with the crate and works on the digits as text, where nothing overflows.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use ws_timeout::{BadVariable, IdleScope, PongEvidence, TimeoutConfig};
+
+type Vars<'a> = BTreeMap<&'a OsStr, &'a OsStr>;
+type Get<T> = fn(&TimeoutConfig) -> T;
+
+const LIMITS: [(&str, Get<Option<Duration>>); 8] = [
+    ("WS_HANDSHAKE_TIMEOUT", TimeoutConfig::handshake_timeout),
+    ("WS_HEARTBEAT_INTERVAL", TimeoutConfig::heartbeat_interval),
+    ("WS_CONNECTION_TIMEOUT", TimeoutConfig::connection_timeout),
+    ("WS_MESSAGE_TIMEOUT", TimeoutConfig::message_timeout),
+    ("WS_IDLE_TIMEOUT", TimeoutConfig::idle_timeout),
+    ("WS_PING_INTERVAL", TimeoutConfig::ping_interval),
+    ("WS_PONG_TIMEOUT", TimeoutConfig::pong_timeout),
+    ("WS_STALL_TOLERANCE", TimeoutConfig::stall_tolerance),
+];
+
+const RATES: [(&str, Get<Option<u32>>); 2] = [
+    ("WS_MIN_DATA_RATE", TimeoutConfig::min_data_rate),
+    ("WS_MAX_PING_RATE", TimeoutConfig::max_ping_rate),
+];
+
+/// Panics if what `TimeoutConfig::from_vars` makes of `data` is not what the lines say.
+pub(crate) fn check(data: &[u8]) {
+    let lines: Vec<_> = data.split(|&byte| byte == b'\n').filter_map(line).collect();
+    let given = lines.iter().copied().collect::<Vars>();
+    let bad = bad_names(&given);
+
+    match TimeoutConfig::from_vars(lines.iter().copied()) {
+        Ok(loaded) => {
+            assert_eq!(bad, [""; 0], "accepted: {given:?}");
+            agrees(&loaded.config, &given);
+
+            let mut names: Vec<_> = loaded.unknown.iter().map(|it| it.name()).collect();
+            assert!(names.is_sorted());
+            names.dedup();
+            assert_eq!(names.len(), loaded.unknown.len());
+            for unknown in &loaded.unknown {
+                assert!(unknown.name().starts_with("WS_"));
+                assert!(
+                    given
+                        .keys()
+                        .any(|name| name.to_string_lossy() == unknown.name())
+                );
+                assert!(unknown.nearest().is_none_or(|near| reader(near).is_some()));
+                assert!(!unknown.to_string().contains(char::is_control));
+            }
+            for name in given.keys().map(|name| name.to_string_lossy()) {
+                let listed = names.contains(&&*name);
+                let ours = reader(&name).is_some();
+                assert_eq!(listed, name.starts_with("WS_") && !ours, "{name}");
+            }
+        }
+        Err(error) => {
+            let mut names: Vec<_> = error.variables().iter().map(BadVariable::name).collect();
+            names.sort_unstable();
+            assert_eq!(names, bad, "refused: {error}");
+            let shown = error.to_string();
+            assert_eq!(shown.lines().count(), error.variables().len());
+            assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
+            for bad in error.variables() {
+                let held = given[OsStr::new(bad.name())].to_string_lossy();
+                let begin = bad.held().strip_suffix('…').unwrap_or(bad.held());
+                assert!(held == bad.held() || held.starts_with(begin));
+            }
+        }
+    }
+}
+
+/// `NAME=value`, or nothing if the line is none (or no text, where only text can be an `OsStr`).
+fn line(line: &[u8]) -> Option<(&OsStr, &OsStr)> {
+    let equals = line.iter().position(|&byte| byte == b'=')?;
+    Some((os(&line[..equals])?, os(&line[equals + 1..])?))
+}
+
+#[cfg(unix)]
+fn os(bytes: &[u8]) -> Option<&OsStr> {
+    Some(std::os::unix::ffi::OsStrExt::from_bytes(bytes))
+}
+
+#[cfg(not(unix))]
+fn os(bytes: &[u8]) -> Option<&OsStr> {
+    std::str::from_utf8(bytes).ok().map(OsStr::new)
+}
+
+/// The names, in order, of what must be refused.
+fn bad_names<'a>(given: &Vars<'a>) -> Vec<&'a str> {
+    let known = given.iter().filter_map(|(name, value)| {
+        let name = name.to_str()?;
+        Some((name, value.to_str(), reader(name)?))
+    });
+    known
+        .filter(|(_, value, reader)| !value.is_some_and(reader))
+        .map(|(name, ..)| name)
+        .collect()
+}
+
+/// Whether a text is good for the variable of this name, if there is such a variable.
+fn reader(name: &str) -> Option<fn(&str) -> bool> {
+    Some(match name {
+        "WS_PRESET" => |text| ["development", "production", "high-latency"].contains(&text),
+        "WS_IDLE_SCOPE" => |text| ["inbound", "messages"].contains(&text),
+        "WS_PONG_EVIDENCE" => |text| ["any", "pong"].contains(&text),
+        "WS_JITTER" => |text| jitter(text).is_some(),
+        "WS_CLOSE_TIMEOUT" => |text| length(text).is_some(),
+        _ if LIMITS.iter().any(|(limit, _)| *limit == name) => {
+            |text| text == "off" || length(text).is_some()
+        }
+        _ if RATES.iter().any(|(rate, _)| *rate == name) => {
+            |text| text == "off" || rate(text).is_some()
+        }
+        _ => return None,
+    })
+}
+
+/// What is given is what the configuration holds, and where nothing is given the preset or default.
+fn agrees(config: &TimeoutConfig, given: &Vars<'_>) {
+    let text = |name: &str| {
+        given
+            .get(OsStr::new(name))
+            .map(|text| text.to_str().unwrap())
+    };
+    let base = match text("WS_PRESET") {
+        Some("development") => TimeoutConfig::development(),
+        Some("production") => TimeoutConfig::production(),
+        Some("high-latency") => TimeoutConfig::high_latency(),
+        _ => TimeoutConfig::DEFAULT,
+    };
+    for (name, get) in LIMITS {
+        assert_eq!(get(config), text(name).map_or(get(&base), length), "{name}");
+    }
+    for (name, get) in RATES {
+        assert_eq!(get(config), text(name).map_or(get(&base), rate), "{name}");
+    }
+    let close = text("WS_CLOSE_TIMEOUT").map_or(Some(base.close_timeout()), length);
+    assert_eq!(Some(config.close_timeout()), close);
+    let fraction = text("WS_JITTER").map_or(Some(base.jitter()), jitter);
+    assert_eq!(Some(config.jitter()), fraction);
+    let messages = text("WS_IDLE_SCOPE") == Some("messages");
+    assert_eq!(config.idle_scope() == IdleScope::Messages, messages);
+    let pong = text("WS_PONG_EVIDENCE") == Some("pong");
+    assert_eq!(config.pong_evidence() == PongEvidence::Pong, pong);
+}
+
+fn length(text: &str) -> Option<Duration> {
+    let nanos = billionths(text, "1000000", "1000000000000000000")?;
+    Some(Duration::from_nanos(nanos.parse().unwrap()))
+}
+
+fn jitter(text: &str) -> Option<f64> {
+    let billionths = billionths(text, "0", "500000000")?;
+    Some(billionths.parse::<f64>().unwrap() / 1e9)
+}
+
+fn rate(text: &str) -> Option<u32> {
+    (!text.contains('.')).then_some(())?;
+    let billionths = billionths(text, "1000000000", "1000000000000000000")?;
+    Some(billionths.strip_suffix("000000000")?.parse().unwrap())
+}
+
+/// The number times a billion, in digits, if it is written as it should be and from `low` to `high`.
+fn billionths(text: &str, low: &str, high: &str) -> Option<String> {
+    let parts: Vec<&str> = text.split('.').collect();
+    let digits = |part: &&str| !part.is_empty() && part.chars().all(|c| "0123456789".contains(c));
+    let (whole, decimals) = match parts[..] {
+        [whole] => (whole, ""),
+        [whole, decimals] if decimals.len() <= 9 => (whole, decimals),
+        _ => return None,
+    };
+    parts.iter().all(digits).then_some(())?;
+    let number = format!("{whole}{decimals:0<9}");
+    let number = number.trim_start_matches('0');
+    let number = if number.is_empty() { "0" } else { number };
+    // Without leading zeros, the longer number is the larger, and of two as long the later in the
+    // alphabet.
+    let size = |number: &str| (number.len(), number.to_owned());
+    (size(low)..=size(high))
+        .contains(&size(number))
+        .then(|| number.to_owned())
+}
