@@ -123,6 +123,8 @@ mod config;
 #[cfg(feature = "std")]
 mod env;
 #[cfg(feature = "socket")]
+mod error;
+#[cfg(feature = "socket")]
 pub mod message;
 #[cfg(feature = "socket")]
 mod metered;
@@ -146,13 +148,15 @@ pub use config::{
 #[cfg(feature = "std")]
 pub use env::{BadVariable, EnvConfig, EnvError, UnknownVariable};
 #[cfg(feature = "socket")]
+pub use error::{Closing, Error, Verdict};
+#[cfg(feature = "socket")]
 pub use message::{Heartbeat, Kind, Message};
 #[cfg(feature = "socket")]
 pub use metered::{Meter, Metered};
 pub use policy::{Action, CloseReason, DeadlineKind, Event, Phase, PingId, TimeoutPolicy};
 pub use rtt::Rtt;
 #[cfg(feature = "socket")]
-pub use socket::{Closing, Error, TimeoutSocket, Verdict};
+pub use socket::TimeoutSocket;
 pub use status::{Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]

@@ -82,6 +82,59 @@ impl Meter {
     }
 }
 
+/// The meter under the socket and what of its counts has been told.
+#[derive(Debug)]
+pub(crate) struct Metering {
+    meter: Meter,
+    /// The count of bytes read at which the message that is not whole began.
+    began: u64,
+    /// The total that the policy was last told.
+    partial: u64,
+    /// The count of bytes written that the policy was last told.
+    written: u64,
+}
+
+impl Metering {
+    /// Counts from now on.
+    pub(crate) fn new(meter: Meter) -> Self {
+        Self {
+            began: meter.read(),
+            partial: 0,
+            written: meter.written(),
+            meter,
+        }
+    }
+
+    /// A whole data message was handed over: what comes next begins a new one. The transport is read
+    /// ahead of the messages, so the first bytes of the next may be missed, which errs on the lenient
+    /// side.
+    pub(crate) fn whole_message(&mut self) {
+        self.began = self.meter.read();
+        self.partial = 0;
+    }
+
+    /// A control frame was handed over: its wire size is no part of a message. The masking key is
+    /// taken for granted, which for the frames of a server errs on the lenient side.
+    pub(crate) fn control_frame(&mut self, payload: usize) {
+        const HEADER_AND_MASK: u64 = 6;
+        let wire = HEADER_AND_MASK.saturating_add(payload as u64);
+        self.began = self.began.saturating_add(wire).min(self.meter.read());
+    }
+
+    /// The bytes of what is not whole yet, if that has changed.
+    pub(crate) fn partial_total(&mut self) -> Option<u64> {
+        let total = self.meter.read().saturating_sub(self.began);
+        let before = std::mem::replace(&mut self.partial, total);
+        (total != before).then_some(total)
+    }
+
+    /// The bytes written since the last call.
+    pub(crate) fn progress(&mut self) -> u64 {
+        let written = self.meter.written();
+        written.saturating_sub(std::mem::replace(&mut self.written, written))
+    }
+}
+
 #[cfg(feature = "tokio")]
 mod tokio_io {
     use std::io;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use crate::config::TimeoutConfig;
+use crate::error::Verdict;
 use crate::policy::{CloseReason, PingId};
 use crate::rtt::Rtt;
-use crate::socket::Verdict;
 use crate::status::Status;
 
 const TARGET: &str = "ws_timeout";

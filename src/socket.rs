@@ -13,8 +13,9 @@ use futures_util::sink::Sink;
 use futures_util::task::AtomicWaker;
 
 use crate::config::TimeoutConfig;
+use crate::error::{Closing, Error, Verdict};
 use crate::message::{Heartbeat, Kind, Message};
-use crate::metered::Meter;
+use crate::metered::{Meter, Metering};
 use crate::policy::{Action, CloseReason, Event, Judged, Phase, PingId, TimeoutPolicy};
 use crate::report;
 use crate::status::Status;
@@ -103,18 +104,6 @@ struct PeerClose {
     code: Option<u16>,
 }
 
-/// The meter under the socket and what of its counts has been told.
-#[derive(Debug)]
-struct Metering {
-    meter: Meter,
-    /// The count of bytes read at which the message that is not whole began.
-    began: u64,
-    /// The total that the policy was last told.
-    partial: u64,
-    /// The count of bytes written that the policy was last told.
-    written: u64,
-}
-
 /// The tasks of the two halves.
 #[derive(Debug, Default)]
 struct Tasks {
@@ -131,49 +120,6 @@ impl Wake for Tasks {
         self.reader.wake();
         self.writer.wake();
     }
-}
-
-/// Why a [`TimeoutSocket`] failed. A peer's Close and the end that follows are no error: the stream
-/// ends with `None`.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error<E> {
-    /// The policy ended the connection.
-    TimedOut(Verdict),
-    /// The socket inside failed.
-    Socket(E),
-    /// The connection had ended before, without a verdict: nothing can be sent.
-    Closed,
-    /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
-    CloseCode(u16),
-}
-
-/// Why and in what state the policy ended a connection.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Verdict {
-    /// The limit that was reached first.
-    pub reason: CloseReason,
-    /// What was known when it was.
-    pub status: Box<Status>,
-    /// How the closing went.
-    pub closing: Closing,
-}
-
-/// How the closing handshake after a verdict went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Closing {
-    /// It is under way.
-    UnderWay,
-    /// The peer answered our Close frame.
-    Answered,
-    /// The peer did not answer our Close frame within `close_timeout`, or left without an answer.
-    Ignored,
-    /// A Close frame went out, and the transport was dropped with it.
-    Told,
-    /// No Close frame went out: the reason has no code, or it could not be written.
-    Unwritten,
 }
 
 impl<S: TryStream, T> TimeoutSocket<S, T> {
@@ -250,12 +196,7 @@ impl<S: TryStream, T> TimeoutSocket<S, T> {
     /// `idle_timeout` or `pong_timeout` to arrive is silence, one that trickles is not noticed, and a
     /// large write to a slow reader has `message_timeout` in all instead of without progress.
     pub fn with_meter(mut self, meter: Meter) -> Self {
-        self.meter = Some(Metering {
-            began: meter.read(),
-            partial: 0,
-            written: meter.written(),
-            meter,
-        });
+        self.meter = Some(Metering::new(meter));
         self
     }
 
@@ -383,10 +324,8 @@ where
                 Poll::Ready(Some(Ok(message))) => {
                     let now = self.timer.now();
                     let passes_on = self.received(now, &message);
-                    if self.alarm.is_some_and(|alarm| alarm <= now) {
+                    if self.stale || self.alarm.is_some_and(|alarm| alarm <= now) {
                         self.look_between(now);
-                    } else if self.stale {
-                        self.look(now, Judged::AllButUnread);
                     }
                     if passes_on {
                         return Poll::Ready(Some(Ok(message)));
@@ -442,6 +381,7 @@ where
             }
             Kind::Close(code) => {
                 self.peer_close = Some(PeerClose { code });
+                self.ping = None;
                 self.observe(now, Event::PeerClose);
                 // tungstenite has queued the reply.
                 self.unflushed.control = true;
@@ -485,7 +425,9 @@ where
     /// Between two messages, once the clock has reached the alarm: a peer that never pauses must meet
     /// its lifetime all the same.
     fn look_between(&mut self, now: Timestamp) {
-        self.alarm_rings();
+        if self.alarm.is_some_and(|alarm| alarm <= now) {
+            self.alarm_rings();
+        }
         self.act_before_judging(now);
         self.look(now, Judged::AllButUnread);
     }
@@ -572,26 +514,21 @@ where
             }
             ready!(inner.as_mut().poll_flush(cx))?;
 
-            match std::mem::replace(&mut self.farewell, Farewell::Sent) {
-                Farewell::Owed(frame) => {
-                    if !matches!(inner.as_mut().poll_ready(cx)?, Poll::Ready(())) {
-                        self.farewell = Farewell::Owed(frame);
-                        return Poll::Pending;
-                    }
+            if matches!(self.farewell, Farewell::Owed(_)) {
+                ready!(inner.as_mut().poll_ready(cx))?;
+                if let Farewell::Owed(frame) = std::mem::replace(&mut self.farewell, Farewell::None)
+                {
                     self.ready = false;
                     inner.start_send(frame)?;
                     self.farewell = Farewell::Written;
                 }
-                Farewell::None => {
-                    self.farewell = Farewell::None;
-                    self.flushed(now);
-                    return Poll::Ready(Ok(()));
-                }
-                Farewell::Written | Farewell::Sent => {
-                    self.flushed(now);
-                    return Poll::Ready(Ok(()));
-                }
+                continue;
             }
+            if matches!(self.farewell, Farewell::Written) {
+                self.farewell = Farewell::Sent;
+            }
+            self.flushed(now);
+            return Poll::Ready(Ok(()));
         }
     }
 
@@ -696,6 +633,7 @@ where
     fn begin_close(&mut self, frame: M) {
         if self.policy.phase() == Phase::Open {
             self.observe(self.timer.now(), Event::CloseStart);
+            self.ping = None;
             self.farewell = Farewell::Owed(frame);
         }
     }
@@ -985,7 +923,13 @@ where
         this.tasks.writer.register(cx.waker());
         let now = this.timer.now();
         match this.write_out(now) {
-            Poll::Ready(done) => Poll::Ready(done.map_err(Error::Socket)),
+            Poll::Ready(done) => {
+                // A program that only sends must meet its lifetime too.
+                if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
+                    this.look_between(now);
+                }
+                Poll::Ready(done.map_err(Error::Socket))
+            }
             Poll::Pending => this.sending_half_waits(now),
         }
     }
@@ -1009,88 +953,6 @@ impl<S: TryStream, T: fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
             .field("label", &self.label)
             .field("verdict", &self.verdict)
             .finish_non_exhaustive()
-    }
-}
-
-impl Metering {
-    /// A whole data message was handed over: what comes next begins a new one. The transport is read
-    /// ahead of the messages, so the first bytes of the next may be missed, which errs on the lenient
-    /// side.
-    fn whole_message(&mut self) {
-        self.began = self.meter.read();
-        self.partial = 0;
-    }
-
-    /// A control frame was handed over: its wire size is no part of a message. The masking key is
-    /// taken for granted, which for the frames of a server errs on the lenient side.
-    fn control_frame(&mut self, payload: usize) {
-        const HEADER_AND_MASK: u64 = 6;
-        let wire = HEADER_AND_MASK.saturating_add(payload as u64);
-        self.began = self.began.saturating_add(wire).min(self.meter.read());
-    }
-
-    /// The bytes of what is not whole yet, if that has changed.
-    fn partial_total(&mut self) -> Option<u64> {
-        let total = self.meter.read().saturating_sub(self.began);
-        let before = std::mem::replace(&mut self.partial, total);
-        (total != before).then_some(total)
-    }
-
-    /// The bytes written since the last call.
-    fn progress(&mut self) -> u64 {
-        let written = self.meter.written();
-        written.saturating_sub(std::mem::replace(&mut self.written, written))
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for Error<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut(verdict) => verdict.fmt(f),
-            Self::Socket(error) => error.fmt(f),
-            Self::Closed => f.write_str("the connection has ended"),
-            Self::CloseCode(code) => write!(
-                f,
-                "{code} cannot be sent in a Close frame, accepted are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
-            ),
-        }
-    }
-}
-
-impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Socket(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-/// The limit that was reached, how the closing went, and the status then.
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, {} ({}): {}",
-            self.reason,
-            self.reason.text(),
-            self.closing,
-            self.status
-        )
-    }
-}
-
-impl std::error::Error for Verdict {}
-
-impl fmt::Display for Closing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UnderWay => "closing",
-            Self::Answered => "close answered",
-            Self::Ignored => "close ignored",
-            Self::Told => "told and dropped",
-            Self::Unwritten => "dropped",
-        })
     }
 }
 

@@ -158,6 +158,27 @@ async fn a_peer_that_never_pauses_meets_its_lifetime() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_that_only_sends_meets_its_lifetime() {
+    let (server, client) = pair(bare().connection_timeout(SECOND), 1024).await;
+    let client = tokio::spawn(live(client));
+    let (mut sink, _stream) = server.split();
+    let start = Instant::now();
+    let verdict = loop {
+        if let Err(Error::TimedOut(verdict)) = sink.send(Message::text("news")).await {
+            break verdict;
+        }
+        assert!(start.elapsed() < 2 * SECOND);
+        tokio::time::sleep(10 * MS).await;
+    };
+    assert_eq!(verdict.reason, CloseReason::ConnectionTimeout);
+    assert_eq!(
+        client.now_or_never().map(Result::unwrap),
+        None,
+        "nobody reads the answer"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_blocked_send_times_out_though_nobody_reads() {
     let (server, _client) = pair(bare().message_timeout(SECOND), 64).await;
     let (mut sink, _stream) = server.split();

@@ -13,7 +13,8 @@ use ::tokio::time::{Instant, Sleep, sleep_until};
 use futures_core::TryStream;
 
 use crate::config::TimeoutConfig;
-use crate::socket::{Error, TimeoutSocket};
+use crate::error::Error;
+use crate::socket::TimeoutSocket;
 use crate::time::Timestamp;
 
 /// Guards a socket whose opening handshake is done.

@@ -1,0 +1,101 @@
+//! How a guarded connection fails.
+
+use std::boxed::Box;
+use std::fmt;
+
+use crate::policy::CloseReason;
+use crate::status::Status;
+
+/// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed. A peer's Close and the end that follows are no error: the stream
+/// ends with `None`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error<E> {
+    /// The policy ended the connection.
+    TimedOut(Verdict),
+    /// The socket inside failed.
+    Socket(E),
+    /// The connection had ended before, without a verdict: nothing can be sent.
+    Closed,
+    /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
+    CloseCode(u16),
+}
+
+/// Why and in what state the policy ended a connection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// The limit that was reached first.
+    pub reason: CloseReason,
+    /// What was known when it was.
+    pub status: Box<Status>,
+    /// How the closing went.
+    pub closing: Closing,
+}
+
+/// How the closing handshake after a verdict went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Closing {
+    /// It is under way.
+    UnderWay,
+    /// The peer answered our Close frame.
+    Answered,
+    /// The peer did not answer our Close frame within `close_timeout`, or left without an answer.
+    Ignored,
+    /// A Close frame went out, and the transport was dropped with it.
+    Told,
+    /// No Close frame went out: the reason has no code, or it could not be written.
+    Unwritten,
+}
+
+impl<E: fmt::Display> fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(verdict) => verdict.fmt(f),
+            Self::Socket(error) => error.fmt(f),
+            Self::Closed => f.write_str("the connection has ended"),
+            Self::CloseCode(code) => write!(
+                f,
+                "{code} cannot be sent in a Close frame, accepted are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+            ),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Socket(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// The limit that was reached, how the closing went, and the status then.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {} ({}): {}",
+            self.reason,
+            self.reason.text(),
+            self.closing,
+            self.status
+        )
+    }
+}
+
+impl std::error::Error for Verdict {}
+
+impl fmt::Display for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnderWay => "closing",
+            Self::Answered => "close answered",
+            Self::Ignored => "close ignored",
+            Self::Told => "told and dropped",
+            Self::Unwritten => "dropped",
+        })
+    }
+}
