@@ -4,7 +4,7 @@ use core::fmt;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-use crate::policy::CloseReason;
+use crate::event::CloseReason;
 use crate::time::{Limit, saturating_nanos};
 
 /// The limits of a connection, shared by all that are to follow them.

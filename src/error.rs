@@ -3,7 +3,7 @@
 use std::boxed::Box;
 use std::fmt;
 
-use crate::policy::CloseReason;
+use crate::event::CloseReason;
 use crate::status::Status;
 
 /// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed. A peer's Close and the end that follows are no error: the stream

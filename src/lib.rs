@@ -124,6 +124,7 @@ mod config;
 mod env;
 #[cfg(feature = "socket")]
 mod error;
+mod event;
 #[cfg(feature = "socket")]
 pub mod message;
 #[cfg(feature = "socket")]
@@ -134,6 +135,7 @@ mod report;
 mod rtt;
 #[cfg(feature = "socket")]
 pub mod runtime;
+mod seed;
 #[cfg(feature = "socket")]
 mod socket;
 mod status;
@@ -149,15 +151,17 @@ pub use config::{
 pub use env::{BadVariable, EnvConfig, EnvError, UnknownVariable};
 #[cfg(feature = "socket")]
 pub use error::{Closing, Error, Verdict};
+pub use event::{Action, CloseReason, Event, Phase};
 #[cfg(feature = "socket")]
 pub use message::{Heartbeat, Kind, Message};
 #[cfg(feature = "socket")]
 pub use metered::{Meter, Metered};
-pub use policy::{Action, CloseReason, DeadlineKind, Event, Phase, PingId, TimeoutPolicy};
+pub use policy::TimeoutPolicy;
 pub use rtt::Rtt;
+pub use seed::PingId;
 #[cfg(feature = "socket")]
 pub use socket::TimeoutSocket;
-pub use status::{Deadlines, Status};
+pub use status::{DeadlineKind, Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]
 pub use timer::Timer;

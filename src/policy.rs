@@ -7,13 +7,14 @@
 //! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
 
 use core::borrow::Borrow;
-use core::fmt;
 use core::num::{NonZeroU32, NonZeroU64, NonZeroU128};
 use core::time::Duration;
 
 use crate::config::{Billionths, IdleScope, PongEvidence, TimeoutConfig};
+use crate::event::{Action, CloseReason, Event, Phase};
 use crate::rtt::Rtt;
-use crate::status::Status;
+use crate::seed::{PingId, drain_draw, jitter_draw};
+use crate::status::{DeadlineKind, Status};
 use crate::time::{Limit, Timestamp, earlier, saturating_nanos};
 
 /// The timeouts of one WebSocket connection, as a pure state machine.
@@ -133,131 +134,6 @@ enum Ping {
     /// Flushed; its answer is awaited.
     InFlight,
 }
-
-/// How far a connection has come. Phases only go forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-pub enum Phase {
-    /// The opening handshake is under way.
-    Opening,
-    /// The connection is open.
-    Open,
-    /// The closing handshake is under way, begun by either side.
-    Closing,
-    /// The transport is gone.
-    Closed,
-    /// The policy told its driver to drop the transport.
-    Aborted(CloseReason),
-}
-
-/// Something that happened. See each variant for what it does while the connection is open; an event
-/// that does not fit the phase is ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// The opening handshake is done: every clock of the open connection starts.
-    Opened,
-    /// A whole data message came.
-    Recv,
-    /// Bytes came of a message or frame that is not whole.
-    RecvPartial {
-        /// How many so far; 0 if none is begun. More than before is a sign of life, and moves the
-        /// receive clock; less only lowers the total.
-        total: u64,
-    },
-    /// The peer's ping.
-    Ping,
-    /// A pong. `None` if its payload is no [`PingId`].
-    Pong(Option<PingId>),
-    /// A write waits for the transport: the write clock starts, unless it runs.
-    SendStart,
-    /// The transport took some bytes of what waits, but not all.
-    SendProgress {
-        /// How many; 0 is no event.
-        bytes: u64,
-    },
-    /// Everything handed over is flushed, a data message among it.
-    SendOk,
-    /// Everything handed over is flushed, with control frames only.
-    Flushed,
-    /// The ping that was asked for is flushed, with all before it: the wait for its pong begins.
-    PingSent(PingId),
-    /// The caller doubts the link (a resume, a change of network): the peer must answer soon.
-    Probe {
-        /// How soon, from now; of several the nearest counts, and 0 is a verdict at once.
-        within: Duration,
-    },
-    /// This side wants to be rid of the connection.
-    Drain {
-        /// It closes after a part of this that is drawn from the seed; of several the nearest counts.
-        within: Duration,
-    },
-    /// This side begins a closing handshake on its own account.
-    CloseStart,
-    /// The peer's Close frame came.
-    PeerClose,
-    /// The transport is gone.
-    Closed,
-    /// Time passed.
-    Tick,
-}
-
-/// What the driver is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Write a ping with [`PingId::payload`], flush, and then observe [`Event::PingSent`]. Said once a
-    /// ping. Poll again.
-    SendPing(PingId),
-    /// Begin the closing handshake, with the reason's code; the policy is `Closing` from here. Said at
-    /// most once. Poll again.
-    Close(CloseReason),
-    /// Drop the transport now; a Close frame goes out only if it can be written at once. Said at every
-    /// later poll.
-    Abort(CloseReason),
-    /// Nothing to do.
-    Idle {
-        /// Until then, or until the next event if `None`. Always later than the `now` of the poll.
-        until: Option<Timestamp>,
-    },
-}
-
-/// Why the policy ended a connection. Its names are those of the limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The opening handshake took longer than `handshake_timeout`.
-    HandshakeTimeout,
-    /// The connection reached the end of its life.
-    ConnectionTimeout,
-    /// A write, or a ping that was asked for, waited longer than `message_timeout`.
-    MessageTimeout,
-    /// There was silence for `idle_timeout`.
-    IdleTimeout,
-    /// A ping or probe was not answered in time.
-    PongTimeout,
-    /// The closing handshake took longer than `close_timeout`.
-    CloseTimeout,
-    /// A message trickled in more slowly than `min_data_rate`.
-    SlowReceive,
-    /// The peer pinged faster than `max_ping_rate`.
-    PingFlood,
-    /// This side asked the connection to go.
-    Drain,
-}
-
-/// The mark of one ping: 64 bits mixed from the policy's seed and the ping's number.
-///
-/// It tells the pongs of one connection apart. It is no secret and proves nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PingId(u64);
 
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// A policy for a connection that is open since `now`.
@@ -538,12 +414,14 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         let mut row = |kind, at, gives, whose| visit(Row { kind, at, gives, whose });
 
         match hot.phase {
+            //      deadline          due at                                             gives                     whose
             Phase::Opening => {
-                row(Kind::Handshake, hot.opened.deadline(config.handshake_timeout), Abort(HandshakeTimeout), Peer);
+                row(Kind::Handshake,  hot.opened.deadline(config.handshake_timeout),     Abort(HandshakeTimeout),  Peer);
             }
             Phase::Closing => {
-                let close_timeout = Some(config.close_timeout);
-                row(Kind::Close, self.cold.close_at.and_then(|began| began.deadline(close_timeout)), Abort(CloseTimeout), Peer);
+                let began = self.cold.close_at;
+                let limit = Some(config.close_timeout);
+                row(Kind::Close,      began.and_then(|at| at.deadline(limit)),           Abort(CloseTimeout),      Peer);
             }
             Phase::Open => {
                 let rare = hot.rare.then_some(&self.cold);
@@ -551,8 +429,9 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                 let in_flight = (hot.ping == Ping::InFlight).then_some(hot.pinged);
                 let quiet = hot.ping == Ping::Quiet;
 
+                let pong = config.pong_timeout;
+                let ping_write = if config.message_timeout.is_some() { config.message_timeout } else { pong };
                 let life = shortened(config.connection_timeout, config.jitter, hot.life_draw);
-                let ping_write = if config.message_timeout.is_some() { config.message_timeout } else { config.pong_timeout };
                 let idle_since = match config.idle_scope {
                     IdleScope::Inbound => hot.silent_since,
                     IdleScope::Messages => hot.active,
@@ -567,16 +446,16 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                     quiet_since.deadline(shortened(config.ping_interval, config.jitter, hot.ping_draw))
                 };
 
-                row(Kind::Connection, hot.opened.deadline(life), Close(ConnectionTimeout), Ours);
-                row(Kind::Drain, rare.and_then(|cold| cold.close_at), Close(Drain), Ours);
-                row(Kind::Write, hot.write_by, Abort(MessageTimeout), Peer);
-                row(Kind::PingWrite, asked.and_then(|at| at.deadline(ping_write)), Abort(MessageTimeout), Peer);
-                row(Kind::PingFlood, rare.filter(|cold| cold.flooded).map(|cold| cold.ping_credit), Abort(PingFlood), Ours);
-                row(Kind::Receive, rare.and_then(|cold| cold.receive_by), Abort(SlowReceive), Unread);
-                row(Kind::Probe, rare.and_then(|cold| cold.probe_by), Abort(PongTimeout), Unread);
-                row(Kind::Pong, in_flight.and_then(|since| since.deadline(config.pong_timeout)), Abort(PongTimeout), Unread);
-                row(Kind::Idle, idle_since.deadline(config.idle_timeout), Close(IdleTimeout), Unread);
-                row(Kind::NextPing, if quiet { ping_at } else { None }, SendPing, Ours);
+                row(Kind::Connection, hot.opened.deadline(life),                         Close(ConnectionTimeout), Ours);
+                row(Kind::Drain,      rare.and_then(|cold| cold.close_at),               Close(Drain),             Ours);
+                row(Kind::Write,      hot.write_by,                                      Abort(MessageTimeout),    Peer);
+                row(Kind::PingWrite,  asked.and_then(|at| at.deadline(ping_write)),      Abort(MessageTimeout),    Peer);
+                row(Kind::PingFlood,  rare.and_then(Cold::flooded_at),                   Abort(PingFlood),         Ours);
+                row(Kind::Receive,    rare.and_then(|cold| cold.receive_by),             Abort(SlowReceive),       Unread);
+                row(Kind::Probe,      rare.and_then(|cold| cold.probe_by),               Abort(PongTimeout),       Unread);
+                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       Unread);
+                row(Kind::Idle,       idle_since.deadline(config.idle_timeout),          Close(IdleTimeout),       Unread);
+                row(Kind::NextPing,   if quiet { ping_at } else { None },                SendPing,                 Ours);
             }
             Phase::Closed | Phase::Aborted(_) => {}
         }
@@ -931,6 +810,11 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 }
 
 impl Cold {
+    /// When the peer's pings became a flood.
+    fn flooded_at(&self) -> Option<Timestamp> {
+        self.flooded.then_some(self.ping_credit)
+    }
+
     /// Whether anything here could be a deadline.
     fn may_run(&self) -> bool {
         self.partial > 0
@@ -991,148 +875,6 @@ impl Judged {
     }
 }
 
-/// The rows of the table of deadlines, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum DeadlineKind {
-    /// When to give up the opening handshake.
-    Handshake,
-    /// When to give up the closing handshake.
-    Close,
-    /// When to end the connection's life.
-    Connection,
-    /// When to close because this side asked the connection to go.
-    Drain,
-    /// When to give up a write that waits.
-    Write,
-    /// When to give up a ping that waits to be written.
-    PingWrite,
-    /// When to stop a peer that pings too fast.
-    PingFlood,
-    /// When to give up a message that trickles in.
-    Receive,
-    /// When to give up a peer that was probed.
-    Probe,
-    /// When to give up a peer that does not answer a ping.
-    Pong,
-    /// When to close because of silence.
-    Idle,
-    /// When to send the next ping.
-    NextPing,
-}
-
-impl fmt::Display for DeadlineKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Handshake => "handshake",
-            Self::Close => "close",
-            Self::Connection => "connection",
-            Self::Drain => "drain",
-            Self::Write => "write",
-            Self::PingWrite => "ping write",
-            Self::PingFlood => "ping flood",
-            Self::Receive => "receive",
-            Self::Probe => "probe",
-            Self::Pong => "pong",
-            Self::Idle => "idle",
-            Self::NextPing => "next ping",
-        })
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Opening => f.write_str("opening"),
-            Self::Open => f.write_str("open"),
-            Self::Closing => f.write_str("closing"),
-            Self::Closed => f.write_str("closed"),
-            Self::Aborted(reason) => write!(f, "aborted ({reason})"),
-        }
-    }
-}
-
-impl CloseReason {
-    /// The code of the Close frame that tells the peer; `None` where none is sent.
-    ///
-    /// A drain can be configured to send 1012 instead: see [`TimeoutConfig::close_code`].
-    pub const fn code(self) -> Option<u16> {
-        match self {
-            // "1001 indicates that an endpoint is "going away"" (RFC 6455, 7.4.1)
-            Self::IdleTimeout | Self::ConnectionTimeout | Self::Drain => Some(1001),
-            // "1011 indicates that a server is terminating the connection because it encountered an
-            // unexpected condition that prevented it from fulfilling the request"
-            Self::PongTimeout => Some(1011),
-            // "1008 indicates that an endpoint is terminating the connection because it has received a
-            // message that violates its policy"
-            Self::SlowReceive | Self::PingFlood => Some(1008),
-            Self::MessageTimeout | Self::HandshakeTimeout | Self::CloseTimeout => None,
-        }
-    }
-
-    /// The name as the configuration has it, such as `pong_timeout`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::ConnectionTimeout => "connection_timeout",
-            Self::MessageTimeout => "message_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::PongTimeout => "pong_timeout",
-            Self::CloseTimeout => "close_timeout",
-            Self::SlowReceive => "slow_receive",
-            Self::PingFlood => "ping_flood",
-            Self::Drain => "drain",
-        }
-    }
-
-    /// What to say to the peer: the text of the Close frame, at most 123 bytes.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::HandshakeTimeout => "the opening handshake took too long",
-            Self::ConnectionTimeout => "the connection reached the end of its life",
-            Self::MessageTimeout => "a write waited too long",
-            Self::IdleTimeout => "nothing was heard for too long",
-            Self::PongTimeout => "a ping was not answered in time",
-            Self::CloseTimeout => "the closing handshake took too long",
-            Self::SlowReceive => "a message arrived too slowly",
-            Self::PingFlood => "too many pings",
-            Self::Drain => "the server is going away",
-        }
-    }
-}
-
-/// The [`name`](CloseReason::name).
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl PingId {
-    const fn new(seed: u64, number: u64) -> Self {
-        Self(mix(seed.wrapping_add(number.wrapping_mul(GOLDEN))))
-    }
-
-    /// What the ping frame carries.
-    pub const fn payload(self) -> [u8; 8] {
-        self.0.to_be_bytes()
-    }
-
-    /// The mark that a pong carries; `None` if its payload is not 8 bytes long. Whether a ping of this
-    /// connection has that mark, its policy knows.
-    pub fn from_payload(payload: &[u8]) -> Option<Self> {
-        payload
-            .try_into()
-            .ok()
-            .map(|bytes| Self(u64::from_be_bytes(bytes)))
-    }
-}
-
 /// How long `bytes` take at `rate` a second, in nanoseconds, rounded down.
 fn time_at_rate(bytes: u64, rate: NonZeroU32) -> u64 {
     const SECOND: u64 = 1_000_000_000;
@@ -1156,25 +898,6 @@ fn shortened(limit: Limit, jitter: Billionths, draw: u16) -> Limit {
 #[inline(always)]
 fn part_of(nanos: u64, part: u32) -> u64 {
     ((u128::from(nanos) * u128::from(part)) >> 32) as u64
-}
-
-/// The part of the jitter that shortens the wait for ping `number`, or for 0 the connection's life.
-const fn jitter_draw(seed: u64, number: u64) -> u16 {
-    (mix(seed ^ mix(number)) >> 48) as u16
-}
-
-/// The part of `within` after which a drain closes.
-const fn drain_draw(seed: u64) -> u32 {
-    (mix(seed ^ mix(u64::MAX)) >> 32) as u32
-}
-
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The finalizer of splitmix64: a bijection that spreads every bit over all.
-const fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

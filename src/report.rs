@@ -10,8 +10,9 @@ use log::{debug, info, warn};
 
 use crate::config::TimeoutConfig;
 use crate::error::Verdict;
-use crate::policy::{CloseReason, PingId};
+use crate::event::CloseReason;
 use crate::rtt::Rtt;
+use crate::seed::PingId;
 use crate::status::Status;
 
 const TARGET: &str = "ws_timeout";

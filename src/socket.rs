@@ -14,10 +14,12 @@ use futures_util::task::AtomicWaker;
 
 use crate::config::TimeoutConfig;
 use crate::error::{Closing, Error, Verdict};
+use crate::event::{Action, CloseReason, Event, Phase};
 use crate::message::{Heartbeat, Kind, Message};
 use crate::metered::{Meter, Metering};
-use crate::policy::{Action, CloseReason, Event, Judged, Phase, PingId, TimeoutPolicy};
+use crate::policy::{Judged, TimeoutPolicy};
 use crate::report;
+use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use crate::policy::{CloseReason, DeadlineKind, Phase};
+use crate::event::{CloseReason, Phase};
 use crate::rtt::Rtt;
 use crate::time::Timestamp;
 
@@ -169,5 +169,59 @@ impl Deadlines {
 impl fmt::Debug for Deadlines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The rows of the table of deadlines, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "json",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum DeadlineKind {
+    /// When to give up the opening handshake.
+    Handshake,
+    /// When to give up the closing handshake.
+    Close,
+    /// When to end the connection's life.
+    Connection,
+    /// When to close because this side asked the connection to go.
+    Drain,
+    /// When to give up a write that waits.
+    Write,
+    /// When to give up a ping that waits to be written.
+    PingWrite,
+    /// When to stop a peer that pings too fast.
+    PingFlood,
+    /// When to give up a message that trickles in.
+    Receive,
+    /// When to give up a peer that was probed.
+    Probe,
+    /// When to give up a peer that does not answer a ping.
+    Pong,
+    /// When to close because of silence.
+    Idle,
+    /// When to send the next ping.
+    NextPing,
+}
+
+impl fmt::Display for DeadlineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handshake => "handshake",
+            Self::Close => "close",
+            Self::Connection => "connection",
+            Self::Drain => "drain",
+            Self::Write => "write",
+            Self::PingWrite => "ping write",
+            Self::PingFlood => "ping flood",
+            Self::Receive => "receive",
+            Self::Probe => "probe",
+            Self::Pong => "pong",
+            Self::Idle => "idle",
+            Self::NextPing => "next ping",
+        })
     }
 }
