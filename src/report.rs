@@ -29,7 +29,8 @@ pub(crate) fn opened(label: &str, config: &TimeoutConfig) {
 }
 
 pub(crate) fn ping(label: &str, id: PingId) {
-    debug!(target: TARGET, event = "ping", label; "{label}: ping {:02x?}", id.payload());
+    let id = u64::from_be_bytes(id.payload());
+    debug!(target: TARGET, event = "ping", label; "{label}: ping {id:016x}");
 }
 
 pub(crate) fn pong(label: &str, rtt: Option<Rtt>) {

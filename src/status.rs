@@ -53,8 +53,11 @@ pub struct Status {
 /// One line: the phase, then whatever is out of the ordinary, then each deadline with the time left.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for {:?}", self.phase, self.age)?;
-        if let Some(cause) = self.cause {
+        write!(f, "{}, age {:?}", self.phase, self.age)?;
+        if let Some(cause) = self
+            .cause
+            .filter(|&cause| self.phase != Phase::Aborted(cause))
+        {
             write!(f, ", cause {cause}")?;
         }
         write!(

@@ -19,7 +19,8 @@ use crate::time::Timestamp;
 
 /// Guards a socket whose opening handshake is done.
 ///
-/// Must be called within a tokio runtime that has its time driver enabled.
+/// The socket must be polled within a tokio runtime whose time driver is enabled; without one tokio
+/// itself panics.
 pub fn wrap<S: TryStream>(
     config: impl Into<Arc<TimeoutConfig>>,
     socket: S,
@@ -30,8 +31,7 @@ pub fn wrap<S: TryStream>(
 /// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout`, and
 /// guards the socket that comes out.
 ///
-/// The time runs from this call. Must be called within a tokio runtime that has its time driver
-/// enabled.
+/// The time runs from this call. As with [`wrap`], a tokio runtime with its time driver is needed.
 ///
 /// # Errors
 /// [`Error::TimedOut`] if the handshake took too long; the future is dropped, and with it the
