@@ -314,7 +314,8 @@ impl fmt::Display for ConfigWarning {
 
 /// Makes a [`TimeoutConfig`]; usable in a `const`.
 ///
-/// A length past 584 years never comes and is the same as off.
+/// A length past 584 years counts as 584 years, which is as far as a [`Timestamp`](crate::Timestamp)
+/// reaches.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct TimeoutConfigBuilder {

@@ -553,10 +553,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                 return;
             }
             let covered = row.whose != Whose::Ours && excused;
-            let forgiven = row.whose != Whose::Ours
-                && !spent
-                && self.grace_of(&row).is_none()
-                && late_beyond_tolerance(&row);
+            let forgiven = row.whose != Whose::Ours && !spent && late_beyond_tolerance(&row);
             excused |= forgiven;
             if !covered && !forgiven {
                 first = Some(row);

@@ -1,0 +1,873 @@
+//! Cases out of bytes: how a configuration and a sequence of calls are made for the property tests, for
+//! the fuzz target and for its seed files.
+//!
+//! Every string of bytes is a case. Instants are said relative to what the policy itself holds to be
+//! its deadlines, so that random bytes hit deadlines exactly, and miss them by one nanosecond.
+
+use std::time::Duration;
+
+use ws_timeout::{
+    Action, DeadlineKind, Event, IdleScope, Phase, PongEvidence, TimeoutConfig, TimeoutPolicy,
+    Timestamp,
+};
+
+use super::{Oracle, as_array};
+
+/// How many configurations `set_config` can choose from; the first is there from the start.
+pub(crate) const CONFIGS: usize = 3;
+
+/// How many bytes a step takes.
+pub(crate) const STEP: usize = 5;
+
+/// How many bytes stand before the steps.
+pub(crate) const HEADER: usize = 8 + 2 + CONFIGS * Recipe::SIZE;
+
+/// No case has more steps.
+const MOST_STEPS: usize = 512;
+
+/// How many steps a case goes on once its connection is no longer open.
+const AFTERLIFE: usize = 20;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Case {
+    pub(crate) seed: u64,
+    pub(crate) opening: bool,
+    /// Whether the connection is kept alive most of the time: random calls kill it soon, and what is
+    /// said to the dead shows little.
+    pub(crate) careful: bool,
+    /// See [`start`].
+    pub(crate) start: u8,
+    pub(crate) recipes: [Recipe; CONFIGS],
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A configuration in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Recipe {
+    /// Handshake, heartbeat, connection, message, idle, ping, pong, close, stall: see [`Recipe::length`].
+    pub(crate) lengths: [u8; 9],
+    /// See [`rate`].
+    pub(crate) min_data_rate: u8,
+    pub(crate) max_ping_rate: u8,
+    /// In parts of 510, so 255 is the most that there is, one half.
+    pub(crate) jitter: u8,
+    /// Bits 0 and 1: defaults or preset. Bit 2: scope `messages`. Bit 3: evidence `pong`. Bits 4 and 5:
+    /// how many of the limits are off besides, of four. Bits 6 and 7: whether all lengths get units of
+    /// the same size.
+    pub(crate) choices: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) when: When,
+    pub(crate) what: What,
+}
+
+/// An instant, from that of the call before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum When {
+    Same,
+    /// So many 256ths of the way to the next deadline.
+    OnTheWay(u8),
+    /// One of the deadlines, the next first.
+    At(u8),
+    Before(u8),
+    After(u8),
+    /// As late as `stall_tolerance` allows, and one nanosecond later.
+    Tolerated(u8),
+    Stalled(u8),
+    /// By a [`Recipe::length`].
+    Later(u8),
+    Earlier(u8),
+    /// That much before the last representable instant.
+    BeforeTheLast(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum What {
+    Poll,
+    PollUnread,
+    Observe(Said),
+    Handle(Said),
+    SetConfig(u8),
+}
+
+/// An event, with what it says relative to what went before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Said {
+    Opened,
+    Recv,
+    /// The total, from that of before: see [`amount`].
+    More(u8),
+    Less(u8),
+    Total(u8),
+    /// So many at once.
+    Pings(u8),
+    /// The pong of the latest ping, of one before it, of the one to come, or of none.
+    Pong,
+    PongBefore(u8),
+    PongNext,
+    PongForeign,
+    SendStart,
+    SendProgress(u8),
+    SendOk,
+    Flushed,
+    PingSent,
+    PingSentBefore(u8),
+    PingSentNext,
+    /// Within a [`Recipe::length`].
+    Probe(u8),
+    Drain(u8),
+    CloseStart,
+    PeerClose,
+    Closed,
+    Tick,
+}
+
+/// A call as the policy gets it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    Poll,
+    PollUnread,
+    Observe(Event),
+    Handle(Event),
+    SetConfig(TimeoutConfig),
+}
+
+/// Runs the case that the bytes are, and panics where the policy and the oracle differ.
+pub(crate) fn run(data: &[u8]) -> usize {
+    Case::decode(data).agrees()
+}
+
+impl Case {
+    /// Gives the number of calls.
+    pub(crate) fn agrees(&self) -> usize {
+        let mut pair = Pair::new(self);
+        let mut told = Told {
+            config: self.recipes[0].config(),
+            calls: Vec::new(),
+        };
+        self.play(|_, now, call, action, policy| {
+            told.calls.push((now, call, action));
+            pair.follow(now, call, action, policy);
+        })
+    }
+
+    /// Makes the calls to a policy and shows each: the policy before, the call, what it gave, the
+    /// policy after. Gives the number of calls.
+    pub(crate) fn play(
+        &self,
+        see: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
+    ) -> usize {
+        self.play_with(|_| None, see)
+    }
+
+    /// [`Case::play`], but before each call it makes those that `first` gives, which is told when the
+    /// next call will be.
+    pub(crate) fn play_with(
+        &self,
+        mut first: impl FnMut(Timestamp) -> Option<(Timestamp, Call)>,
+        mut see: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
+    ) -> usize {
+        let mut policy = self.policy();
+        let mut over = 0;
+        let mut calls = 0;
+        let mut make = |policy: &mut TimeoutPolicy, now, call| {
+            let before = policy.clone();
+            let action = make(policy, now, call);
+            see(&before, now, call, action, policy);
+            calls += 1;
+        };
+        for step in &self.steps {
+            let careful = self.careful && !step.is_bold();
+            if careful && step.what.is_deadly() {
+                continue;
+            }
+            for call in 0..step.what.times() {
+                let when = if call == 0 { step.when } else { When::Same };
+                let mut now = self.instant(when, &policy);
+                if careful {
+                    now = now.min(before_the_end(&policy));
+                }
+                while let Some((now, call)) = first(now) {
+                    make(&mut policy, now, call);
+                }
+                let call = self.call(step.what, &policy);
+                make(&mut policy, now, call);
+            }
+            if !matches!(policy.phase(), Phase::Opening | Phase::Open) {
+                over += 1;
+            }
+            if over > AFTERLIFE {
+                break;
+            }
+        }
+        calls
+    }
+
+    /// The calls that [`Case::play`] makes.
+    pub(crate) fn trace(&self) -> Vec<(Timestamp, Call)> {
+        let mut trace = Vec::new();
+        self.play(|_, now, call, _, _| trace.push((now, call)));
+        trace
+    }
+
+    pub(crate) fn policy(&self) -> TimeoutPolicy {
+        let config = self.recipes[0].config();
+        if self.opening {
+            TimeoutPolicy::opening(config, self.seed, start(self.start))
+        } else {
+            TimeoutPolicy::new(config, self.seed, start(self.start))
+        }
+    }
+
+    fn instant(&self, when: When, policy: &TimeoutPolicy) -> Timestamp {
+        let latest = latest(policy);
+        let now = latest.as_nanos();
+        let tolerance = policy.config().stall_tolerance().map_or(0, saturated);
+        let length = |code| self.recipes[0].length(code).map_or(0, saturated);
+        Timestamp::from_nanos(match when {
+            When::Same => now,
+            When::OnTheWay(part) => {
+                let ahead = deadline(policy, latest, 0) - now;
+                now + (u128::from(ahead) * u128::from(part) / 256) as u64
+            }
+            When::At(which) => deadline(policy, latest, which),
+            When::Before(which) => deadline(policy, latest, which).saturating_sub(1),
+            When::After(which) => deadline(policy, latest, which).saturating_add(1),
+            When::Tolerated(which) => deadline(policy, latest, which).saturating_add(tolerance),
+            When::Stalled(which) => deadline(policy, latest, which)
+                .saturating_add(tolerance)
+                .saturating_add(1),
+            When::Later(code) => now.saturating_add(length(code)),
+            When::Earlier(code) => now.saturating_sub(length(code)),
+            When::BeforeTheLast(code) => Timestamp::MAX.as_nanos() - length(code).min(u64::MAX - 1),
+        })
+    }
+
+    fn call(&self, what: What, policy: &TimeoutPolicy) -> Call {
+        match what {
+            What::Poll => Call::Poll,
+            What::PollUnread => Call::PollUnread,
+            What::Observe(said) => Call::Observe(self.event(said, policy)),
+            What::Handle(said) => Call::Handle(self.event(said, policy)),
+            What::SetConfig(which) => {
+                Call::SetConfig(self.recipes[usize::from(which) % CONFIGS].config())
+            }
+        }
+    }
+
+    fn event(&self, said: Said, policy: &TimeoutPolicy) -> Event {
+        let latest = policy.pings_sent();
+        let total = policy.status(Timestamp::ZERO).partial_bytes;
+        let before = |back: u8| policy.ping_id(latest.saturating_sub(u64::from(back) + 1));
+        let within = |code| self.recipes[0].length(code).unwrap_or(Duration::ZERO);
+        match said {
+            Said::Opened => Event::Opened,
+            Said::Recv => Event::Recv,
+            Said::More(code) => Event::RecvPartial {
+                total: total.saturating_add(amount(code)),
+            },
+            Said::Less(code) => Event::RecvPartial {
+                total: total.saturating_sub(amount(code)),
+            },
+            Said::Total(code) => Event::RecvPartial {
+                total: amount(code),
+            },
+            Said::Pings(_) => Event::Ping,
+            Said::Pong => Event::Pong(Some(policy.ping_id(latest))),
+            Said::PongBefore(back) => Event::Pong(Some(before(back))),
+            Said::PongNext => Event::Pong(Some(policy.ping_id(latest + 1))),
+            Said::PongForeign => Event::Pong(None),
+            Said::SendStart => Event::SendStart,
+            Said::SendProgress(code) => Event::SendProgress {
+                bytes: amount(code),
+            },
+            Said::SendOk => Event::SendOk,
+            Said::Flushed => Event::Flushed,
+            Said::PingSent => Event::PingSent(policy.ping_id(latest)),
+            Said::PingSentBefore(back) => Event::PingSent(before(back)),
+            Said::PingSentNext => Event::PingSent(policy.ping_id(latest + 1)),
+            Said::Probe(code) => Event::Probe {
+                within: within(code),
+            },
+            Said::Drain(code) => Event::Drain {
+                within: within(code),
+            },
+            Said::CloseStart => Event::CloseStart,
+            Said::PeerClose => Event::PeerClose,
+            Said::Closed => Event::Closed,
+            Said::Tick => Event::Tick,
+        }
+    }
+
+    pub(crate) fn decode(data: &[u8]) -> Self {
+        let mut header = [0; HEADER];
+        let given = data.len().min(HEADER);
+        header[..given].copy_from_slice(&data[..given]);
+        let (seed, rest) = header.split_first_chunk().expect("the header is longer");
+        let (&[manner, start], rest) = rest.split_first_chunk().expect("the header is longer");
+        let recipe = |which: usize| Recipe::decode(&rest[which * Recipe::SIZE..]);
+        Self {
+            seed: u64::from_le_bytes(*seed),
+            opening: manner % 4 == 1,
+            careful: manner % 16 >= 4,
+            start,
+            recipes: std::array::from_fn(recipe),
+            steps: data[given..]
+                .chunks_exact(STEP)
+                .take(MOST_STEPS)
+                .map(Step::decode)
+                .collect(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut data = self.seed.to_le_bytes().to_vec();
+        let manner = u8::from(self.opening) + 4 * u8::from(self.careful);
+        data.extend([manner, self.start]);
+        data.extend(self.recipes.iter().flat_map(Recipe::encode));
+        data.extend(self.steps.iter().flat_map(Step::encode));
+        data
+    }
+}
+
+impl Recipe {
+    pub(crate) const SIZE: usize = 13;
+
+    /// Codes of lengths.
+    pub(crate) const OFF: u8 = 0;
+    pub(crate) const DEFAULT: u8 = 1;
+
+    /// All as in the defaults.
+    pub(crate) const DEFAULTS: Self = Self {
+        lengths: [Self::DEFAULT; 9],
+        min_data_rate: 1,
+        max_ping_rate: 1,
+        jitter: 0,
+        choices: 0,
+    };
+
+    /// The code of 1 to 32 seconds.
+    pub(crate) const fn secs(seconds: u8) -> u8 {
+        assert!(0 < seconds && seconds <= 32);
+        (4 << 5) | (seconds - 1)
+    }
+
+    /// A length. The small codes are those that are worth a code; the others are a unit and its
+    /// multiple.
+    pub(crate) fn length(&self, code: u8) -> Option<Duration> {
+        const UNITS: [u64; 7] = [
+            1_000_000,
+            10_000_000,
+            100_000_000,
+            1_000_000_000,
+            5_000_000_000,
+            60_000_000_000,
+            3_600_000_000_000,
+        ];
+        Some(match code {
+            Self::OFF | Self::DEFAULT => return None,
+            2 => Duration::from_nanos(u64::MAX - 2),
+            3 => Duration::from_nanos(u64::MAX - 1),
+            4 => Duration::from_nanos(u64::MAX),
+            5 => Duration::MAX,
+            6 => Duration::from_nanos(u64::MAX / 2),
+            7 => Duration::from_nanos(u64::MAX / 2 + 1),
+            8..32 => Duration::from_nanos(u64::from(code) - 7),
+            _ => {
+                let unit = usize::from(code >> 5) - 1;
+                let unit = match self.choices >> 6 {
+                    0 => UNITS[unit],
+                    size => UNITS[usize::from(size) + unit % 2],
+                };
+                Duration::from_nanos(unit * (u64::from(code & 31) + 1))
+            }
+        })
+    }
+
+    pub(crate) fn config(&self) -> TimeoutConfig {
+        let preset = match self.choices & 3 {
+            0 => TimeoutConfig::DEFAULT,
+            1 => TimeoutConfig::development(),
+            2 => TimeoutConfig::production(),
+            _ => TimeoutConfig::high_latency(),
+        };
+        let mut builder = preset
+            .to_builder()
+            .jitter(f64::from(self.jitter) / 510.0)
+            .idle_scope(if self.choices & 4 == 0 {
+                IdleScope::Inbound
+            } else {
+                IdleScope::Messages
+            })
+            .pong_evidence(if self.choices & 8 == 0 {
+                PongEvidence::Any
+            } else {
+                PongEvidence::Pong
+            });
+        let sparse = (self.choices >> 4) & 3;
+        let setting = |code: u8, one_more: u8| match self.length(code) {
+            _ if sparse > 0 && code % 4 < sparse + one_more => Setting::Off,
+            Some(length) => Setting::Is(length),
+            None if code == Self::OFF => Setting::Off,
+            None => Setting::Default,
+        };
+        macro_rules! set {
+            ($($place:literal $limit:ident $off:ident,)*) => {
+                // The life of the connection is off more often, to see what comes later in it.
+                $(builder = match setting(self.lengths[$place], u8::from($place == 2)) {
+                    Setting::Off => builder.$off(),
+                    Setting::Default => builder,
+                    Setting::Is(length) => builder.$limit(length),
+                };)*
+            };
+        }
+        set! {
+            0 handshake_timeout no_handshake_timeout,
+            1 heartbeat_interval no_heartbeat_interval,
+            2 connection_timeout no_connection_timeout,
+            3 message_timeout no_message_timeout,
+            4 idle_timeout no_idle_timeout,
+            5 ping_interval no_ping_interval,
+            6 pong_timeout no_pong_timeout,
+            8 stall_tolerance no_stall_tolerance,
+        }
+        if let Some(length) = self.length(self.lengths[7]) {
+            builder = builder.close_timeout(length);
+        }
+        builder = match rate(self.min_data_rate, 240) {
+            Some(rate) => builder.min_data_rate(rate),
+            None => builder.no_min_data_rate(),
+        };
+        builder = match rate(self.max_ping_rate, 20) {
+            Some(rate) => builder.max_ping_rate(rate),
+            None => builder.no_max_ping_rate(),
+        };
+        builder.build().expect("no code is a length of zero")
+    }
+
+    fn decode(data: &[u8]) -> Self {
+        let (lengths, rest) = data.split_first_chunk().expect("a recipe is longer");
+        let (&[min_data_rate, max_ping_rate, jitter, choices], _) =
+            rest.split_first_chunk().expect("a recipe is longer");
+        Self {
+            lengths: *lengths,
+            min_data_rate,
+            max_ping_rate,
+            jitter,
+            choices,
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let rest = [
+            self.min_data_rate,
+            self.max_ping_rate,
+            self.jitter,
+            self.choices,
+        ];
+        [&self.lengths[..], &rest].concat()
+    }
+}
+
+enum Setting {
+    Off,
+    Default,
+    Is(Duration),
+}
+
+/// How many of the 256 bytes stand for it.
+type Often<T> = (u8, T);
+
+type ToWhen = fn(u8) -> When;
+type ToWhat = fn(u8, u8) -> What;
+type ToSaid = fn(u8) -> Said;
+
+const WHENS: [Often<ToWhen>; 10] = [
+    (64, |_| When::Same),
+    (64, When::OnTheWay),
+    (40, When::At),
+    (20, When::Before),
+    (12, When::After),
+    (6, When::Tolerated),
+    (16, When::Stalled),
+    (22, When::Later),
+    (11, When::Earlier),
+    (1, When::BeforeTheLast),
+];
+
+const WHATS: [Often<ToWhat>; 5] = [
+    (112, |kind, code| What::Observe(Said::decode(kind, code))),
+    (60, |kind, code| What::Handle(Said::decode(kind, code))),
+    (52, |_, _| What::Poll),
+    (28, |_, _| What::PollUnread),
+    (4, |_, code| What::SetConfig(code)),
+];
+
+const SAIDS: [Often<ToSaid>; 23] = [
+    (16, |_| Said::Recv),
+    (20, Said::More),
+    (6, Said::Less),
+    (6, Said::Total),
+    (16, Said::Pings),
+    (22, |_| Said::Pong),
+    (5, Said::PongBefore),
+    (2, |_| Said::PongNext),
+    (5, |_| Said::PongForeign),
+    (28, |_| Said::SendStart),
+    (26, Said::SendProgress),
+    (20, |_| Said::SendOk),
+    (16, |_| Said::Flushed),
+    (30, |_| Said::PingSent),
+    (3, Said::PingSentBefore),
+    (2, |_| Said::PingSentNext),
+    (10, Said::Probe),
+    (3, Said::Drain),
+    (1, |_| Said::CloseStart),
+    (1, |_| Said::PeerClose),
+    (1, |_| Said::Closed),
+    (13, |_| Said::Tick),
+    (4, |_| Said::Opened),
+];
+
+impl Step {
+    /// Whether it may end a connection that is kept alive.
+    fn is_bold(&self) -> bool {
+        let code = self.when.code().or(self.what.code());
+        code.is_some_and(|code| code % 128 == 5)
+    }
+
+    fn decode(data: &[u8]) -> Self {
+        let [when, instant, what, kind, code] =
+            data.try_into().expect("a step has that many bytes");
+        Self {
+            when: pick(&WHENS, when)(instant),
+            what: pick(&WHATS, what)(kind, code),
+        }
+    }
+
+    fn encode(&self) -> [u8; STEP] {
+        let bytes = || 0..=u8::MAX;
+        let instant = self.when.code().unwrap_or(0);
+        let code = self.what.code().unwrap_or(0);
+        let when = bytes()
+            .find(|&when| pick(&WHENS, when)(instant) == self.when)
+            .expect("every instant has a byte");
+        let (what, kind) = bytes()
+            .flat_map(|what| bytes().map(move |kind| (what, kind)))
+            .find(|&(what, kind)| pick(&WHATS, what)(kind, code) == self.what)
+            .expect("every call has two bytes");
+        [when, instant, what, kind, code]
+    }
+}
+
+impl When {
+    fn code(self) -> Option<u8> {
+        match self {
+            Self::Same => None,
+            Self::OnTheWay(code)
+            | Self::At(code)
+            | Self::Before(code)
+            | Self::After(code)
+            | Self::Tolerated(code)
+            | Self::Stalled(code)
+            | Self::Later(code)
+            | Self::Earlier(code)
+            | Self::BeforeTheLast(code) => Some(code),
+        }
+    }
+}
+
+impl What {
+    fn code(self) -> Option<u8> {
+        match self {
+            Self::Poll | Self::PollUnread => None,
+            Self::SetConfig(code) => Some(code),
+            Self::Observe(said) | Self::Handle(said) => said.code(),
+        }
+    }
+
+    fn is_deadly(self) -> bool {
+        match self {
+            Self::Observe(said) | Self::Handle(said) => matches!(
+                said,
+                Said::CloseStart
+                    | Said::PeerClose
+                    | Said::Closed
+                    | Said::Drain(_)
+                    | Said::Pings(128..)
+            ),
+            _ => false,
+        }
+    }
+
+    /// How many calls it is: pings come in crowds too, or no peer would ever flood.
+    fn times(self) -> u8 {
+        match self {
+            Self::Observe(Said::Pings(times)) | Self::Handle(Said::Pings(times)) => {
+                1 + times % 4 / 3 * (times / 2)
+            }
+            _ => 1,
+        }
+    }
+}
+
+impl Said {
+    fn decode(kind: u8, code: u8) -> Self {
+        pick(&SAIDS, kind)(code)
+    }
+
+    fn code(self) -> Option<u8> {
+        match self {
+            Self::More(code)
+            | Self::Less(code)
+            | Self::Total(code)
+            | Self::Pings(code)
+            | Self::PongBefore(code)
+            | Self::SendProgress(code)
+            | Self::PingSentBefore(code)
+            | Self::Probe(code)
+            | Self::Drain(code) => Some(code),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) fn make(policy: &mut TimeoutPolicy, now: Timestamp, call: Call) -> Option<Action> {
+    match call {
+        Call::Poll => return Some(policy.poll(now)),
+        Call::PollUnread => return Some(policy.poll_unread(now)),
+        Call::Handle(event) => return Some(policy.handle(now, event)),
+        Call::Observe(event) => policy.observe(now, event),
+        Call::SetConfig(config) => policy.set_config(now, config),
+    }
+    None
+}
+
+/// The latest instant that the policy has seen.
+pub(crate) fn latest(policy: &TimeoutPolicy) -> Timestamp {
+    policy.status(Timestamp::ZERO).at
+}
+
+/// One of the deadlines that are yet to come, the next if `which` says so or there is no other; `now`
+/// if there is none at all.
+fn deadline(policy: &TimeoutPolicy, now: Timestamp, which: u8) -> u64 {
+    let standing = policy.status(now).deadlines;
+    let ahead = || standing.iter().map(|(_, at)| at).filter(|&at| at > now);
+    let chosen = if which & 1 == 0 {
+        ahead().nth(usize::from(which / 2) % ahead().count().max(1))
+    } else {
+        ahead().min()
+    };
+    chosen.unwrap_or(now).as_nanos()
+}
+
+/// The last instant before a verdict is due, or the latest seen if one is.
+fn before_the_end(policy: &TimeoutPolicy) -> Timestamp {
+    let status = policy.status(Timestamp::ZERO);
+    let deadly = |kind| !matches!(kind, DeadlineKind::NextPing | DeadlineKind::Close);
+    let end = status
+        .deadlines
+        .iter()
+        .filter(|&(kind, _)| deadly(kind))
+        .map(|(_, at)| Timestamp::from_nanos(at.as_nanos().saturating_sub(1)))
+        .min();
+    end.map_or(Timestamp::MAX, |end| end.max(status.at))
+}
+
+/// When the policy is created: mostly at the origin.
+fn start(code: u8) -> Timestamp {
+    Timestamp::from_nanos(match code {
+        250 => 1,
+        251 => 1_700_000_000_000_000_000,
+        252 => u64::MAX / 2,
+        253 => u64::MAX - 3_600_000_000_000,
+        254 => u64::MAX - 2_000_000_000,
+        255 => u64::MAX,
+        _ => 0,
+    })
+}
+
+fn rate(code: u8, default: u32) -> Option<u32> {
+    Some(match code {
+        0 => return None,
+        1 => default,
+        2..32 => u32::from(code) - 1,
+        32..64 => 1 << (code - 32),
+        64..96 => u32::MAX >> (code - 64),
+        96..160 => u32::from(code % 4) + 1,
+        160..224 => u32::from(code - 159) * 25,
+        _ => return None,
+    })
+}
+
+fn amount(code: u8) -> u64 {
+    match code {
+        0..64 => u64::from(code),
+        64..128 => 1 << (code - 64),
+        128..240 => u64::from(code - 127) * 100,
+        _ => u64::MAX - u64::from(255 - code),
+    }
+}
+
+fn pick<T: Copy>(table: &[Often<T>], byte: u8) -> T {
+    let mut left = u32::from(byte);
+    for &(often, value) in table {
+        match left.checked_sub(u32::from(often)) {
+            Some(rest) => left = rest,
+            None => return value,
+        }
+    }
+    panic!("the table adds up to less than 256")
+}
+
+fn saturated(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Tells the calls of a case that fails.
+struct Told {
+    config: TimeoutConfig,
+    calls: Vec<(Timestamp, Call, Option<Action>)>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:?}", self.config);
+            for (now, call, action) in &self.calls {
+                eprintln!("{now:?} {call:?} {action:?}");
+            }
+        }
+    }
+}
+
+/// The oracle next to a policy.
+pub(crate) struct Pair {
+    oracle: Oracle,
+    calls: u64,
+}
+
+impl Pair {
+    pub(crate) fn new(case: &Case) -> Self {
+        let policy = case.policy();
+        let (now, phase) = (start(case.start), policy.phase());
+        let oracle = Oracle::new(*policy.config(), case.seed, now, phase);
+        check(&oracle, &policy, now);
+        Self { oracle, calls: 0 }
+    }
+
+    /// Gives the oracle the call that the policy had, and compares all that can be asked.
+    pub(crate) fn follow(
+        &mut self,
+        now: Timestamp,
+        call: Call,
+        action: Option<Action>,
+        policy: &TimeoutPolicy,
+    ) {
+        let oracle = &mut self.oracle;
+        let expected = match call {
+            Call::Poll => Some(oracle.poll(now)),
+            Call::PollUnread => Some(oracle.poll_unread(now)),
+            Call::Observe(event) => {
+                oracle.observe(now, event);
+                None
+            }
+            Call::Handle(event) => {
+                oracle.observe(now, event);
+                Some(oracle.poll(now))
+            }
+            Call::SetConfig(config) => {
+                oracle.set_config(now, config);
+                None
+            }
+        };
+        assert_eq!(action, expected, "{call:?} at {now}");
+        // Questions may be asked about any instant; about this one, an earlier and a later.
+        self.calls += 1;
+        let asked = match self.calls % 4 {
+            0 => Timestamp::ZERO,
+            1 => oracle.next_deadline().unwrap_or(Timestamp::MAX),
+            _ => now,
+        };
+        check(oracle, policy, asked);
+    }
+}
+
+fn check(oracle: &Oracle, policy: &TimeoutPolicy, now: Timestamp) {
+    use DeadlineKind as Kind;
+
+    assert_eq!(
+        policy.next_deadline(),
+        oracle.next_deadline(),
+        "next_deadline"
+    );
+    assert_eq!(policy.phase(), oracle.phase(), "phase");
+    assert_eq!(policy.cause(), oracle.cause(), "cause");
+    assert_eq!(policy.rtt().map(as_array), oracle.rtt(), "rtt");
+    assert_eq!(policy.pings_sent(), oracle.pings_sent(), "pings_sent");
+    assert_eq!(
+        policy.pongs_received(),
+        oracle.pongs_received(),
+        "pongs_received"
+    );
+    let next = oracle.pings_sent() + 1;
+    assert_eq!(policy.ping_id(next), oracle.ping_id(next), "ping_id");
+
+    let is_due = |kind| oracle.is_due(kind, now);
+    assert_eq!(policy.age(now), oracle.age(now), "age");
+    assert_eq!(policy.is_idle(now), is_due(Kind::Idle), "is_idle");
+    assert_eq!(
+        policy.is_pong_overdue(now),
+        is_due(Kind::Pong),
+        "is_pong_overdue"
+    );
+    assert_eq!(
+        policy.should_ping(now),
+        is_due(Kind::NextPing),
+        "should_ping"
+    );
+    assert_eq!(
+        policy.is_expired(now),
+        is_due(Kind::Connection),
+        "is_expired"
+    );
+    assert_eq!(
+        policy.remaining_lifetime(now),
+        oracle.remaining_lifetime(now),
+        "remaining_lifetime"
+    );
+
+    let status = policy.status(now);
+    let deadlines: Vec<_> = status.deadlines.iter().collect();
+    assert_eq!(deadlines, oracle.deadlines(now), "deadlines");
+    assert_eq!(status.phase, oracle.phase());
+    assert_eq!(status.cause, oracle.cause());
+    assert_eq!(status.age, oracle.age(now));
+    assert_eq!(status.rtt.map(as_array), oracle.rtt());
+    assert_eq!(status.pings_sent, oracle.pings_sent());
+    assert_eq!(status.pongs_received, oracle.pongs_received());
+    if oracle.phase() == Phase::Open {
+        assert_eq!(status.silent, oracle.silent(now), "silent");
+        assert_eq!(status.since_sent, oracle.since_sent(now), "since_sent");
+        assert_eq!(
+            status.since_active,
+            oracle.since_active(now),
+            "since_active"
+        );
+        assert_eq!(status.ping_unsent, oracle.ping_unsent(now), "ping_unsent");
+        assert_eq!(
+            status.ping_unanswered,
+            oracle.ping_unanswered(now),
+            "ping_unanswered"
+        );
+        assert_eq!(status.write_waits, oracle.write_waits(), "write_waits");
+        assert_eq!(
+            status.partial_bytes,
+            oracle.partial_total(),
+            "partial_bytes"
+        );
+        assert_eq!(status.grace_left, oracle.grace_left(now), "grace_left");
+    }
+}

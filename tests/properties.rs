@@ -1,0 +1,936 @@
+//! The policy does what the oracle says, and each claim of `docs/SPEC.md` holds.
+//!
+//! Ten million random calls, which take less than a minute on two cores, are made by
+//!
+//! ```sh
+//! ORACLE_STEPS=10000000 cargo test --release --test properties policy_equals_oracle -- --nocapture
+//! ```
+//!
+//! `ORACLE_TIMES=100` in the same place gives each property a hundred times the cases.
+//!
+//! The claim C1 has a test binary of its own, `no_alloc`, for it counts what is allocated.
+
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod oracle;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use oracle::case::{Call, Case, HEADER, Recipe, STEP, Said, What, When, latest, make};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use ws_timeout::{
+    Action, CloseReason, DeadlineKind, Event, IdleScope, Phase, PingId, PongEvidence,
+    TimeoutConfig, TimeoutPolicy, Timestamp,
+};
+
+#[test]
+fn policy_equals_oracle() {
+    match std::env::var("ORACLE_STEPS") {
+        Ok(calls) => random_calls(calls.parse().expect("ORACLE_STEPS is a number")),
+        Err(_) => for_all(256, any_case(), |case| {
+            case.agrees();
+        }),
+    }
+}
+
+/// Makes so many random calls on all cores.
+fn random_calls(wanted: u64) {
+    let calls = AtomicU64::new(0);
+    let cases = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while calls.load(Ordering::Relaxed) < wanted {
+                    let case = cases.fetch_add(1, Ordering::Relaxed);
+                    let made = Case::decode(&random_bytes(case)).agrees();
+                    calls.fetch_add(made as u64, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (calls, cases) = (calls.into_inner(), cases.into_inner());
+    println!("policy and oracle agreed on {calls} calls in {cases} cases");
+}
+
+/// The bytes of the case of that number.
+fn random_bytes(number: u64) -> Vec<u8> {
+    let mut dice = Dice::new(number);
+    (0..HEADER + 400 * STEP)
+        .map(|_| dice.below(256) as u8)
+        .collect()
+}
+
+/// "`Close` at most once a life; `Abort` forever the same; phases only go forward; final phases stay."
+#[test]
+fn c2_one_close_then_one_abort_for_ever() {
+    let order = |phase| match phase {
+        Phase::Opening => 0,
+        Phase::Open => 1,
+        Phase::Closing => 2,
+        Phase::Closed | Phase::Aborted(_) => 3,
+    };
+    for_all(256, any_case(), |case| {
+        let mut closes = 0;
+        let mut aborted = None;
+        case.play(|before, _, _, action, after| {
+            assert!(order(before.phase()) <= order(after.phase()));
+            if order(before.phase()) == 3 {
+                assert_eq!(before.phase(), after.phase());
+            }
+            match action {
+                Some(Action::Close(_)) => closes += 1,
+                Some(Action::Abort(reason)) => {
+                    assert_eq!(*aborted.get_or_insert(reason), reason);
+                    assert_eq!(after.phase(), Phase::Aborted(reason));
+                }
+                Some(action) => assert_eq!(aborted, None, "{action:?} after an abort"),
+                None => {}
+            }
+            assert!(closes <= 1);
+        });
+    });
+}
+
+/// "`Idle { until }` is in the future or `None`. By the same kind of poll nothing would be decided a
+/// nanosecond before `until`, and unless it is the heartbeat's, something is decided, or a grace begins,
+/// at it."
+#[test]
+fn c3_until_is_when_something_is_decided() {
+    for_all(256, any_case(), |case| {
+        case.play(|_, _, call, action, after| {
+            let Some(Action::Idle { until }) = action else {
+                return;
+            };
+            let now = latest(after);
+            let at = |instant| poll_again(&mut after.clone(), instant, call);
+            let is_idle = |action| matches!(action, Action::Idle { .. });
+            let Some(until) = until else {
+                assert!(
+                    is_idle(at(Timestamp::MAX)),
+                    "nothing ever comes after `None`"
+                );
+                return;
+            };
+            assert!(until > now);
+            assert!(is_idle(at(Timestamp::from_nanos(until.as_nanos() - 1))));
+            let heartbeat = after.config().heartbeat_interval();
+            if after.phase() == Phase::Open && heartbeat == Some(until.since(now)) {
+                return;
+            }
+            let mut then = after.clone();
+            let decided = !is_idle(poll_again(&mut then, until, call));
+            let grace = then.status(until).grace_left;
+            assert!(decided || grace.is_some() && grace == then.config().stall_tolerance());
+        });
+    });
+}
+
+/// "The same kind of poll again at the same instant after `Idle` changes nothing."
+#[test]
+fn c4_a_poll_again_changes_nothing() {
+    for_all(256, any_case(), |case| {
+        case.play(|_, now, call, action, after| {
+            if let Some(idle @ Action::Idle { .. }) = action {
+                let mut again = after.clone();
+                assert_eq!(poll_again(&mut again, now, call), idle);
+                assert_eq!(&again, after);
+            }
+        });
+    });
+}
+
+/// "Where times do not run back, a poll or `Tick` at which nothing is due never changes a later decision."
+#[test]
+fn c5_looks_at_which_nothing_is_due_change_nothing() {
+    for_all(256, (any_case(), any::<u64>()), |(case, seed)| {
+        let mut dice = Dice::new(seed);
+        let mut plain = case.policy();
+        let mut looked_at = case.policy();
+        let mut last = latest(&plain);
+        for (now, call) in case.trace() {
+            let now = now.max(last);
+            for _ in 0..dice.below(3) {
+                let ahead = now.as_nanos() - last.as_nanos();
+                let look = Timestamp::from_nanos(last.as_nanos() + dice.up_to(ahead));
+                if looked_at.next_deadline().is_none_or(|due| due > look) {
+                    let call =
+                        dice.one_of(&[Call::Poll, Call::PollUnread, Call::Observe(Event::Tick)]);
+                    make(&mut looked_at, look, call);
+                }
+            }
+            assert_eq!(make(&mut looked_at, now, call), make(&mut plain, now, call));
+            last = now;
+        }
+    });
+}
+
+/// "At most one ping out. In any window W at most W / `ping_interval` (less jitter) + 1 pings, `Probe`s
+/// aside."
+#[test]
+fn c6_pings_are_rare_and_single() {
+    for_all(
+        256,
+        calls_but(|what| is_set_config(what) || is_probe(what)),
+        |case| {
+            let config = case.recipes[0].config();
+            let mut asked = Vec::new();
+            let mut out = None;
+            case.play(|before, _, call, action, after| {
+                if let (Some(event), Phase::Open) = (event_of(call), before.phase()) {
+                    let answer = match config.pong_evidence() {
+                        PongEvidence::Any => is_heard(event, before),
+                        PongEvidence::Pong => false,
+                    };
+                    out = match (out, event) {
+                        (Some((id, _)), Event::Pong(Some(pong))) if pong == id => None,
+                        (Some((id, _)), Event::PingSent(sent)) if sent == id => {
+                            config.pong_timeout().map(|_| (id, true))
+                        }
+                        (Some((_, true)), _) if answer => None,
+                        (out, _) => out,
+                    };
+                }
+                if let Some(Action::SendPing(id)) = action {
+                    assert_eq!(out, None, "a second ping goes out");
+                    out = Some((id, false));
+                    asked.push(latest(after));
+                }
+            });
+            let interval = config.ping_interval().map_or(0, nanos);
+            let shortest = interval - (interval as f64 * config.jitter()).ceil() as u128;
+            for (from, &first) in asked.iter().enumerate() {
+                for (more, last) in asked[from..].iter().enumerate() {
+                    assert!(more as u128 * shortest <= last.since(first).as_nanos());
+                }
+            }
+        },
+    );
+}
+
+/// "A peer that is heard within `pong_timeout` of each flushed ping (`any`), or answers it (`pong`), is
+/// never aborted for `PongTimeout`, `Probe`s aside."
+#[test]
+fn c7_a_peer_that_answers_is_never_aborted() {
+    /// The latest ping, from when `poll` asked for it.
+    #[derive(Clone, Copy)]
+    struct Latest {
+        id: PingId,
+        /// The last instant at which its peer may be heard, once it is flushed.
+        answer_by: Option<Timestamp>,
+        heard: bool,
+    }
+
+    let unfit = |what| is_set_config(what) || is_probe(what);
+    for_all(256, (calls_but(unfit), any::<u64>()), |(case, seed)| {
+        let config = case.recipes[0].config();
+        let (evidence, timeout) = (config.pong_evidence(), config.pong_timeout());
+        let ping = std::cell::Cell::new(None::<Latest>);
+        let now = std::cell::Cell::new(Timestamp::ZERO);
+        let mut dice = Dice::new(seed);
+        let answer = |next: Timestamp| {
+            let Latest {
+                id,
+                answer_by,
+                heard,
+            } = ping.get()?;
+            let answer_by = answer_by.filter(|&by| !heard && by <= next)?;
+            let time_left = answer_by.since(now.get()).as_nanos() as u64;
+            let early = if dice.below(2) == 0 {
+                0
+            } else {
+                dice.up_to(time_left)
+            };
+            let when = Timestamp::from_nanos(answer_by.as_nanos() - early);
+            let event = match evidence {
+                PongEvidence::Pong => Event::Pong(Some(id)),
+                PongEvidence::Any => dice.one_of(&[Event::Recv, Event::Ping, Event::Pong(None)]),
+            };
+            Some((when, Call::Observe(event)))
+        };
+        case.play_with(answer, |before, _, call, action, after| {
+            now.set(latest(after));
+            if let (Some(event), Some(mut latest)) = (event_of(call), ping.get()) {
+                let fits = match (event, evidence) {
+                    (Event::Pong(id), PongEvidence::Pong) => id == Some(latest.id),
+                    (_, PongEvidence::Pong) => false,
+                    (event, PongEvidence::Any) => {
+                        is_heard(event, before) && latest.answer_by.is_some()
+                            || event == Event::Pong(Some(latest.id))
+                    }
+                };
+                latest.heard |= fits;
+                if event == Event::PingSent(latest.id) && !latest.heard {
+                    let by = timeout.and_then(|timeout| now.get().checked_add(timeout));
+                    latest.answer_by = latest.answer_by.or(by);
+                }
+                ping.set(Some(latest));
+            }
+            match action {
+                Some(Action::SendPing(id)) => {
+                    ping.set(Some(Latest {
+                        id,
+                        answer_by: None,
+                        heard: false,
+                    }));
+                }
+                Some(Action::Abort(reason)) => assert_ne!(reason, CloseReason::PongTimeout),
+                _ => {}
+            }
+        });
+    });
+}
+
+/// "A peer that falls silent gets its `Close` or `Abort` within `detection_bound()` plus the summed
+/// lateness of the polls and two graces [..], and is dropped at most `close_timeout`, lateness and one
+/// grace after a `Close`." "It counts from the last that was heard, or the last byte that the transport
+/// took while a ping waited."
+#[test]
+fn c8_a_silent_peer_is_noticed_in_time() {
+    for_all(512, (tame_config(), any::<u64>()), |(config, seed)| {
+        let Some(bound) = config.detection_bound() else {
+            return;
+        };
+        let tolerance = config.stall_tolerance().unwrap_or_default();
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config, seed);
+        for _ in 0..dice.below(40) {
+            driver.live(&mut dice);
+        }
+        if driver.policy.phase() != Phase::Open {
+            return;
+        }
+        let slow = tolerance + Duration::from_nanos(1);
+        driver.slowness = dice.below(2) * slow.as_nanos() as u64;
+        let mut open = Patience::new(driver.now, bound + 2 * tolerance);
+        let mut closing: Option<Patience> = None;
+        while !driver.is_over() {
+            let ping_waits = driver.ping_waits();
+            let (event, late) = driver.be_alone(&mut dice);
+            let took = matches!(
+                event,
+                Event::SendProgress { .. } | Event::SendOk | Event::Flushed
+            );
+            if ping_waits && took {
+                open = Patience::new(driver.now, bound + 2 * tolerance);
+            }
+            match driver.policy.phase() {
+                Phase::Open => open.still_waits(driver.now, late),
+                phase => match &mut closing {
+                    Some(closing) if phase == Phase::Closing => {
+                        closing.still_waits(driver.now, late);
+                    }
+                    Some(closing) => closing.ends(driver.now, late),
+                    None => {
+                        open.ends(driver.now, late);
+                        let bound = config.close_timeout() + tolerance;
+                        closing = Some(Patience::new(driver.now, bound));
+                    }
+                },
+            }
+        }
+    });
+}
+
+/// How long something may take, not counting what its polls were late.
+struct Patience {
+    since: Timestamp,
+    bound: Duration,
+    late: Duration,
+}
+
+impl Patience {
+    fn new(since: Timestamp, bound: Duration) -> Self {
+        Self {
+            since,
+            bound,
+            late: Duration::ZERO,
+        }
+    }
+
+    /// It has not come by `now`, so its time must not be over.
+    fn still_waits(&mut self, now: Timestamp, late: Duration) {
+        self.late += late;
+        assert!(now.since(self.since) < self.bound + self.late);
+    }
+
+    fn ends(&mut self, now: Timestamp, late: Duration) {
+        self.late += late;
+        assert!(now.since(self.since) <= self.bound + self.late);
+    }
+}
+
+/// "Own sends that leave at once never delay an `inbound` idle or a pong verdict. While a ping waits
+/// behind them, bytes that the transport takes do."
+#[test]
+fn c9_own_sends_delay_no_verdict() {
+    for_all(256, calls_but(is_set_config), |case| {
+        case.play(|_, _, _, _, policy| {
+            let status = policy.status(Timestamp::ZERO);
+            if status.phase != Phase::Open || policy.config().idle_scope() != IdleScope::Inbound {
+                return;
+            }
+            let now = status.at;
+            let after = |event| {
+                let mut then = policy.clone();
+                then.observe(now, Event::SendStart);
+                then.observe(now, event);
+                then.status(now).deadlines
+            };
+            if status.ping_unsent.is_some() {
+                let idle = after(Event::SendProgress { bytes: 1 }).get(DeadlineKind::Idle);
+                let anew = policy
+                    .config()
+                    .idle_timeout()
+                    .and_then(|idle| now.checked_add(idle));
+                let in_grace = status.grace_left.is_some();
+                assert!(idle == anew || in_grace, "{idle:?} is not {anew:?}");
+                return;
+            }
+            for sent in [Event::SendOk, Event::Flushed] {
+                for kind in [DeadlineKind::Idle, DeadlineKind::Pong, DeadlineKind::Probe] {
+                    assert_eq!(after(sent).get(kind), status.deadlines.get(kind));
+                }
+            }
+        });
+    });
+}
+
+/// The same, from the first silence to the verdict.
+#[test]
+fn c9_a_busy_sender_notices_a_silent_peer_as_soon() {
+    for_all(256, (tame_config(), any::<u64>()), |(config, seed)| {
+        let config = config
+            .to_builder()
+            .idle_scope(IdleScope::Inbound)
+            .build()
+            .expect("sound");
+        let ping = config.ping_interval().zip(config.pong_timeout());
+        let bound = config
+            .idle_timeout()
+            .into_iter()
+            .chain(ping.map(|(ping, pong)| ping + pong));
+        let Some(bound) = bound.min() else {
+            return;
+        };
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config, seed);
+        let silent_since = driver.now;
+        while driver.policy.phase() == Phase::Open {
+            driver.policy.observe(driver.now, Event::SendStart);
+            driver.handle(driver.now, dice.one_of(&[Event::SendOk, Event::Flushed]));
+            driver.flush();
+            let until = driver.until.expect("a verdict is to come");
+            let ahead = until.since(driver.now).as_nanos() as u64;
+            let next = driver.now.as_nanos() + 1 + dice.up_to(ahead - 1);
+            driver.handle(Timestamp::from_nanos(next), Event::Tick);
+            driver.flush();
+            let waited = driver.now.since(silent_since);
+            let over = driver.policy.phase() != Phase::Open;
+            assert!(waited < bound || over && waited == bound);
+        }
+    });
+}
+
+/// "With `min_data_rate` on, a transport that takes too few is ended by `message_timeout`."
+#[test]
+fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
+    for_all(
+        128,
+        (2_u32..100_000, 10_u64..60_000, any::<u64>()),
+        |(rate, timeout, seed)| {
+            let timeout = Duration::from_millis(timeout);
+            let config = off()
+                .message_timeout(timeout)
+                .min_data_rate(rate)
+                .ping_interval(timeout);
+            let config = config.idle_timeout(timeout * 2).build().expect("sound");
+            let mut dice = Dice::new(seed);
+            let mut driver = Driver::new(config, seed);
+            driver.handle(driver.now, Event::SendStart);
+            let mut taken = 0;
+            while driver.policy.phase() == Phase::Open {
+                // Half the rate at most takes up to half of the time that it should buy.
+                let waited = driver.now.since(Timestamp::ZERO);
+                assert!(waited < timeout * 2, "the transport goes on for {waited:?}");
+                let allowed = (waited.as_nanos() * u128::from(rate) / 2_000_000_000) as u64 - taken;
+                let bytes = dice.up_to(allowed);
+                taken += bytes;
+                driver.handle(driver.now, Event::SendProgress { bytes });
+                let until = driver
+                    .until
+                    .map_or(0, |until| until.since(driver.now).as_nanos() as u64);
+                let next = driver.now.as_nanos() + dice.up_to(until).max(1);
+                driver.handle(Timestamp::from_nanos(next), Event::Tick);
+            }
+            assert_eq!(driver.policy.cause(), Some(CloseReason::MessageTimeout));
+        },
+    );
+}
+
+/// "`connection_timeout` holds under any traffic."
+#[test]
+fn c10_no_traffic_outlives_the_connection_timeout() {
+    for_all(256, calls_but(is_set_config), |case| {
+        let life = case.recipes[0].config().connection_timeout();
+        let mut opened = (!case.opening).then(|| latest(&case.policy()));
+        case.play(|before, _, _, action, after| {
+            if before.phase() == Phase::Opening && after.phase() == Phase::Open {
+                opened = Some(latest(after));
+            }
+            let end = opened.and_then(|opened| opened.checked_add(life?));
+            let (Some(end), Phase::Open, Some(action)) = (end, after.phase(), action) else {
+                return;
+            };
+            assert!(latest(after) < end, "{action:?} while the time is over");
+            if let Action::Idle { until } = action {
+                assert!(until.is_some_and(|until| until <= end));
+            }
+        });
+    });
+}
+
+/// "Every phase ends but `Closed`, `Aborted`, an `Opening` with `handshake_timeout` off, and an `Open`
+/// with `connection_timeout` off whose peer is alive or which has no limit that would notice."
+#[test]
+fn c11_every_phase_ends_that_should() {
+    const MOST_POLLS: usize = 1_000;
+    for_all(
+        256,
+        (tame_case(), any::<bool>(), any::<u64>()),
+        |(case, peer_lives, seed)| {
+            let mut dice = Dice::new(seed);
+            let mut policy = case.policy();
+            for (now, call) in case.trace() {
+                make(&mut policy, now, call);
+            }
+            let config = *policy.config();
+            let phase = policy.phase();
+            let ends = match phase {
+                Phase::Opening => config.handshake_timeout().is_some(),
+                Phase::Open => {
+                    config.connection_timeout().is_some()
+                        || !peer_lives && config.detection_bound().is_some()
+                }
+                Phase::Closing => true,
+                Phase::Closed | Phase::Aborted(_) => false,
+            };
+            let mut polls = 0;
+            let mut now = latest(&policy);
+            while ends && policy.phase() == phase {
+                polls += 1;
+                assert!(polls < MOST_POLLS, "{phase:?} goes on and on");
+                if peer_lives {
+                    policy.observe(now, Event::Recv);
+                    policy.observe(now, Event::Pong(Some(policy.ping_id(policy.pings_sent()))));
+                }
+                let until = match policy.poll(now) {
+                    Action::Idle { until } => until.expect("it ends"),
+                    Action::SendPing(id) => {
+                        if dice.below(2) == 0 {
+                            policy.observe(now, Event::PingSent(id));
+                        }
+                        continue;
+                    }
+                    Action::Close(_) | Action::Abort(_) => continue,
+                };
+                // The heart may beat each nanosecond, and a peer that answers be pinged each millisecond.
+                let next = policy.next_deadline().map_or(until, |due| due.max(until));
+                let left = policy.remaining_lifetime(next).unwrap_or_default();
+                let late = dice.up_to(left.as_nanos() as u64 / 8) * u64::from(peer_lives);
+                now = Timestamp::from_nanos(next.as_nanos() + late);
+            }
+        },
+    );
+}
+
+/// "Nothing that a peer sends but its Close and the pong of an asked ping delays a verdict that does not
+/// depend on hearing it."
+#[test]
+fn c12_nothing_that_a_peer_sends_delays_other_verdicts() {
+    use DeadlineKind as Kind;
+    const OTHER: [Kind; 7] = [
+        Kind::Handshake,
+        Kind::Close,
+        Kind::Connection,
+        Kind::Drain,
+        Kind::Write,
+        Kind::PingWrite,
+        Kind::PingFlood,
+    ];
+    for_all(256, calls_but(is_set_config), |case| {
+        case.play(|_, now, _, _, policy| {
+            let before = policy.status(now);
+            for said in everything_but_a_close(policy) {
+                let asked = before.ping_unsent.is_some();
+                if asked && said == Event::Pong(Some(policy.ping_id(policy.pings_sent()))) {
+                    continue;
+                }
+                let mut heard = policy.clone();
+                heard.observe(now, said);
+                let after = heard.status(now);
+                for kind in OTHER {
+                    let (before, after) = (before.deadlines.get(kind), after.deadlines.get(kind));
+                    let kept = before.is_none() || after.is_some() && after <= before;
+                    assert!(kept, "{said:?} moves {kind:?} from {before:?} to {after:?}");
+                }
+            }
+        });
+    });
+}
+
+/// The same for whole lives, stalls included, where nothing depends on hearing the peer.
+#[test]
+fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
+    for_all(
+        256,
+        (
+            calls_but(|what| is_set_config(what) || is_probe(what)),
+            any::<u64>(),
+        ),
+        |(case, seed)| {
+            let deaf = case.recipes[0]
+                .config()
+                .to_builder()
+                .no_idle_timeout()
+                .no_ping_interval()
+                .no_min_data_rate()
+                .no_max_ping_rate()
+                .build()
+                .expect("sound");
+            let start = || {
+                let (make, now) = if case.opening {
+                    (
+                        TimeoutPolicy::opening as fn(_, _, _) -> _,
+                        latest(&case.policy()),
+                    )
+                } else {
+                    (
+                        TimeoutPolicy::new as fn(_, _, _) -> _,
+                        latest(&case.policy()),
+                    )
+                };
+                make(deaf, case.seed, now)
+            };
+            let (mut silent, mut talking): (TimeoutPolicy, TimeoutPolicy) = (start(), start());
+            let mut dice = Dice::new(seed);
+            for (now, call) in case.trace() {
+                if event_of(call).is_some_and(is_of_the_peer) {
+                    continue;
+                }
+                for _ in 0..dice.below(3) {
+                    let said = dice.one_of(&everything_but_a_close(&talking));
+                    talking.observe(now, said);
+                    silent.observe(now, Event::Tick);
+                }
+                assert_eq!(make(&mut talking, now, call), make(&mut silent, now, call));
+            }
+        },
+    );
+}
+
+/// "Replay of a recorded trace gives the same actions; shifting all its times shifts them, short of the
+/// last representable instant."
+#[test]
+fn c13_a_trace_replays_and_shifts() {
+    for_all(256, (tame_case(), 0..u64::MAX / 4), |(case, shift)| {
+        let later = |at: Timestamp| Timestamp::from_nanos(at.as_nanos() + shift);
+        let moved = |action| match action {
+            Action::Idle { until } => Action::Idle {
+                until: until.map(later),
+            },
+            action => action,
+        };
+        let mut first = Vec::new();
+        case.play(|_, now, call, action, after| {
+            first.push((now, call, action, after.next_deadline()));
+        });
+        let config = *case.policy().config();
+        let begin = latest(&case.policy());
+        let start = if case.opening {
+            TimeoutPolicy::opening
+        } else {
+            TimeoutPolicy::new
+        };
+        let mut again = start(config, case.seed, begin);
+        let mut shifted = start(config, case.seed, later(begin));
+        for (now, call, action, next) in first {
+            assert_eq!(make(&mut again, now, call), action);
+            assert_eq!(make(&mut shifted, later(now), call), action.map(moved));
+            assert_eq!(shifted.next_deadline(), next.map(later));
+        }
+    });
+}
+
+// ---- cases ----
+
+/// Checks so many values, or as many times more as `ORACLE_TIMES` says.
+fn for_all<S: Strategy>(number: u32, values: S, check: impl Fn(S::Value)) {
+    let times = std::env::var("ORACLE_TIMES").map_or(1, |times| {
+        times.parse::<u32>().expect("ORACLE_TIMES is a number")
+    });
+    let config = Config {
+        failure_persistence: None,
+        ..Config::with_cases(number * times)
+    };
+    let outcome = TestRunner::new(config).run(&values, |value| {
+        check(value);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    let header = vec(any::<u8>(), HEADER);
+    let steps = vec(any::<[u8; STEP]>(), 0..400);
+    (header, steps).prop_map(|(header, steps)| Case::decode(&[header, steps.concat()].concat()))
+}
+
+fn calls_but(unfit: impl Fn(What) -> bool) -> impl Strategy<Value = Case> {
+    any_case().prop_map(move |mut case| {
+        case.steps.retain(|step| !unfit(step.what));
+        case
+    })
+}
+
+/// Far from the last representable instant, and under one configuration.
+fn tame_case() -> impl Strategy<Value = Case> {
+    const FIRST_OF_A_UNIT: u8 = 32;
+    calls_but(is_set_config).prop_map(|mut case| {
+        case.start = 0;
+        for code in &mut case.recipes[0].lengths {
+            if *code < FIRST_OF_A_UNIT {
+                *code %= Recipe::DEFAULT + 1;
+            }
+        }
+        case.steps.retain(|step| match (step.when, step.what) {
+            (When::BeforeTheLast(_) | When::Later(..FIRST_OF_A_UNIT), _) => false,
+            (_, What::Observe(said) | What::Handle(said)) => !matches!(
+                said,
+                Said::Probe(..FIRST_OF_A_UNIT) | Said::Drain(..FIRST_OF_A_UNIT)
+            ),
+            _ => true,
+        });
+        case
+    })
+}
+
+/// A configuration of such a case, in which no heart beats and no ping goes out that need not be
+/// answered: they would only be many.
+fn tame_config() -> impl Strategy<Value = TimeoutConfig> {
+    tame_case().prop_map(|case| {
+        let config = case.recipes[0].config();
+        let quiet = config.to_builder().no_heartbeat_interval();
+        let quiet = match config.pong_timeout() {
+            Some(_) => quiet,
+            None => quiet.no_ping_interval(),
+        };
+        quiet.build().expect("still sound")
+    })
+}
+
+/// Every limit that can be off, off.
+fn off() -> ws_timeout::TimeoutConfigBuilder {
+    TimeoutConfig::builder()
+        .no_handshake_timeout()
+        .no_heartbeat_interval()
+        .no_connection_timeout()
+        .no_message_timeout()
+        .no_idle_timeout()
+        .no_ping_interval()
+        .no_pong_timeout()
+        .no_stall_tolerance()
+        .no_min_data_rate()
+        .no_max_ping_rate()
+        .jitter(0.0)
+}
+
+fn is_set_config(what: What) -> bool {
+    matches!(what, What::SetConfig(_))
+}
+
+fn is_probe(what: What) -> bool {
+    matches!(
+        what,
+        What::Observe(Said::Probe(_)) | What::Handle(Said::Probe(_))
+    )
+}
+
+fn event_of(call: Call) -> Option<Event> {
+    match call {
+        Call::Observe(event) | Call::Handle(event) => Some(event),
+        Call::Poll | Call::PollUnread | Call::SetConfig(_) => None,
+    }
+}
+
+fn is_of_the_peer(event: Event) -> bool {
+    matches!(
+        event,
+        Event::Recv | Event::RecvPartial { .. } | Event::Ping | Event::Pong(_) | Event::PeerClose
+    )
+}
+
+fn is_heard(event: Event, policy: &TimeoutPolicy) -> bool {
+    match event {
+        Event::RecvPartial { total } => total > policy.status(Timestamp::ZERO).partial_bytes,
+        Event::Recv | Event::Ping | Event::Pong(_) => true,
+        _ => false,
+    }
+}
+
+fn everything_but_a_close(policy: &TimeoutPolicy) -> [Event; 7] {
+    let total = policy.status(Timestamp::ZERO).partial_bytes;
+    let latest = policy.pings_sent();
+    [
+        Event::Recv,
+        Event::RecvPartial {
+            total: total.saturating_add(1),
+        },
+        Event::RecvPartial { total: 0 },
+        Event::Ping,
+        Event::Pong(None),
+        Event::Pong(Some(policy.ping_id(latest))),
+        Event::Pong(Some(policy.ping_id(latest + 1))),
+    ]
+}
+
+/// The kind of poll that the call was, once more.
+fn poll_again(policy: &mut TimeoutPolicy, now: Timestamp, call: Call) -> Action {
+    match call {
+        Call::PollUnread => policy.poll_unread(now),
+        _ => policy.poll(now),
+    }
+}
+
+fn nanos(length: Duration) -> u128 {
+    length.as_nanos()
+}
+
+// ---- a driver of a connection ----
+
+/// Drives a policy as an adapter would: polls after each event, does what it is told, and looks again
+/// when it is told to.
+struct Driver {
+    policy: TimeoutPolicy,
+    now: Timestamp,
+    until: Option<Timestamp>,
+    /// The ping that is to be written.
+    unsent: Option<PingId>,
+    /// By how much each look is late; a slow host has to let go of its dead peers as well.
+    slowness: u64,
+}
+
+impl Driver {
+    fn new(config: TimeoutConfig, seed: u64) -> Self {
+        let now = Timestamp::ZERO;
+        let mut driver = Self {
+            policy: TimeoutPolicy::new(config, seed, now),
+            now,
+            until: None,
+            unsent: None,
+            slowness: 0,
+        };
+        driver.handle(now, Event::Tick);
+        driver
+    }
+
+    /// Gives by how much the poll was late.
+    fn handle(&mut self, now: Timestamp, event: Event) -> Duration {
+        let late = self.until.map_or(Duration::ZERO, |until| now.since(until));
+        self.now = now;
+        self.policy.observe(now, event);
+        self.until = loop {
+            match self.policy.poll(now) {
+                Action::SendPing(id) => self.unsent = Some(id),
+                Action::Close(_) => {}
+                Action::Abort(_) => break None,
+                Action::Idle { until } => break until,
+            }
+        };
+        late
+    }
+
+    /// Writes the ping at once.
+    fn flush(&mut self) {
+        if let Some(id) = self.unsent.take() {
+            self.handle(self.now, Event::PingSent(id));
+        }
+    }
+
+    fn ping_waits(&self) -> bool {
+        self.unsent.is_some()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.policy.phase(), Phase::Closed | Phase::Aborted(_))
+    }
+
+    /// Takes a step with a peer that talks at the end of it.
+    fn live(&mut self, dice: &mut Dice) {
+        self.be_alone(dice);
+        let pong = Event::Pong(Some(self.policy.ping_id(self.policy.pings_sent())));
+        let said = [pong, Event::Recv, Event::Ping, Event::Pong(None)];
+        self.handle(self.now, dice.one_of(&said));
+    }
+
+    /// Takes a step without a peer: looks when told to, or too late, or has something to send before.
+    /// Gives the event, and by how much its poll was late.
+    fn be_alone(&mut self, dice: &mut Dice) -> (Event, Duration) {
+        let until = self.until.map_or(self.now.as_nanos(), Timestamp::as_nanos);
+        let ahead = until - self.now.as_nanos();
+        let event = match (dice.below(12), self.unsent) {
+            (0..3, Some(id)) => {
+                self.unsent = None;
+                Event::PingSent(id)
+            }
+            (3..5, _) => Event::SendStart,
+            (5, _) => Event::SendProgress {
+                bytes: 1 + dice.below(1000),
+            },
+            (6, None) => Event::SendOk,
+            (7, None) => Event::Flushed,
+            _ => Event::Tick,
+        };
+        let next = match dice.below(8) {
+            0 => until + dice.up_to(20_000_000_000),
+            1 => until + dice.up_to(1_000_000),
+            _ if event == Event::Tick => until + self.slowness,
+            _ => self.now.as_nanos() + dice.up_to(ahead),
+        };
+        let late = self.handle(Timestamp::from_nanos(next), event);
+        (event, late)
+    }
+}
+
+/// Cheap random numbers that the seed of a case decides.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let x = (self.0 ^ (self.0 >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let x = (x ^ (x >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        x ^ (x >> 32)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.roll()) * u128::from(end)) >> 64) as u64
+    }
+
+    fn up_to(&mut self, most: u64) -> u64 {
+        match most.checked_add(1) {
+            Some(end) => self.below(end),
+            None => self.roll(),
+        }
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
