@@ -46,9 +46,21 @@ extern "C" fn main(count: c_int, _: *const *const c_char) -> c_int {
         .min_data_rate(rate)
         .max_ping_rate(rate)
         .jitter(unknown as f64 / 4.0)
-        .idle_scope(if rate == 2 { IdleScope::Messages } else { IdleScope::Inbound })
-        .pong_evidence(if rate == 2 { PongEvidence::Pong } else { PongEvidence::Any })
-        .drain_code(if rate == 2 { DrainCode::ServiceRestart } else { DrainCode::GoingAway })
+        .idle_scope(if rate == 2 {
+            IdleScope::Messages
+        } else {
+            IdleScope::Inbound
+        })
+        .pong_evidence(if rate == 2 {
+            PongEvidence::Pong
+        } else {
+            PongEvidence::Any
+        })
+        .drain_code(if rate == 2 {
+            DrainCode::ServiceRestart
+        } else {
+            DrainCode::GoingAway
+        })
         .build();
     let Ok(config) = built else { return 1 };
     black_box((config.detection_bound(), config.warnings().count()));
@@ -83,8 +95,17 @@ extern "C" fn main(count: c_int, _: *const *const c_char) -> c_int {
         black_box(policy.poll_unread(now));
         black_box(policy.handle(now, event));
         black_box(policy.next_deadline());
-        black_box((policy.phase(), policy.cause(), policy.rtt(), policy.age(now)));
-        black_box((policy.is_idle(now), policy.is_pong_overdue(now), policy.should_ping(now)));
+        black_box((
+            policy.phase(),
+            policy.cause(),
+            policy.rtt(),
+            policy.age(now),
+        ));
+        black_box((
+            policy.is_idle(now),
+            policy.is_pong_overdue(now),
+            policy.should_ping(now),
+        ));
         black_box((policy.is_expired(now), policy.remaining_lifetime(now)));
         let status = policy.status(now);
         black_box(status.deadlines.iter().count());
