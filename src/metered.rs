@@ -1,6 +1,5 @@
 //! Counts bytes under the WebSocket protocol.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -138,11 +137,12 @@ impl Metering {
 #[cfg(feature = "tokio")]
 mod tokio_io {
     use std::io;
+    use std::pin::Pin;
     use std::task::{Context, Poll, ready};
 
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-    use super::{Metered, Pin};
+    use super::Metered;
 
     impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
         fn poll_read(

@@ -62,6 +62,12 @@ async fn metered(config: TimeoutConfigBuilder) -> (Guarded<Metered<DuplexStream>
     )
 }
 
+/// tokio's clock, which is paused.
+#[expect(clippy::disallowed_methods, reason = "the tests are about this clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdict {
     match result {
         Err(Error::TimedOut(verdict)) => verdict,
@@ -94,7 +100,7 @@ async fn live(mut client: Client) -> Option<u16> {
 async fn a_silent_peer_is_let_go_when_its_pong_is_overdue() {
     let config = bare().ping_interval(SECOND).pong_timeout(2 * SECOND);
     let (mut server, mut client) = metered(config).await;
-    let start = Instant::now();
+    let start = now();
     let verdict = timed_out(server.recv().await);
     took(start, 3 * SECOND);
     assert_eq!(verdict.reason, CloseReason::PongTimeout);
@@ -119,7 +125,7 @@ async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
     let config = TimeoutConfig::builder().jitter(0.0);
     let (mut server, client) = pair(config, 1024).await;
     let client = tokio::spawn(live(client));
-    let start = Instant::now();
+    let start = now();
     let verdict = timed_out(server.recv().await);
     took(start, 300 * SECOND);
     assert_eq!(
@@ -146,7 +152,7 @@ async fn a_peer_that_never_pauses_meets_its_lifetime() {
             }
         }
     });
-    let start = Instant::now();
+    let start = now();
     let verdict = loop {
         if let Err(Error::TimedOut(verdict)) = server.recv().await {
             break verdict;
@@ -162,7 +168,7 @@ async fn a_program_that_only_sends_meets_its_lifetime() {
     let (server, client) = pair(bare().connection_timeout(SECOND), 1024).await;
     let client = tokio::spawn(live(client));
     let (mut sink, _stream) = server.split();
-    let start = Instant::now();
+    let start = now();
     let verdict = loop {
         if let Err(Error::TimedOut(verdict)) = sink.send(Message::text("news")).await {
             break verdict;
@@ -182,7 +188,7 @@ async fn a_program_that_only_sends_meets_its_lifetime() {
 async fn a_blocked_send_times_out_though_nobody_reads() {
     let (server, _client) = pair(bare().message_timeout(SECOND), 64).await;
     let (mut sink, _stream) = server.split();
-    let start = Instant::now();
+    let start = now();
     let verdict = timed_out(sink.send(Message::binary(vec![0; 1000])).await);
     took(start, SECOND);
     assert_eq!(verdict.reason, CloseReason::MessageTimeout);
@@ -226,7 +232,7 @@ async fn a_ping_does_not_put_out_the_waker_of_a_blocked_writer() {
 async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
     let (mut server, client) =
         pair(bare().idle_timeout(SECOND).close_timeout(2 * SECOND), 1024).await;
-    let start = Instant::now();
+    let start = now();
     let verdict = timed_out(server.recv().await);
     took(start, 3 * SECOND);
     assert_eq!(
@@ -308,7 +314,7 @@ async fn our_own_close_is_answered_with_the_code_of_the_peer() {
 #[tokio::test(start_paused = true)]
 async fn our_own_close_is_bounded() {
     let (mut server, _client) = pair(bare().close_timeout(2 * SECOND), 1024).await;
-    let start = Instant::now();
+    let start = now();
     let verdict = timed_out(server.close(1000, "").await);
     took(start, 2 * SECOND);
     assert_eq!(
@@ -327,7 +333,7 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
             .is_none()
     );
     let reader = tokio::spawn(async move { stream.next().await });
-    let start = Instant::now();
+    let start = now();
     let verdict = timed_out(sink.close().await);
     took(start, 2 * SECOND);
     assert_eq!(
@@ -340,7 +346,7 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
 #[tokio::test(start_paused = true)]
 async fn the_opening_handshake_is_bounded() {
     let config = TimeoutConfig::builder().build().unwrap();
-    let start = Instant::now();
+    let start = now();
     let opened = open(config, pending::<Result<Client, WsError>>()).await;
     took(start, 10 * SECOND);
     assert_eq!(
@@ -359,7 +365,7 @@ async fn the_connection_opens_when_the_handshake_is_done() {
     })
     .await
     .unwrap();
-    let start = Instant::now();
+    let start = now();
     assert_eq!(server.status().age, Duration::ZERO);
     let verdict = timed_out(server.recv().await);
     assert_eq!(verdict.reason, CloseReason::IdleTimeout);
@@ -372,7 +378,7 @@ async fn a_drain_closes_within_its_time() {
     let client = tokio::spawn(live(client));
     assert!(server.recv().now_or_never().is_none());
     server.drain(10 * SECOND);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(timed_out(server.recv().await).reason, CloseReason::Drain);
     assert!(start.elapsed() < 10 * SECOND);
     assert_eq!(client.await.unwrap(), Some(1001));
@@ -383,7 +389,7 @@ async fn a_probe_is_to_be_answered_in_its_time() {
     let (mut server, _client) = pair(bare(), 1024).await;
     assert!(server.recv().now_or_never().is_none());
     server.probe(3 * SECOND);
-    let start = Instant::now();
+    let start = now();
     assert_eq!(
         timed_out(server.recv().await).reason,
         CloseReason::PongTimeout
@@ -397,7 +403,7 @@ async fn a_changed_configuration_reaches_a_reader_that_waits() {
     assert!(server.recv().now_or_never().is_none());
     tokio::time::sleep(SECOND).await;
     server.set_config(bare().idle_timeout(3 * SECOND).build().unwrap());
-    let start = Instant::now();
+    let start = now();
     assert_eq!(
         timed_out(server.recv().await).reason,
         CloseReason::IdleTimeout
@@ -452,7 +458,7 @@ async fn a_heartbeat_of_text_is_answered_by_text() {
         }
         client
     });
-    let start = Instant::now();
+    let start = now();
     assert_eq!(server.recv().await.unwrap(), Some(Message::text("data")));
     let verdict = timed_out(server.recv().await);
     took(start, 6 * SECOND);
@@ -478,7 +484,7 @@ async fn bytes_of_a_large_message_are_signs_of_life() {
         }
         client
     });
-    let start = Instant::now();
+    let start = now();
     assert!(matches!(server.recv().await, Ok(Some(Message::Binary(data))) if data.len() == 1000));
     took(start, 50 * SECOND);
     drop(upload);
@@ -500,7 +506,7 @@ async fn a_message_that_trickles_is_cut_off() {
         client.read_to_end(&mut end).await.unwrap();
         end
     });
-    let start = Instant::now();
+    let start = now();
     assert_eq!(
         timed_out(server.recv().await).reason,
         CloseReason::SlowReceive
@@ -546,7 +552,7 @@ async fn a_large_write_lives_while_its_bytes_move() {
         }
         pending::<()>().await;
     });
-    let start = Instant::now();
+    let start = now();
     server.send(Message::binary(vec![0; 1000])).await.unwrap();
     assert!(start.elapsed() >= 9 * SECOND, "took {:?}", start.elapsed());
     let verdict = timed_out(server.send(Message::binary(vec![0; 1000])).await);
