@@ -140,7 +140,8 @@ impl fmt::Display for Phase {
 impl CloseReason {
     /// The code of the Close frame that tells the peer; `None` where none is sent.
     ///
-    /// A drain can be configured to send 1012 instead: see [`TimeoutConfig::close_code`].
+    /// A drain can be configured to send 1012 instead: see
+    /// [`TimeoutConfig::close_code`](crate::TimeoutConfig::close_code).
     pub const fn code(self) -> Option<u16> {
         match self {
             // "1001 indicates that an endpoint is "going away"" (RFC 6455, 7.4.1)
