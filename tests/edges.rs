@@ -419,6 +419,63 @@ fn of_several_drains_or_probes_the_nearest_counts() {
 }
 
 #[test]
+fn a_minute_of_pings_may_come_at_once_and_not_a_nanosecond_more() {
+    for (early, flood) in [(0, false), (1, true)] {
+        let config = off().max_ping_rate(1).build().unwrap();
+        let mut policy = TimeoutPolicy::new(config, SEED, ms(0));
+        for _ in 0..60 {
+            assert_eq!(
+                policy.handle(ms(0), Event::Ping),
+                Action::Idle { until: None }
+            );
+        }
+        let now = nanoseconds_before(ms(1_000), early);
+        let flooded = policy.handle(now, Event::Ping) == Action::Abort(CloseReason::PingFlood);
+        assert_eq!(flooded, flood, "{early} ns early");
+    }
+}
+
+#[test]
+fn a_deadline_at_the_begin_of_a_grace_is_covered_by_it() {
+    let config = off()
+        .message_timeout(secs(1))
+        .idle_timeout(secs(10))
+        .stall_tolerance(TOLERANCE);
+    let mut policy = TimeoutPolicy::new(config.build().unwrap(), SEED, ms(0));
+    policy.observe(ms(0), Event::SendStart);
+    assert_eq!(
+        policy.poll(ms(10_000)),
+        Action::Idle {
+            until: Some(ms(13_000))
+        }
+    );
+    assert_eq!(
+        policy.poll(ms(13_000)),
+        Action::Abort(CloseReason::MessageTimeout)
+    );
+}
+
+#[test]
+fn entering_a_phase_forgets_the_grace() {
+    let config = off().handshake_timeout(secs(10)).stall_tolerance(TOLERANCE);
+    let mut policy = TimeoutPolicy::opening(config.build().unwrap(), SEED, ms(0));
+    assert_eq!(
+        policy.poll(ms(14_000)),
+        Action::Idle {
+            until: Some(ms(17_000))
+        }
+    );
+    policy.observe(ms(14_000), Event::Opened);
+    let probe = Event::Probe {
+        within: Duration::ZERO,
+    };
+    assert_eq!(
+        policy.handle(ms(14_000), probe),
+        Action::Abort(CloseReason::PongTimeout)
+    );
+}
+
+#[test]
 fn the_last_instant() {
     assert_eq!(Timestamp::from_nanos(u64::MAX), Timestamp::MAX);
     assert_eq!(Timestamp::from_nanos(u64::MAX - 1), Timestamp::MAX);
