@@ -15,7 +15,8 @@ pub enum Error<E> {
     TimedOut(Verdict),
     /// The socket inside failed.
     Socket(E),
-    /// The connection had ended before, without a verdict: nothing can be sent.
+    /// The connection had ended before without a verdict, or our own Close frame is on its way: nothing
+    /// can be sent. From the stream: it ended because a write failed, and the send was told why.
     Closed,
     /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
     CloseCode(u16),
@@ -54,7 +55,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
         match self {
             Self::TimedOut(verdict) => verdict.fmt(f),
             Self::Socket(error) => error.fmt(f),
-            Self::Closed => f.write_str("the connection has ended"),
+            Self::Closed => f.write_str("the connection is closed"),
             Self::CloseCode(code) => write!(
                 f,
                 "{code} cannot be sent in a Close frame, accepted are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
@@ -66,7 +67,8 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
 impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Socket(error) => Some(error),
+            // The error itself is what this one displays.
+            Self::Socket(error) => error.source(),
             _ => None,
         }
     }

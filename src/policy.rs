@@ -364,6 +364,12 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.hot.ping == Ping::InFlight
     }
 
+    /// Whether the write clock runs.
+    #[cfg(feature = "socket")]
+    pub(crate) fn write_waits(&self) -> bool {
+        self.hot.write_by.is_some()
+    }
+
     /// When the latest grace began.
     #[cfg(feature = "socket")]
     pub(crate) fn grace(&self) -> Option<Timestamp> {

@@ -24,9 +24,8 @@ use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
-/// A WebSocket that keeps its timeouts. **Keep reading from it**: silence is judged, pings go out and
-/// pongs are seen only while someone polls the reading half, so a program that only sends must poll
-/// it too, or drop it.
+/// A WebSocket that keeps its timeouts. **Keep reading from it**: silence is judged and pongs are seen
+/// only while someone polls the reading half, so a program that only sends must poll that too.
 ///
 /// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …) and is
 /// itself one, so `StreamExt::split` works on it. Made by the functions in
@@ -34,11 +33,14 @@ use crate::timer::Timer;
 ///
 /// What differs from the socket inside:
 ///
-/// * A verdict of the policy arrives as [`Error::TimedOut`]: from a send at once, from the stream when
-///   all that the peer still sent has been handed over; the stream ends after it.
-/// * Pongs that answer our own pings are taken out of the stream, and so is the peer's answer to a Close
-///   frame that the policy sent. All else passes untouched.
+/// * A verdict of the policy arrives as [`Error::TimedOut`], from a send at once. If it begins a closing
+///   handshake, the stream first hands over what the peer still sends; if it aborts, what had not been
+///   read goes with the transport. The stream ends after it.
+/// * The first pong that names our latest ping is taken out of the stream, and so is the peer's answer to
+///   a Close frame that the policy sent. All else passes untouched.
 /// * When the stream ends the socket inside is dropped, and with it the transport.
+/// * If a write fails, the stream goes on for at most `close_timeout`, since the peer's last words may
+///   still be on their way.
 ///
 /// Dropping the future of a receive loses nothing; a message whose send was dropped leaves whole or
 /// not at all.
@@ -68,6 +70,11 @@ pub struct TimeoutSocket<S: TryStream, T> {
     ping: Option<PingId>,
     farewell: Farewell<S::Ok>,
     peer_close: Option<PeerClose>,
+    /// Whether the stream inside has ended. What was written before that may still have to leave.
+    read_to_end: bool,
+    /// Why a promised message was not taken when it came to it, for the task that sends.
+    refused: Option<S::Error>,
+    write_side: WriteSide<S::Error>,
     verdict: Option<Verdict>,
     /// Whether the stream has said how it ended.
     told: bool,
@@ -98,6 +105,23 @@ enum Farewell<M> {
     Written,
     /// Flushed.
     Sent,
+}
+
+/// The writing side of the socket inside.
+#[derive(Debug)]
+enum WriteSide<E> {
+    Sound,
+    /// It failed, so the connection is over; the error, unless the task that sends was told.
+    Failed(Option<E>),
+}
+
+/// Why something was not written.
+#[derive(Debug)]
+enum WriteError<E> {
+    /// The socket inside did not take a message. It may take others.
+    Refused(E),
+    /// It could not flush, so it never will.
+    Broken(E),
 }
 
 /// The peer's Close frame.
@@ -177,6 +201,9 @@ impl<S: TryStream, T> TimeoutSocket<S, T> {
             ping: None,
             farewell: Farewell::None,
             peer_close: None,
+            read_to_end: false,
+            refused: None,
+            write_side: WriteSide::Sound,
             verdict: None,
             told: false,
             meter: None,
@@ -322,7 +349,12 @@ where
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(self.end_of_stream());
             };
-            match Pin::new(inner).poll_next(cx) {
+            let read = if self.read_to_end {
+                Poll::Ready(None)
+            } else {
+                Pin::new(inner).poll_next(cx)
+            };
+            match read {
                 Poll::Ready(Some(Ok(message))) => {
                     let now = self.timer.now();
                     let passes_on = self.received(now, &message);
@@ -336,10 +368,12 @@ where
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(self.transport_ended(Some(error)));
                 }
-                Poll::Ready(None) => return Poll::Ready(self.transport_ended(None)),
+                Poll::Ready(None) if !self.reply_waits() => {
+                    return Poll::Ready(self.transport_ended(None));
+                }
                 // What had arrived when the alarm rang is to be read before anything is judged.
-                Poll::Pending if self.alarm_rings() => {}
-                Poll::Pending => {
+                Poll::Pending | Poll::Ready(None) if self.alarm_rings() => {}
+                Poll::Pending | Poll::Ready(None) => {
                     self.all_is_read();
                     if self.inner.is_some() && self.rang.is_none() {
                         return Poll::Pending;
@@ -347,6 +381,13 @@ where
                 }
             }
         }
+    }
+
+    /// Whether the stream has ended before our answer to the peer's Close, and what was written before
+    /// that, could leave. (tungstenite's server ends its stream as soon as the answer is in its buffer.)
+    fn reply_waits(&mut self) -> bool {
+        self.read_to_end = true;
+        self.peer_close.is_some() && self.owes() && self.write_out(self.timer.now()).is_pending()
     }
 
     /// Tells the policy of a message; whether it is handed on.
@@ -361,6 +402,7 @@ where
                     .as_ref()
                     .is_some_and(|heartbeat| heartbeat.pong == *message);
                 if pong {
+                    self.observe(now, Event::RecvPartial { total: 0 });
                     self.pong(now, self.policy.latest_ping());
                 } else {
                     self.observe(now, Event::Recv);
@@ -384,6 +426,10 @@ where
             Kind::Close(code) => {
                 self.peer_close = Some(PeerClose { code });
                 self.ping = None;
+                if matches!(self.farewell, Farewell::Owed(_)) {
+                    // The frames have crossed; the reply does for ours.
+                    self.farewell = Farewell::None;
+                }
                 self.observe(now, Event::PeerClose);
                 // tungstenite has queued the reply.
                 self.unflushed.control = true;
@@ -445,8 +491,9 @@ where
                 _ => Closing::Unwritten,
             };
         }
-        // "An error that follows a received Close is a clean end too": the peer was done with us.
-        let error = error.filter(|_| self.peer_close.is_none() && self.verdict.is_none());
+        // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
+        let closed = self.peer_close.is_some() || matches!(self.farewell, Farewell::Sent);
+        let error = error.filter(|_| !closed && self.verdict.is_none());
         match &error {
             Some(error) => {
                 report::receive_error(self.label_or_dash(), error, &self.policy.status(now))
@@ -463,20 +510,26 @@ where
         }
     }
 
-    /// What the stream says once the connection has ended: the verdict once, if there is one.
+    /// What the stream says once the connection has ended: the verdict, or that a write failed, once.
     fn end_of_stream(&mut self) -> Option<Result<M, Error<E>>> {
-        let told = std::mem::replace(&mut self.told, true);
-        self.verdict
-            .clone()
-            .filter(|_| !told)
-            .map(|verdict| Err(Error::TimedOut(verdict)))
+        if std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        match (&self.verdict, &mut self.write_side) {
+            (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
+            (None, WriteSide::Failed(_)) if self.peer_close.is_some() => None,
+            (None, WriteSide::Failed(error)) => {
+                Some(Err(error.take().map_or(Error::Closed, Error::Socket)))
+            }
+            (None, WriteSide::Sound) => None,
+        }
     }
 
     // ---- writing ----
 
     /// Writes and flushes what can be, in order: the promised message, a ping, what the socket inside
     /// holds, and when that has left our Close frame.
-    fn write_out(&mut self, now: Timestamp) -> Poll<Result<(), E>> {
+    fn write_out(&mut self, now: Timestamp) -> Poll<Result<(), WriteError<E>>> {
         let done = self.try_to_write_out(now);
         if done.is_pending() {
             self.write_waits(now, false);
@@ -484,7 +537,11 @@ where
         done
     }
 
-    fn try_to_write_out(&mut self, now: Timestamp) -> Poll<Result<(), E>> {
+    fn try_to_write_out(&mut self, now: Timestamp) -> Poll<Result<(), WriteError<E>>> {
+        use WriteError::{Broken, Refused};
+
+        // A full buffer may refuse a ping, and take it once it is flushed.
+        let mut ping_tries = 2;
         loop {
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(Ok(()));
@@ -493,35 +550,36 @@ where
             let cx = &mut Context::from_waker(&self.both);
 
             if !self.ready && (self.slot.is_some() || self.ping.is_some()) {
-                ready!(inner.as_mut().poll_ready(cx))?;
+                ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
                 self.ready = true;
             }
             if let Some(message) = self.slot.take() {
                 self.ready = false;
-                inner.start_send(message)?;
+                inner.start_send(message).map_err(Refused)?;
                 continue;
             }
-            if let Some(id) = self.ping.take() {
+            if let Some(id) = self.ping.filter(|_| ping_tries > 0) {
                 self.ready = false;
                 let message = match &self.heartbeat {
                     Some(heartbeat) => heartbeat.ping.clone(),
                     None => M::ping(id.payload()),
                 };
-                match inner.as_mut().start_send(message) {
-                    Ok(()) => self.unflushed.ping = Some(id),
-                    // A full buffer of pongs may refuse it now and take it later; a transport that has
-                    // failed tells whoever reads.
-                    Err(_) => self.ping = Some(id),
+                ping_tries -= 1;
+                if inner.as_mut().start_send(message).is_ok() {
+                    self.unflushed.ping = self.ping.take();
                 }
             }
-            ready!(inner.as_mut().poll_flush(cx))?;
+            ready!(inner.as_mut().poll_flush(cx)).map_err(Broken)?;
+            if self.ping.is_some() && ping_tries > 0 {
+                continue;
+            }
 
             if matches!(self.farewell, Farewell::Owed(_)) {
-                ready!(inner.as_mut().poll_ready(cx))?;
+                ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
                 if let Farewell::Owed(frame) = std::mem::replace(&mut self.farewell, Farewell::None)
                 {
                     self.ready = false;
-                    inner.start_send(frame)?;
+                    inner.start_send(frame).map_err(Refused)?;
                     self.farewell = Farewell::Written;
                 }
                 continue;
@@ -567,8 +625,6 @@ where
         if let Some(metering) = &mut self.meter {
             metering.progress();
         }
-        // A task that waits for this flush did not see it.
-        self.tasks.writer.wake();
     }
 
     /// The transport takes no more for now.
@@ -589,36 +645,72 @@ where
 
     /// Tries what is owed before the policy judges that it could not be done.
     fn act_before_judging(&mut self, now: Timestamp) {
-        if self.owes() {
-            if let Poll::Ready(Err(error)) = self.write_out(now) {
-                self.write_failed(&error);
-                // The task that sends is to hear of it by itself.
-                self.tasks.writer.wake();
-            }
+        if !self.owes() {
+            return;
         }
+        let Poll::Ready(done) = self.write_out(now) else {
+            return;
+        };
+        match done {
+            Ok(()) => {}
+            Err(WriteError::Refused(error)) => {
+                report::send_error(self.label_or_dash(), &error);
+                self.refused = Some(error);
+            }
+            Err(WriteError::Broken(error)) => self.write_broke(now, Err(error)),
+        }
+        // A task that waits for this flush did not see it.
+        self.tasks.writer.wake();
     }
 
-    /// Nothing more can be written. What the peer has still sent, its Close frame above all, is worth
-    /// reading; then the reads fail too.
-    fn write_failed(&mut self, error: &E) {
-        report::send_error(self.label_or_dash(), error);
+    /// Nothing more can be written, so the connection is over. What the peer has still sent, its Close
+    /// frame above all, is worth reading, for as long as a closing handshake may take.
+    fn write_broke(&mut self, now: Timestamp, error: Result<(), E>) {
+        if matches!(self.write_side, WriteSide::Sound) {
+            if let Err(error) = &error {
+                report::send_error(self.label_or_dash(), error);
+            }
+            self.write_side = WriteSide::Failed(error.err());
+        }
         self.unflushed = Unflushed::default();
+        self.ping = None;
+        self.observe(now, Event::CloseStart);
+    }
+
+    /// What the task that sends is told of a write.
+    fn told_of_write(
+        &mut self,
+        now: Timestamp,
+        done: Result<(), WriteError<E>>,
+    ) -> Result<(), Error<E>> {
+        match done {
+            Ok(()) => Ok(()),
+            Err(WriteError::Refused(error)) => Err(Error::Socket(error)),
+            Err(WriteError::Broken(error)) => {
+                report::send_error(self.label_or_dash(), &error);
+                self.write_broke(now, Ok(()));
+                self.tasks.reader.wake();
+                Err(Error::Socket(error))
+            }
+        }
     }
 
     /// A pass of the sending half, which has just found that the transport takes no more. `Ready` if
     /// the connection has ended, or a second try went through.
     fn sending_half_waits(&mut self, now: Timestamp) -> Poll<Result<(), Error<E>>> {
-        if self.alarm_rings() {
-            if let Poll::Ready(done) = self.write_out(now) {
-                return Poll::Ready(done.map_err(Error::Socket));
-            }
-            self.look(now, Judged::AllButUnread);
-        } else if self.stale {
+        let rings = self.alarm_rings();
+        let again = if rings {
+            self.write_out(now)
+        } else {
+            Poll::Pending
+        };
+        if rings || self.stale {
             self.look(now, Judged::AllButUnread);
         }
-        match self.may_send() {
-            Ok(()) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
+        match (again, self.may_send()) {
+            (Poll::Ready(done), _) => Poll::Ready(self.told_of_write(now, done)),
+            (Poll::Pending, Err(error)) => Poll::Ready(Err(error)),
+            (Poll::Pending, Ok(())) => Poll::Pending,
         }
     }
 
@@ -628,6 +720,16 @@ where
             (Some(verdict), _) => Err(Error::TimedOut(verdict.clone())),
             (None, None) => Err(Error::Closed),
             (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// Nothing may follow our own Close frame.
+    fn may_send_more(&mut self) -> Result<(), Error<E>> {
+        self.may_send()?;
+        match (self.refused.take(), &self.farewell) {
+            (Some(error), _) => Err(Error::Socket(error)),
+            (None, Farewell::None) => Ok(()),
+            (None, _) => Err(Error::Closed),
         }
     }
 
@@ -657,7 +759,7 @@ where
         let ahead = self.timer.wall().saturating_sub(now.since(Timestamp::ZERO));
         let asleep = ahead.saturating_sub(self.wall_ahead);
         self.wall_ahead = ahead;
-        if asleep > RESUME && self.policy.phase() == Phase::Open {
+        if asleep > RESUME && self.policy.config().pong_timeout().is_some() {
             report::resumed(self.label_or_dash(), asleep);
             self.observe(
                 now,
@@ -676,27 +778,32 @@ where
     /// reactor has turned what arrived in time is invisible. If it has not, the alarm is set a
     /// millisecond ahead. What is not about the peer goes by the clock alone.
     fn look(&mut self, now: Timestamp, whose: Judged) {
-        let judged = match self.rang {
-            Some(rang) if !self.policy.peer_is_due_after(Some(rang), now, whose) => whose,
-            _ => Judged::Ours,
+        let due = self.policy.peer_is_due_after(None, now, whose);
+        let seen = self.rang.is_some() && !self.policy.peer_is_due_after(self.rang, now, whose);
+        let unseen = self.policy.peer_is_due_after(self.rang, now, Judged::All);
+        let judged = if due && seen && self.has_budget() {
+            whose
+        } else {
+            Judged::Ours
         };
+        let again_soon = unseen || (due && judged == Judged::Ours);
         if whose == Judged::All {
             self.rang = None;
         }
         let grace = self.policy.grace();
         while self.inner.is_some() {
+            // What was known when a verdict was given is known no more after it.
+            let due = self.policy.next_deadline().filter(|&at| at <= now);
+            let before = due.map(|_| self.policy.status(now));
             match self.policy.decide(now, judged) {
                 Action::SendPing(id) => {
                     self.ping = Some(id);
                     self.act_before_judging(now);
                 }
-                Action::Close(reason) => self.close_with(now, reason),
-                Action::Abort(reason) => self.abort(now, reason),
+                Action::Close(reason) => self.close_with(now, reason, before),
+                Action::Abort(reason) => self.abort(now, reason, before),
                 Action::Idle { until } => {
-                    let unjudged = self.policy.peer_is_due_after(None, now, whose);
-                    let soon = now
-                        .checked_add(A_MOMENT)
-                        .filter(|_| unjudged && judged == Judged::Ours);
+                    let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
                     let next = earlier(until, self.policy.next_deadline_after(now));
                     self.set_alarm(earlier(soon, next));
                     break;
@@ -711,6 +818,13 @@ where
             self.announced = true;
             report::opened(self.label_or_dash(), self.policy.config());
         }
+    }
+
+    /// Whether what was just tried could have gone through: tokio answers `Pending` to everything once a
+    /// task has done much in one turn. Asking takes the alarm.
+    fn has_budget(&mut self) -> bool {
+        self.alarm = None;
+        self.timer.has_budget(&mut Context::from_waker(&self.both))
     }
 
     /// Moves the alarm nearer, never further away: when it rings early, one looks again.
@@ -733,8 +847,8 @@ where
     // ---- ending ----
 
     /// Begins the closing handshake that the policy asks for.
-    fn close_with(&mut self, now: Timestamp, reason: CloseReason) {
-        self.give_verdict(now, reason, Closing::UnderWay);
+    fn close_with(&mut self, now: Timestamp, reason: CloseReason, status: Option<Status>) {
+        self.give_verdict(now, reason, Closing::UnderWay, status);
         self.ping = None;
         self.farewell = Farewell::Owed(self.close_frame(reason));
         self.act_before_judging(now);
@@ -742,15 +856,18 @@ where
     }
 
     /// Drops the transport, after one try at a Close frame.
-    fn abort(&mut self, now: Timestamp, reason: CloseReason) {
-        let both_closed = self.peer_close.is_some() && !self.unflushed.control;
-        if reason == CloseReason::CloseTimeout && both_closed && self.verdict.is_none() {
-            // Both Close frames have passed, and a client has waited for its server to hang up.
+    fn abort(&mut self, now: Timestamp, reason: CloseReason, status: Option<Status>) {
+        let both_closed = self.peer_close.is_some() && !self.owes();
+        let failed = matches!(self.write_side, WriteSide::Failed(_));
+        if reason == CloseReason::CloseTimeout && (both_closed || failed) && self.verdict.is_none()
+        {
+            // Both Close frames have passed, and a client has waited for its server to hang up; or the
+            // error of a write is the end, and all that time went to the peer's last words.
             self.report_end(now);
             return self.end();
         }
         let closing = match &self.farewell {
-            _ if self.peer_close.is_some() => Closing::Answered,
+            Farewell::Sent if self.peer_close.is_some() => Closing::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
                 self.ping = None;
                 self.farewell = Farewell::Owed(self.close_frame(reason));
@@ -765,7 +882,7 @@ where
             Farewell::Sent => Closing::Ignored,
             _ => Closing::Unwritten,
         };
-        self.give_verdict(now, reason, closing);
+        self.give_verdict(now, reason, closing, status);
         self.report_end(now);
         self.end();
     }
@@ -791,12 +908,18 @@ where
     }
 
     /// The first verdict is the cause, and stays; how the closing went stands beside it.
-    fn give_verdict(&mut self, now: Timestamp, reason: CloseReason, closing: Closing) {
+    fn give_verdict(
+        &mut self,
+        now: Timestamp,
+        reason: CloseReason,
+        closing: Closing,
+        status: Option<Status>,
+    ) {
         if let Some(verdict) = &mut self.verdict {
             verdict.closing = closing;
             return;
         }
-        let status = Box::new(self.policy.status(now));
+        let status = Box::new(status.unwrap_or_else(|| self.policy.status(now)));
         let verdict = Verdict {
             reason,
             status,
@@ -865,31 +988,32 @@ where
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
-        this.may_send()?;
+        this.may_send_more()?;
         if this.ready && this.slot.is_none() {
             return Poll::Ready(Ok(()));
         }
         this.tasks.writer.register(cx.waker());
         loop {
-            if this.slot.is_some() || this.ping.is_some() {
+            // A write that waited may be through: nobody else might say so.
+            if this.slot.is_some() || this.ping.is_some() || this.policy.write_waits() {
                 let now = this.timer.now();
-                if this.write_out(now).map_err(Error::Socket)?.is_pending() && this.slot.is_some() {
-                    ready!(this.sending_half_waits(now))?;
+                match this.write_out(now) {
+                    Poll::Ready(done) => this.told_of_write(now, done)?,
+                    Poll::Pending if this.slot.is_some() => ready!(this.sending_half_waits(now))?,
+                    Poll::Pending => {}
                 }
                 this.may_send()?;
             }
             let Some(inner) = &mut this.inner else {
                 return Poll::Ready(Err(Error::Closed));
             };
-            if Pin::new(inner)
-                .poll_ready(&mut Context::from_waker(&this.both))
-                .map_err(Error::Socket)?
-                .is_ready()
-            {
-                this.ready = true;
-                return Poll::Ready(Ok(()));
-            }
             let now = this.timer.now();
+            if let Poll::Ready(done) =
+                Pin::new(inner).poll_ready(&mut Context::from_waker(&this.both))
+            {
+                this.ready = done.is_ok();
+                return Poll::Ready(this.told_of_write(now, done.map_err(WriteError::Broken)));
+            }
             this.write_waits(now, true);
             ready!(this.sending_half_waits(now))?;
         }
@@ -897,7 +1021,7 @@ where
 
     fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
         let this = self.get_mut();
-        this.may_send()?;
+        this.may_send_more()?;
         match message.kind() {
             Kind::Data => this.unflushed.data = true,
             Kind::Ping(_) | Kind::Pong(_) => this.unflushed.control = true,
@@ -921,16 +1045,23 @@ where
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
-        this.may_send()?;
+        if let Some(error) = this.refused.take() {
+            return Poll::Ready(Err(Error::Socket(error)));
+        }
+        match this.may_send() {
+            Err(Error::Closed) if !this.owes() => return Poll::Ready(Ok(())),
+            may => may?,
+        }
         this.tasks.writer.register(cx.waker());
         let now = this.timer.now();
         match this.write_out(now) {
             Poll::Ready(done) => {
+                let told = this.told_of_write(now, done);
                 // A program that only sends must meet its lifetime too.
                 if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
                     this.look_between(now);
                 }
-                Poll::Ready(done.map_err(Error::Socket))
+                Poll::Ready(told)
             }
             Poll::Pending => this.sending_half_waits(now),
         }
@@ -988,14 +1119,16 @@ where
             }
             let now = timer.now();
             if rang.is_some() || alarm.is_none() {
-                let unseen = policy.peer_is_due_after(rang, now, Judged::All);
+                let due = policy.peer_is_due_after(None, now, Judged::All);
+                let seen = rang.is_some() && !policy.peer_is_due_after(rang, now, Judged::All);
+                let unseen = due && !(seen && timer.has_budget(cx));
                 let judged = if unseen { Judged::Ours } else { Judged::All };
+                let status = policy.status(now);
                 match policy.decide(now, judged) {
                     Action::Abort(reason) => {
-                        let status = Box::new(policy.status(now));
                         let verdict = Verdict {
                             reason,
-                            status,
+                            status: Box::new(status),
                             closing: Closing::Unwritten,
                         };
                         report::verdict("-", &verdict, policy.config());

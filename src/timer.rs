@@ -27,6 +27,13 @@ pub trait Timer {
     /// knows of the bytes that wait in the kernel.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// Whether the runtime lets the task go on with its I/O, so that a read or write that was just
+    /// `Pending` was so for want of bytes or room. Asked only when the alarm has rung; may unset it.
+    fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
+        let _ = cx;
+        true
+    }
+
     /// The time of day, since any fixed instant, on a clock that goes on while the machine is
     /// suspended. [`now`](Self::now) may stand still then, and the difference tells a resume.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]

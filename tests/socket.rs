@@ -1,7 +1,8 @@
 //! The socket on tokio: its clock paused over an in-memory transport wherever that can show the thing,
 //! a real socket where only that can.
 
-use std::future::{pending, poll_fn};
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseReason, Closing, Error, Heartbeat, Metered, TimeoutConfig, TimeoutConfigBuilder,
-    TimeoutSocket, Verdict,
+    CloseReason, Closing, Error, Heartbeat, Metered, PongEvidence, TimeoutConfig,
+    TimeoutConfigBuilder, TimeoutSocket, Verdict,
 };
 
 type Guarded<IO = DuplexStream> = TimeoutSocket<WebSocketStream<IO>, Timer>;
@@ -680,4 +681,382 @@ fn a_blocked_thread_does_not_cost_a_healthy_peer() {
     });
     drop(runtime);
     clients.join().unwrap();
+}
+
+/// A masked frame as a client puts it on the wire.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match u8::try_from(payload.len()) {
+        Ok(length @ 0..126) => frame.push(0x80 | length),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// A guarded server over a transport of the caller's.
+async fn over<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    config: TimeoutConfigBuilder,
+    transport: IO,
+) -> Guarded<IO> {
+    let socket =
+        WebSocketStream::from_raw_socket(transport, Role::Server, Some(tungstenite_config())).await;
+    wrap(config.build().unwrap(), socket)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_written_leaves_before_the_reply_to_a_close() {
+    for split in [false, true] {
+        let (transport, mut client) = duplex(64);
+        let mut server = over(bare(), transport).await;
+        assert!(
+            server
+                .send(Message::binary(vec![0; 1000]))
+                .now_or_never()
+                .is_none()
+        );
+        let client = tokio::spawn(async move {
+            client.write_all(&frame(8, &[3, 232])).await.unwrap();
+            tokio::time::sleep(100 * MS).await;
+            let mut wire = Vec::new();
+            client.read_to_end(&mut wire).await.unwrap();
+            wire
+        });
+        if split {
+            let (_sink, mut stream) = server.split();
+            while let Some(message) = stream.next().await {
+                message.unwrap();
+            }
+        } else {
+            while server.recv().await.unwrap().is_some() {}
+        }
+        let wire = client.await.unwrap();
+        assert_eq!(wire.len(), 1004 + 4);
+        assert_eq!(wire[1004..], [0x88, 2, 3, 232]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_and_does_not_read_is_bounded() {
+    let (transport, mut client) = duplex(64);
+    let mut server = over(bare().close_timeout(2 * SECOND), transport).await;
+    assert!(
+        server
+            .send(Message::binary(vec![0; 1000]))
+            .now_or_never()
+            .is_none()
+    );
+    client.write_all(&frame(8, &[3, 232])).await.unwrap();
+    assert!(server.recv().await.unwrap().unwrap().is_close());
+    let start = now();
+    let verdict = timed_out(server.recv().await);
+    took(start, 2 * SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::CloseTimeout, Closing::Unwritten)
+    );
+}
+
+/// `forward` flushes whenever it is polled: a flush that wakes its own task would never rest.
+#[tokio::test(start_paused = true)]
+async fn a_flush_does_not_wake_its_own_task() {
+    let (server, _client) = pair(bare(), 1024).await;
+    let (sink, _stream) = server.split();
+    let source = futures_util::stream::pending::<Result<Message, Error<WsError>>>();
+    let mut forward = pin!(source.forward(sink));
+    let mut polls = 0;
+    let counted = poll_fn(|cx| {
+        polls += 1;
+        assert!(polls < 10, "it spins");
+        forward.as_mut().poll(cx)
+    });
+    assert!(tokio::time::timeout(SECOND, counted).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_messages_under_back_pressure_live_while_they_move() {
+    let (transport, mut client) = duplex(4096);
+    let mut server = over(bare().message_timeout(SECOND), transport).await;
+    let reader = tokio::spawn(async move {
+        let mut buffer = vec![0; 4096];
+        while client.read(&mut buffer).await.unwrap() > 0 {
+            tokio::time::sleep(10 * MS).await;
+        }
+    });
+    let messages = (0..2000).map(|_| Ok(Message::binary(vec![0; 1000])));
+    let start = now();
+    server
+        .send_all(&mut futures_util::stream::iter(messages))
+        .await
+        .unwrap();
+    assert!(
+        start.elapsed() > 4 * SECOND,
+        "the transport did not hold it up"
+    );
+    drop(server);
+    reader.await.unwrap();
+}
+
+/// Each of these is due before the reading half first looks, so no alarm was ever set for it.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_is_past_at_the_first_look_is_judged() {
+    let idle = bare()
+        .no_stall_tolerance()
+        .idle_timeout(500 * MS)
+        .close_timeout(SECOND);
+
+    let (mut server, _client) = pair(bare(), 1024).await;
+    assert!(server.recv().now_or_never().is_none());
+    tokio::time::sleep(SECOND).await;
+    server.set_config(idle.build().unwrap());
+    let start = now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::IdleTimeout
+    );
+    took(start, SECOND);
+
+    let (mut server, _client) = pair(bare(), 1024).await;
+    assert!(server.recv().now_or_never().is_none());
+    server.probe(Duration::ZERO);
+    let start = now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::PongTimeout
+    );
+    took(start, Duration::ZERO);
+
+    let (mut server, _client) = pair(idle, 1024).await;
+    tokio::time::sleep(2 * SECOND).await;
+    let start = now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::IdleTimeout
+    );
+    took(start, SECOND);
+
+    // The sending half looks first, and leaves silence to the reading half.
+    let (server, _client) = pair(idle, 1024).await;
+    tokio::time::sleep(2 * SECOND).await;
+    let (mut sink, mut stream) = server.split();
+    sink.send(Message::text("news")).await.unwrap();
+    let start = now();
+    assert_eq!(
+        timed_out(stream.next().await.unwrap()).reason,
+        CloseReason::IdleTimeout
+    );
+    took(start, SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_of_text_may_come_in_pieces() {
+    let config = bare()
+        .ping_interval(SECOND)
+        .pong_timeout(SECOND)
+        .min_data_rate(240);
+    let (server, mut client) = metered(config).await;
+    let mut server = server.with_heartbeat(Heartbeat::text());
+    let client = tokio::spawn(async move {
+        let mut ping = [0; 6];
+        let (first, second) = (&frame(1, b"pong")[..5], &frame(1, b"pong")[5..]);
+        client.read_exact(&mut ping).await.unwrap();
+        client.write_all(first).await.unwrap();
+        tokio::time::sleep(10 * MS).await;
+        client.write_all(second).await.unwrap();
+        while client.read_exact(&mut ping).await.is_ok() {
+            client.write_all(&frame(1, b"pong")).await.unwrap();
+        }
+    });
+    assert!(
+        tokio::time::timeout(100 * SECOND, server.recv())
+            .await
+            .is_err(),
+        "{}",
+        server.status()
+    );
+    client.abort();
+}
+
+/// tokio answers `Pending` to every read once a task has done much in one turn; the pong is there.
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_is_not_taken_for_silence() {
+    let config = bare()
+        .ping_interval(SECOND)
+        .pong_timeout(SECOND)
+        .pong_evidence(PongEvidence::Pong);
+    let (transport, mut client) = duplex(1 << 16);
+    let mut server = over(config, transport).await;
+    assert!(
+        tokio::time::timeout(SECOND + 100 * MS, server.recv())
+            .await
+            .is_err()
+    );
+    let mut ping = [0; 10];
+    client.read_exact(&mut ping).await.unwrap();
+    for _ in 0..4 {
+        client.write_all(&frame(2, &[0; 4088])).await.unwrap();
+    }
+    client.write_all(&frame(0xA, &ping[2..])).await.unwrap();
+    // The task comes back late, to a pong that was there in time behind data.
+    tokio::time::sleep(SECOND).await;
+    let mut messages = 0;
+    poll_fn(|cx| {
+        loop {
+            match server.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(_))) => messages += 1,
+                Poll::Ready(end) => panic!("a healthy peer was let go: {end:?}"),
+                Poll::Pending if server.status().pongs_received == 1 => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+            // The first message keeps the task busy until its turn is used up.
+            while messages == 1 && tokio::task::coop::has_budget_remaining() {
+                let _ = pin!(tokio::task::consume_budget()).poll(cx);
+            }
+        }
+    })
+    .await;
+    assert_eq!(messages, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_frames_may_cross() {
+    for (role, other) in [(Role::Server, Role::Client), (Role::Client, Role::Server)] {
+        let (ours, theirs) = duplex(64);
+        let ours = WebSocketStream::from_raw_socket(ours, role, Some(tungstenite_config())).await;
+        let mut theirs =
+            WebSocketStream::from_raw_socket(theirs, other, Some(tungstenite_config())).await;
+        let (mut sink, mut stream) = wrap(bare().build().unwrap(), ours).split();
+        assert!(
+            sink.send(Message::binary(vec![0; 1000]))
+                .now_or_never()
+                .is_none()
+        );
+        let closing = tokio::spawn(async move { sink.close().await });
+        tokio::time::sleep(10 * MS).await;
+        theirs.close(None).await.unwrap();
+        assert!(stream.next().await.unwrap().unwrap().is_close());
+        let peer = tokio::spawn(async move { while let Some(Ok(_)) = theirs.next().await {} });
+        closing.await.unwrap().unwrap();
+        assert!(stream.next().await.is_none());
+        peer.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_is_no_timeout() {
+    for config in [
+        TimeoutConfig::builder().jitter(0.0),
+        bare().ping_interval(SECOND),
+    ] {
+        let (read, _kept) = duplex(1024);
+        let (write, gone) = duplex(1024);
+        drop(gone);
+        let mut server = over(
+            config.close_timeout(2 * SECOND),
+            tokio::io::join(read, write),
+        )
+        .await;
+        let failure = server.recv().await;
+        assert!(
+            matches!(&failure, Err(Error::Socket(WsError::Io(_)))),
+            "{failure:?}"
+        );
+        assert!(server.recv().await.unwrap().is_none());
+    }
+
+    // The half that sends is told why, the other that it is over.
+    let (read, _kept) = duplex(1024);
+    let (write, gone) = duplex(1024);
+    drop(gone);
+    let (mut sink, mut stream) = over(
+        bare().close_timeout(2 * SECOND),
+        tokio::io::join(read, write),
+    )
+    .await
+    .split();
+    let start = now();
+    assert!(matches!(
+        sink.send(Message::text("lost")).await,
+        Err(Error::Socket(WsError::Io(_)))
+    ));
+    assert!(matches!(stream.next().await, Some(Err(Error::Closed))));
+    took(start, 2 * SECOND);
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_may_hang_up_on_our_close() {
+    let (transport, mut client) = duplex(1024);
+    let mut server = over(bare(), transport).await;
+    let client = tokio::spawn(async move { client.read(&mut [0; 64]).await });
+    assert_eq!(server.close(1000, "bye").await.unwrap(), None);
+    assert!(client.await.unwrap().unwrap() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_behind_our_own_close() {
+    let (mut server, mut client) = pair(bare(), 1024).await;
+    server.feed(Message::Close(None)).await.unwrap();
+    assert!(matches!(
+        server.send(Message::text("too late")).await,
+        Err(Error::Closed)
+    ));
+    server.flush().await.unwrap();
+    assert!(client.next().await.unwrap().unwrap().is_close());
+}
+
+/// A ping takes the place that was promised to a message, and the peer's Close comes before the message
+/// can go: whoever flushes is told.
+#[tokio::test(start_paused = true)]
+async fn a_promised_message_is_not_lost_in_silence() {
+    let (mut server, mut client) = pair(bare().ping_interval(SECOND), 1024).await;
+    poll_fn(|cx| server.poll_ready_unpin(cx)).await.unwrap();
+    assert!(
+        tokio::time::timeout(1500 * MS, server.recv())
+            .await
+            .is_err()
+    );
+    assert_eq!(server.status().pings_sent, 1);
+    server.start_send_unpin(Message::text("promised")).unwrap();
+    client.close(None).await.unwrap();
+    assert!(server.recv().await.unwrap().unwrap().is_close());
+    assert!(matches!(server.flush().await, Err(Error::Socket(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_keeps_its_place_behind_a_ping_that_took_it() {
+    let (mut server, mut client) = pair(bare().ping_interval(SECOND), 1024).await;
+    poll_fn(|cx| server.poll_ready_unpin(cx)).await.unwrap();
+    assert!(
+        tokio::time::timeout(1500 * MS, server.recv())
+            .await
+            .is_err()
+    );
+    server.start_send_unpin(Message::text("promised")).unwrap();
+    server.send(Message::text("next")).await.unwrap();
+    assert!(client.next().await.unwrap().unwrap().is_ping());
+    assert_eq!(
+        client.next().await.unwrap().unwrap(),
+        Message::text("promised")
+    );
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::text("next"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_after_the_end_has_nothing_to_say() {
+    let (server, mut client) = pair(bare(), 1024).await;
+    let (mut sink, mut stream) = server.split();
+    sink.send(Message::text("all is flushed")).await.unwrap();
+    client.close(None).await.unwrap();
+    while stream.next().await.is_some() {}
+    sink.flush().await.unwrap();
+    sink.close().await.unwrap();
+    assert!(matches!(
+        sink.send(Message::text("late")).await,
+        Err(Error::Closed)
+    ));
 }

@@ -1,6 +1,8 @@
 //! tokio: its clock, its alarm, and sockets made with them.
 //!
-//! The clock is tokio's own, so `tokio::time::pause` works.
+//! The clock is tokio's own, so `tokio::time::pause` works. (The time of day, by which a resume of the
+//! machine is noticed, goes on: a test that takes more than five seconds with the clock paused may see a
+//! probe.)
 
 use std::boxed::Box;
 use std::future::Future;
@@ -91,6 +93,17 @@ impl crate::Timer for Timer {
         match &mut self.alarm {
             Some(alarm) => alarm.as_mut().poll(cx),
             None => Poll::Pending,
+        }
+    }
+
+    /// "A task that has spent its budget sees every resource as not ready": an elapsed `Sleep` too.
+    fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.alarm {
+            Some(alarm) => {
+                alarm.as_mut().reset(self.origin);
+                alarm.as_mut().poll(cx).is_ready()
+            }
+            None => true,
         }
     }
 }
