@@ -15,7 +15,7 @@ mod cases;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
-use std::{env, fs};
+use std::{env, fmt, fs};
 
 fn main() -> ExitCode {
     let (flags, files): (Vec<_>, Vec<_>) =
@@ -60,7 +60,7 @@ fn check_all(files: &[String]) -> Result<ExitCode, String> {
                 .map_err(|error| format!("{file}: {}: {error}", case.name))?;
             let differences = case.differences(&outcome);
             for line in &differences {
-                println!("{file}: {}: {line}", case.name);
+                say(format_args!("{file}: {}: {line}", case.name))?;
             }
             if differences.is_empty() {
                 passed += 1;
@@ -69,12 +69,16 @@ fn check_all(files: &[String]) -> Result<ExitCode, String> {
             }
         }
     }
-    println!("{passed} cases as expected, {failed} not");
+    say(format_args!("{passed} cases as expected, {failed} not"))?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn say(line: fmt::Arguments) -> Result<(), String> {
+    writeln!(io::stdout(), "{line}").map_err(|error| error.to_string())
 }
 
 fn read(file: &str) -> Result<Vec<cases::Case>, String> {

@@ -25,14 +25,14 @@ use crate::time::{Limit, saturating_nanos};
 ///     .build()
 /// {
 ///     Ok(config) => config,
-///     Err(_) => panic!("a limit of zero does not compile"),
+///     Err(error) => panic!("{}", error.first()), // a setting without meaning does not compile
 /// };
 ///
 /// assert_eq!(CONFIG.ping_interval(), Some(Duration::from_secs(20)));
 /// assert_eq!(CONFIG.connection_timeout(), None);
 /// assert_eq!(CONFIG.idle_timeout(), Some(Duration::from_secs(60)));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TimeoutConfig {
     pub(crate) handshake_timeout: Limit,
     pub(crate) heartbeat_interval: Limit,
@@ -276,6 +276,28 @@ impl TimeoutConfig {
     }
 }
 
+impl fmt::Debug for TimeoutConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutConfig")
+            .field("handshake_timeout", &self.handshake_timeout())
+            .field("heartbeat_interval", &self.heartbeat_interval())
+            .field("connection_timeout", &self.connection_timeout())
+            .field("message_timeout", &self.message_timeout())
+            .field("idle_timeout", &self.idle_timeout())
+            .field("ping_interval", &self.ping_interval())
+            .field("pong_timeout", &self.pong_timeout())
+            .field("close_timeout", &self.close_timeout())
+            .field("stall_tolerance", &self.stall_tolerance())
+            .field("min_data_rate", &self.min_data_rate())
+            .field("max_ping_rate", &self.max_ping_rate())
+            .field("jitter", &self.jitter())
+            .field("idle_scope", &self.idle_scope)
+            .field("pong_evidence", &self.pong_evidence)
+            .field("drain_code", &self.drain_code)
+            .finish()
+    }
+}
+
 impl Default for TimeoutConfig {
     fn default() -> Self {
         Self::DEFAULT
@@ -402,6 +424,9 @@ limits! {
     ping_interval, no_ping_interval, PingInterval;
 
     /// How long to wait for an answer to a ping, from when the ping was flushed.
+    ///
+    /// Decides where [`idle_timeout`](Self::idle_timeout) is off, counts messages only, or is longer than
+    /// both together; with the defaults the silence of a dead peer reaches `idle_timeout` first.
     ///
     /// Default 60 s. Off: pings go out at their pace, to keep middleboxes awake, and nothing is
     /// awaited.
@@ -553,39 +578,81 @@ impl ConfigError {
         self
     }
 
-    fn holds(&self, setting: Setting) -> bool {
+    const fn holds(&self, setting: Setting) -> bool {
         self.settings & (1 << setting as u16) != 0
+    }
+
+    /// What is wrong with the first setting that was refused, as a constant can say it.
+    pub const fn first(&self) -> &'static str {
+        let mut index = 0;
+        while index < SETTINGS.len() {
+            if self.holds(SETTINGS[index].0) {
+                return SETTINGS[index].1;
+            }
+            index += 1;
+        }
+        "nothing was refused"
     }
 }
 
+/// Each setting that can be refused: its name, what is wrong with it, and what is accepted.
+const SETTINGS: [(Setting, &str); 12] = [
+    (
+        Setting::HandshakeTimeout,
+        "handshake_timeout is 0, accepted is a length above zero, or no_handshake_timeout()",
+    ),
+    (
+        Setting::HeartbeatInterval,
+        "heartbeat_interval is 0, accepted is a length above zero, or no_heartbeat_interval()",
+    ),
+    (
+        Setting::ConnectionTimeout,
+        "connection_timeout is 0, accepted is a length above zero, or no_connection_timeout()",
+    ),
+    (
+        Setting::MessageTimeout,
+        "message_timeout is 0, accepted is a length above zero, or no_message_timeout()",
+    ),
+    (
+        Setting::IdleTimeout,
+        "idle_timeout is 0, accepted is a length above zero, or no_idle_timeout()",
+    ),
+    (
+        Setting::PingInterval,
+        "ping_interval is 0, accepted is a length above zero, or no_ping_interval()",
+    ),
+    (
+        Setting::PongTimeout,
+        "pong_timeout is 0, accepted is a length above zero, or no_pong_timeout()",
+    ),
+    (
+        Setting::CloseTimeout,
+        "close_timeout is 0, accepted is a length above zero",
+    ),
+    (
+        Setting::StallTolerance,
+        "stall_tolerance is 0, accepted is a length above zero, or no_stall_tolerance()",
+    ),
+    (
+        Setting::MinDataRate,
+        "min_data_rate is 0, accepted is a rate above zero, or no_min_data_rate()",
+    ),
+    (
+        Setting::MaxPingRate,
+        "max_ping_rate is 0, accepted is a rate above zero, or no_max_ping_rate()",
+    ),
+    (Setting::Jitter, "jitter is not within 0 to 0.5"),
+];
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LENGTH: &str = "a length above zero, or no_";
-        const RATE: &str = "a rate above zero, or no_";
-        f.write_str("the configuration has no meaning")?;
-        let zeros = [
-            (Setting::HandshakeTimeout, "handshake_timeout", LENGTH),
-            (Setting::HeartbeatInterval, "heartbeat_interval", LENGTH),
-            (Setting::ConnectionTimeout, "connection_timeout", LENGTH),
-            (Setting::MessageTimeout, "message_timeout", LENGTH),
-            (Setting::IdleTimeout, "idle_timeout", LENGTH),
-            (Setting::PingInterval, "ping_interval", LENGTH),
-            (Setting::PongTimeout, "pong_timeout", LENGTH),
-            (Setting::StallTolerance, "stall_tolerance", LENGTH),
-            (Setting::MinDataRate, "min_data_rate", RATE),
-            (Setting::MaxPingRate, "max_ping_rate", RATE),
-        ];
-        for (_, name, accepted) in zeros
-            .into_iter()
-            .filter(|&(setting, ..)| self.holds(setting))
-        {
-            write!(f, "; {name} is 0, accepted is {accepted}{name}()")?;
-        }
-        if self.holds(Setting::CloseTimeout) {
-            f.write_str("; close_timeout is 0, accepted is a length above zero")?;
-        }
-        if self.holds(Setting::Jitter) {
-            write!(f, "; jitter is {}, accepted is 0 to 0.5", self.jitter)?;
+        let refused = SETTINGS.iter().filter(|&&(setting, _)| self.holds(setting));
+        for (index, &(setting, text)) in refused.enumerate() {
+            f.write_str(if index == 0 { "" } else { "; " })?;
+            match setting {
+                Setting::Jitter => write!(f, "jitter is {}, accepted is 0 to 0.5", self.jitter)?,
+                _ => f.write_str(text)?,
+            }
         }
         Ok(())
     }

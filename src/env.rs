@@ -274,7 +274,7 @@ impl fmt::Display for EnvError {
 /// As `Display`, because this is what a `main` that returns the error prints.
 impl fmt::Debug for EnvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EnvError({self})")
+        fmt::Display::fmt(self, f)
     }
 }
 

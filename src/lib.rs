@@ -3,9 +3,10 @@
 //!
 //! There are two ways in:
 //!
-//! * **You have a socket.** `TimeoutSocket` (feature `socket`) goes around any `Stream + Sink` of
+//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) goes around any `Stream + Sink` of
 //!   WebSocket messages and is itself one. Keep reading from it: that is the one duty it asks for. With
-//!   tokio, `runtime::tokio::wrap` (feature `tokio`) is one line around a tokio-tungstenite stream.
+//!   tokio, [`runtime::tokio::wrap`] (feature `tokio`) is one line around a tokio-tungstenite stream; the
+//!   README shows a whole server.
 //! * **You have an event loop.** [`TimeoutPolicy`] is the same decisions as a pure state machine:
 //!   timestamped [`Event`]s in, [`Action`]s out. No clock, no I/O, no allocation, `no_std`, no way to
 //!   panic.
@@ -95,6 +96,15 @@
 //! | configuration for every request | one `Arc<TimeoutConfig>`, shared |
 //! | structured logs with user id, limit and error | `TimeoutSocket::with_label`; the key-values of `log` |
 //!
+//! # The log
+//!
+//! The socket logs with the `log` crate, target `ws_timeout`: routine as `debug`, open and close as `info`,
+//! a verdict as `warn`. Each line has the key-values `event` (`opened`, `ping`, `pong`, `stall grace`,
+//! `resumed`, `send error`, `receive error`, `handshake error`, `verdict`, `closed`, `dropped`) and `label`
+//! (the name given to the connection, `-` if none); where they apply `limit` (the reason's name), `allowed`
+//! (the limit as configured), `age` (of the connection), `code` (of the Close frame), `rtt_us`, `bound` (the
+//! detection bound), `asleep` and `error`.
+//!
 //! # Features
 //!
 //! None is on by default; the policy and its configuration need only `core`. Features only add.
@@ -103,8 +113,8 @@
 //! |---|---|
 //! | `std` | `TimeoutConfig::from_env` and `from_vars` |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
-//! | `tungstenite` | `Message` for tungstenite's type, and `message::tungstenite_config` |
-//! | `tokio` | `runtime::tokio`: its clock and alarm, `wrap` and `open` |
+//! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
+//! | `tokio` | `runtime::tokio`: its clock and alarm, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `json` | `serde::Serialize` for [`Status`] |
 //!
 //! # What it does not do
@@ -113,6 +123,14 @@
 //! replace limits on the size and number of messages.
 //!
 //! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
+#![cfg_attr(
+    not(feature = "socket"),
+    doc = "[`TimeoutSocket`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.TimeoutSocket.html"
+)]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "[`runtime::tokio::wrap`]: https://docs.rs/ws-timeout/latest/ws_timeout/runtime/tokio/fn.wrap.html"
+)]
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -33,6 +33,10 @@ use crate::time::{Limit, Timestamp, earlier, saturating_nanos};
 /// * Before a poll that could judge the peer, read and observe everything that has arrived. Whoever
 ///   cannot, polls with [`poll_unread`](Self::poll_unread).
 ///
+/// A poll that comes later than a deadline about the peer by more than `stall_tolerance` begins a grace
+/// instead of a verdict, since the peer is not to blame for the time in which nobody looked. In a test
+/// with made-up time, step to the deadline.
+///
 /// The configuration is held as any `C: Borrow<TimeoutConfig>`: by value, as `&TimeoutConfig`, or as
 /// `Arc<TimeoutConfig>` where very many policies share one. The state itself takes 176 bytes.
 ///

@@ -43,7 +43,7 @@ pub(crate) fn grace(label: &str, status: &Status) {
 }
 
 pub(crate) fn resumed(label: &str, asleep: Duration) {
-    info!(target: TARGET, event = "resumed", label, elapsed:? = asleep; "{label}: probing after a suspension of {asleep:?}");
+    info!(target: TARGET, event = "resumed", label, asleep:? = asleep; "{label}: probing after a suspension of {asleep:?}");
 }
 
 pub(crate) fn send_error(label: &str, error: &impl fmt::Display) {
@@ -54,13 +54,22 @@ pub(crate) fn receive_error(label: &str, error: &impl fmt::Display, status: &Sta
     info!(target: TARGET, event = "receive error", label, error:% = error; "{label}: receive error: {error}: {status}");
 }
 
+pub(crate) fn handshake_failed(error: &impl fmt::Display) {
+    info!(target: TARGET, event = "handshake error", label = "-", error:% = error; "-: the opening handshake failed: {error}");
+}
+
+pub(crate) fn dropped(label: &str, status: &Status) {
+    let age = status.age;
+    info!(target: TARGET, event = "dropped", label, age:? = age; "{label}: dropped by the program after {age:?}: {status}");
+}
+
 pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
     let limit = verdict.reason.name();
     let allowed = OrNone(limit_of(verdict.reason, config));
     let code = OrNone(config.close_code(verdict.reason));
-    let elapsed = verdict.status.age;
+    let age = verdict.status.age;
     warn!(
-        target: TARGET, event = "verdict", label, limit, allowed:? = allowed, elapsed:? = elapsed, code:? = code;
+        target: TARGET, event = "verdict", label, limit, allowed:? = allowed, age:? = age, code:? = code;
         "{label}: {verdict}"
     );
 }
@@ -71,24 +80,24 @@ pub(crate) fn closed(
     peer_code: Option<Option<u16>>,
     status: &Status,
 ) {
-    let elapsed = status.age;
+    let age = status.age;
     match (verdict, peer_code) {
         (Some(verdict), _) => {
             let limit = verdict.reason.name();
             info!(
-                target: TARGET, event = "closed", label, limit, elapsed:? = elapsed;
-                "{label}: closed after {elapsed:?}: {limit}, {}", verdict.closing
+                target: TARGET, event = "closed", label, limit, age:? = age;
+                "{label}: closed after {age:?}: {limit}, {}", verdict.closing
             );
         }
         (None, Some(code)) => {
             let code = OrNone(code);
             info!(
-                target: TARGET, event = "closed", label, elapsed:? = elapsed, code:? = code;
-                "{label}: closed after {elapsed:?} with the peer's code {code:?}"
+                target: TARGET, event = "closed", label, age:? = age, code:? = code;
+                "{label}: closed after {age:?} with the peer's code {code:?}"
             );
         }
         (None, None) => {
-            info!(target: TARGET, event = "closed", label, elapsed:? = elapsed; "{label}: closed after {elapsed:?}");
+            info!(target: TARGET, event = "closed", label, age:? = age; "{label}: closed after {age:?}");
         }
     }
 }

@@ -45,7 +45,7 @@ use crate::timer::Timer;
 /// Dropping the future of a receive loses nothing; a message whose send was dropped leaves whole or
 /// not at all.
 #[must_use = "a socket does nothing unless it is polled"]
-pub struct TimeoutSocket<S: TryStream, T> {
+pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
     inner: Option<S>,
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
@@ -148,14 +148,11 @@ impl Wake for Tasks {
     }
 }
 
-impl<S: TryStream, T> TimeoutSocket<S, T> {
+impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Guards `socket`, whose opening handshake is done, with the clock and alarm of `timer`.
     ///
     /// The functions in [`runtime`](crate::runtime) are shorter.
-    pub fn new(config: impl Into<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self
-    where
-        T: Timer,
-    {
+    pub fn new(config: impl Into<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
         let policy = TimeoutPolicy::new(config.into(), random_seed(), timer.now());
         Self::with_policy(policy, timer, socket)
     }
@@ -171,17 +168,14 @@ impl<S: TryStream, T> TimeoutSocket<S, T> {
         handshake: F,
     ) -> impl Future<Output = Result<Self, Error<E>>>
     where
-        T: Timer,
         F: Future<Output = Result<S, E>>,
+        E: fmt::Display,
     {
         let policy = TimeoutPolicy::opening(config.into(), random_seed(), timer.now());
         run_handshake(policy, timer, handshake)
     }
 
-    fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self
-    where
-        T: Timer,
-    {
+    fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
         let tasks = Arc::new(Tasks::default());
         Self {
             wall_ahead: timer
@@ -236,10 +230,7 @@ impl<S: TryStream, T> TimeoutSocket<S, T> {
     }
 
     /// What is known of the connection now.
-    pub fn status(&self) -> Status
-    where
-        T: Timer,
-    {
+    pub fn status(&self) -> Status {
         self.policy.status(self.timer.now())
     }
 
@@ -254,30 +245,26 @@ impl<S: TryStream, T> TimeoutSocket<S, T> {
     }
 
     /// Changes the limits of the living connection; see [`TimeoutPolicy::set_config`].
-    pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>)
-    where
-        T: Timer,
-    {
+    pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
         self.policy.set_config(self.timer.now(), config.into());
         self.stale = true;
         self.both.wake_by_ref();
     }
 
     /// Doubts the link, after a resume or a change of network: the peer must answer within `within`.
-    pub fn probe(&mut self, within: Duration)
-    where
-        T: Timer,
-    {
+    pub fn probe(&mut self, within: Duration) {
         self.observe(self.timer.now(), Event::Probe { within });
         self.both.wake_by_ref();
     }
 
     /// Asks the connection to go, after a random part of `within`, so that the connections of a server
     /// that shuts down do not all go at once. It closes with [`CloseReason::Drain`].
-    pub fn drain(&mut self, within: Duration)
-    where
-        T: Timer,
-    {
+    ///
+    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this needs
+    /// the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the socket
+    /// whole can wait for a message, for something to send and for the word to drain, all in one
+    /// `tokio::select!`: dropping the future of a receive loses nothing.
+    pub fn drain(&mut self, within: Duration) {
         self.observe(self.timer.now(), Event::Drain { within });
         self.both.wake_by_ref();
     }
@@ -1078,7 +1065,15 @@ where
     }
 }
 
-impl<S: TryStream, T: fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
+impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
+    fn drop(&mut self) {
+        if self.inner.is_some() && self.announced {
+            report::dropped(self.label_or_dash(), &self.status());
+        }
+    }
+}
+
+impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeoutSocket")
             .field("policy", &self.policy)
@@ -1108,6 +1103,7 @@ where
     S: TryStream,
     T: Timer,
     F: Future<Output = Result<S, E>>,
+    E: fmt::Display,
 {
     let mut handshake = pin!(handshake);
     let mut alarm = None;
@@ -1115,7 +1111,10 @@ where
         let mut rang = None;
         loop {
             if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
-                return Poll::Ready(done.map_err(Error::Socket));
+                return Poll::Ready(done.map_err(|error| {
+                    report::handshake_failed(&error);
+                    Error::Socket(error)
+                }));
             }
             let now = timer.now();
             if rang.is_some() || alarm.is_none() {

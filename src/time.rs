@@ -40,6 +40,11 @@ impl Timestamp {
         Self(NonZeroU64::MIN.saturating_add(nanos))
     }
 
+    /// The instant `seconds` seconds after the origin, at most [`Timestamp::MAX`].
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self::from_nanos(seconds.saturating_mul(1_000_000_000))
+    }
+
     /// The instant `millis` milliseconds after the origin, at most [`Timestamp::MAX`].
     pub const fn from_millis(millis: u64) -> Self {
         Self::from_nanos(millis.saturating_mul(1_000_000))
@@ -82,7 +87,7 @@ impl Timestamp {
     }
 }
 
-/// Seconds since the origin.
+/// The length since the origin, such as `1.5s`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", Duration::from_nanos(self.as_nanos()))

@@ -242,7 +242,7 @@ impl Row {
     fn print_header() {
         println!(
             columns!(),
-            "client", "expected", "verdict", "code", "when", "bound", ""
+            "client", "expected", "verdict", "code", "when", "bound", "row"
         );
     }
 }

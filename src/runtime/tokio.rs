@@ -5,6 +5,7 @@
 //! probe.)
 
 use std::boxed::Box;
+use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub fn wrap<S: TryStream>(
 }
 
 /// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout`, and
-/// guards the socket that comes out.
+/// guards the socket that comes out. What fails before there is a socket to name is in the log under the
+/// label `-`.
 ///
 /// The time runs from this call. As with [`wrap`], a tokio runtime with its time driver is needed.
 ///
@@ -44,6 +46,7 @@ pub fn open<S, E, F>(
 ) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>>
 where
     S: TryStream,
+    E: Display,
     F: Future<Output = Result<S, E>>,
 {
     TimeoutSocket::open(config, Timer::new(), handshake)

@@ -1,0 +1,234 @@
+//! The builder, the presets, and what a configuration says of itself.
+
+use std::time::Duration;
+
+use ws_timeout::{
+    CloseReason, ConfigWarning, DrainCode, IdleScope, TimeoutConfig, TimeoutConfigBuilder,
+};
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn warnings(builder: TimeoutConfigBuilder) -> Vec<ConfigWarning> {
+    builder.build().unwrap().warnings().collect()
+}
+
+fn bound(builder: TimeoutConfigBuilder) -> Option<Duration> {
+    builder.build().unwrap().detection_bound()
+}
+
+#[test]
+fn every_setting_without_meaning_is_named() {
+    let zero = Duration::ZERO;
+    let refused = TimeoutConfig::builder()
+        .handshake_timeout(zero)
+        .heartbeat_interval(zero)
+        .connection_timeout(zero)
+        .message_timeout(zero)
+        .idle_timeout(zero)
+        .ping_interval(zero)
+        .pong_timeout(zero)
+        .close_timeout(zero)
+        .stall_tolerance(zero)
+        .min_data_rate(0)
+        .max_ping_rate(0)
+        .jitter(0.51);
+    let error = refused.build().unwrap_err();
+    let text = error.to_string();
+    let names = [
+        "handshake_timeout",
+        "heartbeat_interval",
+        "connection_timeout",
+        "message_timeout",
+        "idle_timeout",
+        "ping_interval",
+        "pong_timeout",
+        "close_timeout",
+        "stall_tolerance",
+        "min_data_rate",
+        "max_ping_rate",
+        "jitter",
+    ];
+    let refusals: Vec<_> = text.split("; ").collect();
+    assert_eq!(refusals.len(), names.len(), "{text}");
+    for (refusal, name) in refusals.iter().zip(names) {
+        assert!(
+            refusal.starts_with(name) && refusal.contains("accepted is"),
+            "{refusal}"
+        );
+    }
+    assert!(text.ends_with("jitter is 0.51, accepted is 0 to 0.5"));
+    assert_eq!(error.first(), refusals[0]);
+
+    // What is set to something sound afterwards, or switched off, is refused no more.
+    let mended = refused
+        .no_handshake_timeout()
+        .no_heartbeat_interval()
+        .no_connection_timeout()
+        .no_message_timeout()
+        .no_idle_timeout()
+        .no_ping_interval()
+        .no_pong_timeout()
+        .close_timeout(Duration::from_nanos(1))
+        .no_stall_tolerance()
+        .no_min_data_rate()
+        .no_max_ping_rate();
+    assert_eq!(
+        mended.build().unwrap_err().first(),
+        "jitter is not within 0 to 0.5"
+    );
+    assert!(mended.jitter(0.5).build().is_ok());
+    for jitter in [
+        -0.001,
+        0.500_000_1,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+    ] {
+        assert!(mended.jitter(jitter).build().is_err(), "{jitter}");
+    }
+}
+
+#[test]
+fn presets_hold_the_six_and_leave_the_rest() {
+    let six = |config: TimeoutConfig| {
+        [
+            config.heartbeat_interval(),
+            config.connection_timeout(),
+            config.message_timeout(),
+            config.idle_timeout(),
+            config.ping_interval(),
+            config.pong_timeout(),
+        ]
+        .map(|limit| limit.unwrap().as_secs_f64())
+    };
+    assert_eq!(
+        six(TimeoutConfig::DEFAULT),
+        [30.0, 300.0, 1.0, 60.0, 25.0, 60.0]
+    );
+    assert_eq!(
+        six(TimeoutConfig::development()),
+        [15.0, 120.0, 0.5, 30.0, 10.0, 30.0]
+    );
+    assert_eq!(
+        six(TimeoutConfig::production()),
+        [60.0, 600.0, 2.0, 120.0, 30.0, 90.0]
+    );
+    assert_eq!(
+        six(TimeoutConfig::high_latency()),
+        [120.0, 1200.0, 5.0, 300.0, 60.0, 180.0]
+    );
+    let rest = |config: TimeoutConfig| {
+        let reset = config
+            .to_builder()
+            .heartbeat_interval(secs(30))
+            .connection_timeout(secs(300))
+            .message_timeout(secs(1))
+            .idle_timeout(secs(60))
+            .ping_interval(secs(25))
+            .pong_timeout(secs(60));
+        reset.build().unwrap()
+    };
+    for preset in [
+        TimeoutConfig::development(),
+        TimeoutConfig::production(),
+        TimeoutConfig::high_latency(),
+    ] {
+        assert_eq!(rest(preset), TimeoutConfig::default());
+    }
+}
+
+#[test]
+fn suspicious_settings_are_warned_of() {
+    use ConfigWarning::{IdleBeforePing, NoDetectionBound, PingsTooRare};
+
+    let builder = TimeoutConfig::builder();
+    assert_eq!(warnings(builder), []);
+    assert_eq!(warnings(TimeoutConfig::development().to_builder()), []);
+    assert_eq!(warnings(TimeoutConfig::production().to_builder()), []);
+    assert_eq!(
+        warnings(TimeoutConfig::high_latency().to_builder()),
+        [PingsTooRare]
+    );
+
+    assert_eq!(warnings(builder.no_ping_interval()), [PingsTooRare]);
+    assert_eq!(
+        warnings(builder.idle_timeout(secs(99)).ping_interval(secs(60))),
+        [PingsTooRare]
+    );
+    assert_eq!(
+        warnings(
+            builder
+                .idle_timeout(secs(99))
+                .ping_interval(Duration::from_nanos(59_999_999_999))
+        ),
+        []
+    );
+    assert_eq!(warnings(builder.idle_timeout(secs(25))), [IdleBeforePing]);
+    assert_eq!(
+        warnings(
+            builder
+                .idle_timeout(secs(25))
+                .idle_scope(IdleScope::Messages)
+        ),
+        []
+    );
+    assert_eq!(
+        warnings(builder.no_idle_timeout().no_pong_timeout()),
+        [NoDetectionBound]
+    );
+    assert_eq!(
+        warnings(builder.no_idle_timeout().no_ping_interval()),
+        [PingsTooRare, NoDetectionBound]
+    );
+}
+
+#[test]
+fn the_detection_bound_is_the_shorter_of_silence_and_an_unanswered_ping() {
+    let builder = TimeoutConfig::builder();
+    assert_eq!(bound(builder), Some(secs(60)));
+    assert_eq!(bound(builder.no_idle_timeout()), Some(secs(25 + 1 + 60)));
+    assert_eq!(
+        bound(builder.no_idle_timeout().no_message_timeout()),
+        Some(secs(25 + 60 + 60))
+    );
+    assert_eq!(
+        bound(builder.pong_timeout(secs(10))),
+        Some(secs(25 + 1 + 10))
+    );
+    assert_eq!(
+        bound(builder.idle_scope(IdleScope::Messages)),
+        Some(secs(25 + 1 + 60))
+    );
+    assert_eq!(bound(builder.no_pong_timeout()), Some(secs(60)));
+    assert_eq!(bound(builder.no_pong_timeout().no_idle_timeout()), None);
+    assert_eq!(
+        bound(builder.no_pong_timeout().idle_scope(IdleScope::Messages)),
+        None
+    );
+}
+
+#[test]
+fn a_drain_can_say_that_the_service_restarts() {
+    let config = TimeoutConfig::builder()
+        .drain_code(DrainCode::ServiceRestart)
+        .build()
+        .unwrap();
+    assert_eq!(
+        TimeoutConfig::DEFAULT.close_code(CloseReason::Drain),
+        Some(1001)
+    );
+    assert_eq!(config.close_code(CloseReason::Drain), Some(1012));
+    assert_eq!(config.close_code(CloseReason::IdleTimeout), Some(1001));
+    assert_eq!(config.close_code(CloseReason::MessageTimeout), None);
+}
+
+#[test]
+fn a_configuration_shows_its_units() {
+    let shown = format!("{:?}", TimeoutConfig::development());
+    assert!(
+        shown.contains("message_timeout: Some(500ms)") && shown.contains("jitter: 0.1"),
+        "{shown}"
+    );
+}
