@@ -726,6 +726,8 @@ where
             self.observe(self.timer.now(), Event::CloseStart);
             self.ping = None;
             self.farewell = Farewell::Owed(frame);
+            // Whoever fed the frame may never flush it.
+            self.tasks.reader.wake();
         }
     }
 

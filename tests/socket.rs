@@ -1009,6 +1009,18 @@ async fn nothing_is_sent_behind_our_own_close() {
     assert!(client.next().await.unwrap().unwrap().is_close());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_close_that_was_only_fed_is_sent_by_the_reader() {
+    let (server, client) = pair(bare(), 1024).await;
+    let client = tokio::spawn(live(client));
+    let (mut sink, mut stream) = server.split();
+    let reader = tokio::spawn(async move { while stream.next().await.is_some() {} });
+    tokio::time::sleep(SECOND).await;
+    sink.feed(Message::Close(None)).await.unwrap();
+    tokio::time::timeout(SECOND, reader).await.unwrap().unwrap();
+    client.await.unwrap();
+}
+
 /// A ping takes the place that was promised to a message, and the peer's Close comes before the message
 /// can go: whoever flushes is told.
 #[tokio::test(start_paused = true)]
