@@ -3,6 +3,7 @@
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -1013,10 +1014,21 @@ async fn nothing_is_sent_behind_our_own_close() {
 async fn a_close_that_was_only_fed_is_sent_by_the_reader() {
     let (server, client) = pair(bare(), 1024).await;
     let client = tokio::spawn(live(client));
-    let (mut sink, mut stream) = server.split();
-    let reader = tokio::spawn(async move { while stream.next().await.is_some() {} });
+    let server = Arc::new(Mutex::new(server));
+    let reader = tokio::spawn({
+        let server = server.clone();
+        async move {
+            let next = || poll_fn(|cx| server.lock().unwrap().poll_next_unpin(cx));
+            while next().await.is_some() {}
+        }
+    });
     tokio::time::sleep(SECOND).await;
-    sink.feed(Message::Close(None)).await.unwrap();
+    let fed = server
+        .lock()
+        .unwrap()
+        .feed(Message::Close(None))
+        .now_or_never();
+    fed.unwrap().unwrap();
     tokio::time::timeout(SECOND, reader).await.unwrap().unwrap();
     client.await.unwrap();
 }
