@@ -5,8 +5,8 @@
 //!
 //! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) goes around any `Stream + Sink` of
 //!   WebSocket messages and is itself one. Keep reading from it: that is the one duty it asks for. With
-//!   tokio, [`runtime::tokio::wrap`] (feature `tokio`) is one line around a tokio-tungstenite stream; the
-//!   README shows a whole server.
+//!   tokio, [`runtime::tokio::wrap`] (feature `tokio`) is one line around a tokio-tungstenite stream, and
+//!   so it is for smol and async-std; the README shows a whole server.
 //! * **You have an event loop.** [`TimeoutPolicy`] is the same decisions as a pure state machine:
 //!   timestamped [`Event`]s in, [`Action`]s out. No clock, no I/O, no allocation, `no_std`, no way to
 //!   panic.
@@ -115,6 +115,7 @@
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `tokio` | `runtime::tokio`: its clock and alarm, `wrap` and `open`; tokio's I/O traits for `Metered` |
+//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
 //! | `json` | `serde::Serialize` for [`Status`] |
 //!
 //! # What it does not do

@@ -68,12 +68,12 @@ impl Meter {
         self.counts.written.load(Ordering::Relaxed)
     }
 
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
     fn add_read(&self, bytes: usize) {
         self.counts.read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
     fn add_written(&self, bytes: usize) {
         self.counts
             .written
@@ -189,6 +189,59 @@ mod tokio_io {
 
         fn is_write_vectored(&self) -> bool {
             self.io.is_write_vectored()
+        }
+    }
+}
+
+#[cfg(any(feature = "smol", feature = "async-std"))]
+mod futures_io_traits {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
+
+    use futures_io::{AsyncRead, AsyncWrite};
+
+    use super::Metered;
+
+    impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            self.meter.add_read(read);
+            Poll::Ready(Ok(read))
+        }
+    }
+
+    impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let taken = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+            self.meter.add_written(taken);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_close(cx)
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bufs: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let taken = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+            self.meter.add_written(taken);
+            Poll::Ready(Ok(taken))
         }
     }
 }

@@ -1,4 +1,10 @@
 //! A clock and an alarm for each runtime, and what wraps or opens a socket with them.
 
+#[cfg(any(feature = "smol", feature = "async-std"))]
+mod async_io;
+#[cfg(feature = "async-std")]
+pub mod async_std;
+#[cfg(feature = "smol")]
+pub mod smol;
 #[cfg(feature = "tokio")]
 pub mod tokio;

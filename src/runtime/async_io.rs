@@ -1,0 +1,94 @@
+//! async-io, with which smol and async-std keep time.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_core::TryStream;
+
+use crate::config::TimeoutConfig;
+use crate::error::Error;
+use crate::socket::TimeoutSocket;
+use crate::time::Timestamp;
+
+/// Guards a socket whose opening handshake is done.
+pub fn wrap<S: TryStream>(
+    config: impl Into<Arc<TimeoutConfig>>,
+    socket: S,
+) -> TimeoutSocket<S, Timer> {
+    TimeoutSocket::new(config, Timer::new(), socket)
+}
+
+/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout`, and
+/// guards the socket that comes out. What fails before there is a socket to name is in the log under the
+/// label `-`.
+///
+/// The time runs from this call.
+///
+/// # Errors
+/// [`Error::TimedOut`] if the handshake took too long; the future is dropped, and with it the
+/// transport. [`Error::Socket`] with whatever error the handshake ended in.
+pub fn open<S, E, F>(
+    config: impl Into<Arc<TimeoutConfig>>,
+    handshake: F,
+) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>>
+where
+    S: TryStream,
+    E: Display,
+    F: Future<Output = Result<S, E>>,
+{
+    TimeoutSocket::open(config, Timer::new(), handshake)
+}
+
+/// The monotonic clock, and an `async_io::Timer` as the alarm.
+///
+/// The alarm may ring before the reactor has turned. That does no harm here: async-io keeps no readiness,
+/// each read and write asks the kernel first.
+#[derive(Debug)]
+pub struct Timer {
+    origin: Instant,
+    alarm: ::async_io::Timer,
+}
+
+impl Timer {
+    /// A clock whose origin is now.
+    pub fn new() -> Self {
+        Self {
+            origin: now(),
+            alarm: ::async_io::Timer::never(),
+        }
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl crate::Timer for Timer {
+    fn now(&self) -> Timestamp {
+        Timestamp::ZERO
+            .checked_add(now().saturating_duration_since(self.origin))
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let wait = at.since(crate::Timer::now(self)).min(DAY);
+        self.alarm
+            .set_at(now().checked_add(wait).unwrap_or_else(now));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.alarm).poll(cx).map(drop)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
