@@ -4,7 +4,7 @@
 //! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example echo -- --runtime tokio
 //! ```
 //!
-//! `--addr HOST:PORT` is where it listens, by default a free port of 127.0.0.1. `--heartbeat text` asks
+//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--addr HOST:PORT` is where it listens, by default a free port of 127.0.0.1. `--heartbeat text` asks
 //! the peer with text messages, `ping` and `pong`, in place of frames. `--label NAME` names the
 //! connections in the log: `NAME-1`, `NAME-2` and so on.
 //!
@@ -16,20 +16,19 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::accept_async_with_config;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tungstenite::Message;
 use ws_timeout::message::{Heartbeat, tungstenite_config};
-use ws_timeout::runtime::tokio::open;
-use ws_timeout::{Error, Metered, TimeoutConfig};
+use ws_timeout::{Error, Meter, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime};
 
-const USAGE: &str =
-    "usage: echo [--runtime tokio] [--addr HOST:PORT] [--heartbeat frame|text] [--label NAME]";
+const USAGE: &str = "usage: echo [--runtime tokio|smol|async-std] [--addr HOST:PORT] \
+                     [--heartbeat frame|text] [--label NAME]";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args_os().skip(1)) {
@@ -56,65 +55,147 @@ fn main() -> ExitCode {
         log::warn!("{warning}");
     }
 
-    let Err(error) = match arguments.runtime {
-        Runtime::Tokio => on_tokio(serve(arguments, loaded.config.into())),
-    };
+    let Err(error) = run(arguments, loaded.config);
     eprintln!("echo: {error}");
     ExitCode::FAILURE
 }
 
-fn on_tokio(served: impl Future<Output = io::Result<Infallible>>) -> io::Result<Infallible> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(served)
-}
-
-async fn serve(arguments: Arguments, config: Arc<TimeoutConfig>) -> io::Result<Infallible> {
-    let listener = TcpListener::bind(&arguments.address).await?;
+fn run(arguments: Arguments, config: TimeoutConfig) -> io::Result<Infallible> {
+    let listener = TcpListener::bind(&arguments.address)?;
     let mut out = io::stdout();
     writeln!(out, "listening on ws://{}", listener.local_addr()?)?;
     out.flush()?;
 
-    let mut number = 0_u64;
+    listener.set_nonblocking(true)?;
+    let server = Arc::new(Server {
+        config: Arc::new(config),
+        heartbeat: arguments.heartbeat,
+        label: arguments.label,
+        connections: AtomicU64::new(0),
+    });
+    match arguments.runtime {
+        Runtime::Tokio => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(on_tokio(listener, server))
+        }
+        Runtime::Smol => smol::block_on(on_smol(listener, server)),
+        Runtime::AsyncStd => async_std::task::block_on(on_async_std(listener, server)),
+    }
+}
+
+/// What all connections share.
+struct Server {
+    config: Arc<TimeoutConfig>,
+    heartbeat: Asks,
+    label: String,
+    connections: AtomicU64,
+}
+
+/// How long to wait when no connection can be accepted: with too many open files, as a rule, some have to
+/// close first.
+const RESPITE: Duration = Duration::from_millis(100);
+
+async fn on_tokio(listener: TcpListener, server: Arc<Server>) -> io::Result<Infallible> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
-        let (tcp, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                // A socket that takes no options is as good as gone: its first read says so.
+                let _ = tcp.set_nodelay(true);
+                let label = server.label(peer);
+                let transport = Metered::new(tcp);
+                let meter = transport.meter();
+                let handshake = tokio_tungstenite::accept_async_with_config(
+                    transport,
+                    Some(tungstenite_config()),
+                );
+                let opening = runtime::tokio::open(server.config.clone(), handshake);
+                tokio::spawn(converse(opening, meter, label, server.heartbeat));
+            }
             Err(error) => {
-                // Too many open files, as a rule: some have to close first.
                 log::error!("accept: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+                tokio::time::sleep(RESPITE).await;
             }
-        };
-        number += 1;
-        let label = format!("{}-{number}", arguments.label);
+        }
+    }
+}
+
+async fn on_smol(listener: TcpListener, server: Arc<Server>) -> io::Result<Infallible> {
+    let listener = smol::net::TcpListener::try_from(listener)?;
+    loop {
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                let _ = tcp.set_nodelay(true);
+                let label = server.label(peer);
+                let transport = Metered::new(tcp);
+                let meter = transport.meter();
+                let handshake = async_tungstenite::accept_async_with_config(
+                    transport,
+                    Some(tungstenite_config()),
+                );
+                let opening = runtime::smol::open(server.config.clone(), handshake);
+                smol::spawn(converse(opening, meter, label, server.heartbeat)).detach();
+            }
+            Err(error) => {
+                log::error!("accept: {error}");
+                smol::Timer::after(RESPITE).await;
+            }
+        }
+    }
+}
+
+async fn on_async_std(listener: TcpListener, server: Arc<Server>) -> io::Result<Infallible> {
+    let listener = async_std::net::TcpListener::from(listener);
+    loop {
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                let _ = tcp.set_nodelay(true);
+                let label = server.label(peer);
+                let transport = Metered::new(tcp);
+                let meter = transport.meter();
+                let handshake = async_tungstenite::accept_async_with_config(
+                    transport,
+                    Some(tungstenite_config()),
+                );
+                let opening = runtime::async_std::open(server.config.clone(), handshake);
+                async_std::task::spawn(converse(opening, meter, label, server.heartbeat));
+            }
+            Err(error) => {
+                log::error!("accept: {error}");
+                async_std::task::sleep(RESPITE).await;
+            }
+        }
+    }
+}
+
+impl Server {
+    /// The name of the next connection in the log.
+    fn label(&self, peer: SocketAddr) -> String {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let label = format!("{}-{number}", self.label);
         log::info!("{label}: a connection from {peer}");
-        let config = config.clone();
-        tokio::spawn(async move {
-            if let Err(error) = converse(tcp, config, arguments.heartbeat, &label).await {
-                log::info!("{label}: the handshake failed: {error}");
-            }
-        });
+        label
     }
 }
 
 /// Echoes the data messages as they came, until the connection ends. How it ended, the crate logs.
-async fn converse(
-    tcp: TcpStream,
-    config: Arc<TimeoutConfig>,
+async fn converse<S, T>(
+    opening: impl Future<Output = Result<TimeoutSocket<S, T>, Error<tungstenite::Error>>>,
+    meter: Meter,
+    label: String,
     asks: Asks,
-    label: &str,
-) -> Result<(), Error<tungstenite::Error>> {
-    tcp.set_nodelay(true)
-        .map_err(|error| Error::Socket(error.into()))?;
-    let transport = Metered::new(tcp);
-    let meter = transport.meter();
-    let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    let mut socket = open(config, handshake)
-        .await?
-        .with_meter(meter)
-        .with_label(label);
+) where
+    S: Stream<Item = tungstenite::Result<Message>>
+        + Sink<Message, Error = tungstenite::Error>
+        + Unpin,
+    T: Timer + Unpin,
+{
+    let mut socket = match opening.await {
+        Ok(socket) => socket.with_meter(meter).with_label(label.as_str()),
+        Err(error) => return log::info!("{label}: the handshake failed: {error}"),
+    };
     if let Asks::ByText = asks {
         socket = socket.with_heartbeat(Heartbeat::text());
     }
@@ -127,7 +208,6 @@ async fn converse(
             }
         }
     }
-    Ok(())
 }
 
 struct Arguments {
@@ -140,6 +220,8 @@ struct Arguments {
 #[derive(Clone, Copy)]
 enum Runtime {
     Tokio,
+    Smol,
+    AsyncStd,
 }
 
 /// How the peer is asked for a sign of life.
@@ -187,7 +269,11 @@ impl Runtime {
     fn named(name: &str) -> Result<Self, String> {
         match name {
             "tokio" => Ok(Self::Tokio),
-            _ => Err(format!("--runtime is {name:?}, accepted is tokio")),
+            "smol" => Ok(Self::Smol),
+            "async-std" => Ok(Self::AsyncStd),
+            _ => Err(format!(
+                "--runtime is {name:?}, accepted is tokio, smol or async-std"
+            )),
         }
     }
 }

@@ -19,20 +19,24 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 // ---- echo ----
 
+const RUNTIMES: [&str; 3] = ["tokio", "smol", "async-std"];
+
 #[test]
 fn echo_sends_back_text_and_binary_as_they_came() {
-    let echo = Server::start(&[], &[]);
-    let mut socket = echo.connect();
-    let messages = [
-        Message::text("ping"),
-        Message::text("pong"),
-        Message::text(""),
-        Message::binary(vec![0, 255]),
-        Message::binary(vec![7; 1 << 20]),
-    ];
-    for message in messages {
-        socket.send(message.clone()).unwrap();
-        assert_eq!(socket.read().unwrap(), message);
+    for runtime in RUNTIMES {
+        let echo = Server::start(&["--runtime", runtime], &[]);
+        let mut socket = echo.connect();
+        let messages = [
+            Message::text("ping"),
+            Message::text("pong"),
+            Message::text(""),
+            Message::binary(vec![0, 255]),
+            Message::binary(vec![7; 1 << 20]),
+        ];
+        for message in messages {
+            socket.send(message.clone()).unwrap();
+            assert_eq!(socket.read().unwrap(), message, "{runtime}");
+        }
     }
 }
 
@@ -88,16 +92,18 @@ fn echo_with_a_text_heartbeat_asks_in_text_and_keeps_the_answer_to_itself() {
 #[test]
 fn echo_lets_go_of_a_silent_client_and_logs_why_under_its_label() {
     let short = [("WS_PING_INTERVAL", "0.1"), ("WS_PONG_TIMEOUT", "0.3")];
-    let echo = Server::start(&["--label", "kitchen"], &short);
-    let mut socket = echo.connect();
-    echo.logs("kitchen-1: pong_timeout");
-    let close = loop {
-        match socket.read().unwrap() {
-            Message::Close(close) => break close.unwrap(),
-            message => assert!(message.is_ping(), "{message:?}"),
-        }
-    };
-    assert_eq!(u16::from(close.code), 1011);
+    for runtime in RUNTIMES {
+        let echo = Server::start(&["--label", "kitchen", "--runtime", runtime], &short);
+        let mut socket = echo.connect();
+        echo.logs("kitchen-1: pong_timeout");
+        let close = loop {
+            match socket.read().unwrap() {
+                Message::Close(close) => break close.unwrap(),
+                message => assert!(message.is_ping(), "{message:?}"),
+            }
+        };
+        assert_eq!(u16::from(close.code), 1011, "{runtime}");
+    }
 }
 
 #[test]

@@ -309,7 +309,7 @@ fn a_large_message_at_a_steady_rate_arrives() {
             thread::park_timeout(100 * MS);
             tcp.write_all(&vec![7; 0xFFFF / 25]).unwrap();
         }
-        tcp.write_all(&vec![7; 0xFFFF % 25]).unwrap();
+        tcp.write_all(&[7; 0xFFFF % 25]).unwrap();
         tcp.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 232]).unwrap();
         until_dropped(tcp);
     };
