@@ -21,10 +21,11 @@ pub trait Timer {
     /// `Ready` when the alarm has rung, which is once for each time that it was set. Is not called
     /// again before it is set anew.
     ///
-    /// It may ring only when the runtime's reactor has turned at or after the instant it was set to, so
-    /// that whatever had arrived on a socket by then is seen by a read that follows. A timer that only
-    /// compares clocks does not do: after a blocked thread it would say `Ready` before the reactor
-    /// knows of the bytes that wait in the kernel.
+    /// When it has rung, whatever had arrived on a socket by the instant it was set to must be seen by a
+    /// read that follows. Where the runtime keeps what the kernel last said of a socket, as tokio does,
+    /// the alarm may therefore ring only when the reactor has turned at or after that instant: a timer
+    /// that compares clocks would say `Ready` after a blocked thread before the reactor knows of the
+    /// bytes that wait in the kernel.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Whether the runtime lets the task go on with its I/O, so that a read or write that was just
