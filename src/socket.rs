@@ -345,7 +345,9 @@ where
                 Poll::Ready(Some(Ok(message))) => {
                     let now = self.timer.now();
                     let passes_on = self.received(now, &message);
-                    if self.stale || self.alarm.is_some_and(|alarm| alarm <= now) {
+                    // A ring that was taken just before this message has left no alarm.
+                    let alarm = self.alarm.or(self.rang);
+                    if self.stale || alarm.is_some_and(|alarm| alarm <= now) {
                         self.look_between(now);
                     }
                     if passes_on {
@@ -374,7 +376,14 @@ where
     /// that, could leave. (tungstenite's server ends its stream as soon as the answer is in its buffer.)
     fn reply_waits(&mut self) -> bool {
         self.read_to_end = true;
-        self.peer_close.is_some() && self.owes() && self.write_out(self.timer.now()).is_pending()
+        while self.peer_close.is_some() && self.owes() {
+            match self.write_out(self.timer.now()) {
+                // What else is owed can still leave.
+                Poll::Ready(Err(WriteError::Refused(error))) => self.refused = Some(error),
+                done => return done.is_pending(),
+            }
+        }
+        false
     }
 
     /// Tells the policy of a message; whether it is handed on.
@@ -633,21 +642,44 @@ where
     /// Tries what is owed before the policy judges that it could not be done.
     fn act_before_judging(&mut self, now: Timestamp) {
         if !self.owes() {
-            return;
+            return self.room_before_judging(now);
         }
-        let Poll::Ready(done) = self.write_out(now) else {
-            return;
-        };
-        match done {
-            Ok(()) => {}
-            Err(WriteError::Refused(error)) => {
-                report::send_error(self.label_or_dash(), &error);
-                self.refused = Some(error);
+        loop {
+            match self.write_out(now) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) => break,
+                Poll::Ready(Err(WriteError::Refused(error))) => {
+                    report::send_error(self.label_or_dash(), &error);
+                    self.refused = Some(error);
+                    self.tasks.writer.wake();
+                }
+                Poll::Ready(Err(WriteError::Broken(error))) => {
+                    self.write_broke(now, Err(error));
+                    break;
+                }
             }
-            Err(WriteError::Broken(error)) => self.write_broke(now, Err(error)),
         }
         // A task that waits for this flush did not see it.
         self.tasks.writer.wake();
+    }
+
+    /// A send that waited for room may have been given up, and its clock runs on.
+    fn room_before_judging(&mut self, now: Timestamp) {
+        let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
+            return;
+        };
+        match Pin::new(inner).poll_ready(&mut Context::from_waker(&self.both)) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                self.ready = true;
+                self.observe(now, Event::Flushed);
+                self.tasks.writer.wake();
+            }
+            Poll::Ready(Err(error)) => {
+                self.write_broke(now, Err(error));
+                self.tasks.writer.wake();
+            }
+        }
     }
 
     /// Nothing more can be written, so the connection is over. What the peer has still sent, its Close
@@ -710,9 +742,18 @@ where
         }
     }
 
+    /// What the sending half is told once a write has failed, whoever met it: why, then that it is over.
+    fn write_side_is_sound(&mut self) -> Result<(), Error<E>> {
+        match &mut self.write_side {
+            WriteSide::Sound => Ok(()),
+            WriteSide::Failed(error) => Err(error.take().map_or(Error::Closed, Error::Socket)),
+        }
+    }
+
     /// Nothing may follow our own Close frame.
     fn may_send_more(&mut self) -> Result<(), Error<E>> {
         self.may_send()?;
+        self.write_side_is_sound()?;
         match (self.refused.take(), &self.farewell) {
             (Some(error), _) => Err(Error::Socket(error)),
             (None, Farewell::None) => Ok(()),
@@ -743,7 +784,7 @@ where
         {
             return false;
         }
-        self.rang = self.alarm.take();
+        self.rang = self.alarm.take().map(|alarm| alarm.min(self.timer.now()));
         let now = self.timer.now();
         let ahead = self.timer.wall().saturating_sub(now.since(Timestamp::ZERO));
         let asleep = ahead.saturating_sub(self.wall_ahead);
@@ -827,7 +868,7 @@ where
                 .poll(&mut Context::from_waker(&self.both))
                 .is_ready()
             {
-                self.rang = self.alarm.take();
+                self.rang = self.alarm.take().map(|alarm| alarm.min(self.timer.now()));
                 self.both.wake_by_ref();
             }
         }
@@ -857,6 +898,8 @@ where
         }
         let closing = match &self.farewell {
             Farewell::Sent if self.peer_close.is_some() => Closing::Answered,
+            // The frames have crossed, and the reply went out for ours.
+            Farewell::None if both_closed => Closing::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
                 self.ping = None;
                 self.farewell = Farewell::Owed(self.close_frame(reason));
@@ -1011,24 +1054,27 @@ where
     fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
         let this = self.get_mut();
         this.may_send_more()?;
-        match message.kind() {
-            Kind::Data => this.unflushed.data = true,
-            Kind::Ping(_) | Kind::Pong(_) => this.unflushed.control = true,
+        let data = match message.kind() {
+            Kind::Data => true,
+            Kind::Ping(_) | Kind::Pong(_) => false,
             Kind::Close(_) => {
                 this.begin_close(message);
                 return Ok(());
             }
-        }
+        };
         if let Some(inner) = this
             .inner
             .as_mut()
             .filter(|_| this.ready && this.slot.is_none())
         {
             this.ready = false;
-            return Pin::new(inner).start_send(message).map_err(Error::Socket);
+            Pin::new(inner).start_send(message).map_err(Error::Socket)?;
+        } else {
+            // A ping has taken the place that was promised.
+            this.slot = Some(message);
         }
-        // A ping has taken the place that was promised.
-        this.slot = Some(message);
+        this.unflushed.data |= data;
+        this.unflushed.control |= !data;
         Ok(())
     }
 
@@ -1036,6 +1082,9 @@ where
         let this = self.get_mut();
         if let Some(error) = this.refused.take() {
             return Poll::Ready(Err(Error::Socket(error)));
+        }
+        if this.verdict.is_none() {
+            this.write_side_is_sound()?;
         }
         match this.may_send() {
             Err(Error::Closed) if !this.owes() => return Poll::Ready(Ok(())),
@@ -1059,9 +1108,6 @@ where
     /// Begins the closing handshake with an empty Close frame, unless it has begun, and flushes that.
     /// Its end is seen by whoever reads.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        if self.verdict.is_none() && self.inner.is_none() {
-            return Poll::Ready(Ok(()));
-        }
         self.begin_close(M::close(None, ""));
         self.poll_flush(cx)
     }

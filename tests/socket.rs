@@ -2,12 +2,12 @@
 //! a real socket where only that can.
 
 use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
@@ -1083,4 +1083,159 @@ async fn a_flush_after_the_end_has_nothing_to_say() {
         sink.send(Message::text("late")).await,
         Err(Error::Closed)
     ));
+}
+
+/// Nothing may be said to have left that has not: not when the reader was the one to meet the failure.
+#[tokio::test(start_paused = true)]
+async fn a_flush_or_close_after_a_loss_says_so() {
+    let (read, _kept) = duplex(1024);
+    let (write, gone) = duplex(1024);
+    drop(gone);
+    let (mut sink, mut stream) = over(bare(), tokio::io::join(read, write)).await.split();
+    poll_fn(|cx| sink.poll_ready_unpin(cx)).await.unwrap();
+    sink.start_send_unpin(Message::binary(vec![0; 1000]))
+        .unwrap();
+    let _ = poll_fn(|cx| sink.poll_ready_unpin(cx)).await;
+    assert!(stream.next().await.unwrap().is_err());
+    assert!(sink.flush().await.is_err());
+    assert!(sink.close().await.is_err());
+
+    let (server, client) = pair(bare(), 64).await;
+    let (mut sink, mut stream) = server.split();
+    assert!(
+        sink.send(Message::binary(vec![0; 1000]))
+            .now_or_never()
+            .is_none()
+    );
+    drop(client);
+    assert!(stream.next().await.unwrap().is_err());
+    assert!(sink.close().await.is_err());
+}
+
+/// A sink that has room when it is told, and nothing to flush, as channels do.
+struct Channel {
+    room: Arc<Mutex<Room>>,
+}
+
+#[derive(Default)]
+struct Room {
+    is_there: bool,
+    awaited: Option<Waker>,
+}
+
+impl Stream for Channel {
+    type Item = Result<Message, WsError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Pending
+    }
+}
+
+impl Sink<Message> for Channel {
+    type Error = WsError;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        let mut room = self.room.lock().unwrap();
+        if room.is_there {
+            return Poll::Ready(Ok(()));
+        }
+        room.awaited = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), WsError> {
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_that_was_given_up_is_no_write_that_waits() {
+    let room = Arc::new(Mutex::new(Room::default()));
+    let config = bare().message_timeout(SECOND).build().unwrap();
+    let mut socket = wrap(config, Channel { room: room.clone() });
+    assert!(
+        tokio::time::timeout(100 * MS, socket.send(Message::text("x")))
+            .await
+            .is_err()
+    );
+    let awaited = {
+        let mut room = room.lock().unwrap();
+        room.is_there = true;
+        room.awaited.take()
+    };
+    awaited.unwrap().wake();
+    let end = tokio::time::timeout(10 * SECOND, socket.recv()).await;
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_message_does_not_hold_up_what_was_written_before() {
+    let (transport, mut client) = duplex(64);
+    let mut server = over(bare().ping_interval(SECOND), transport).await;
+    assert!(
+        server
+            .send(Message::binary(vec![0; 1000]))
+            .now_or_never()
+            .is_none()
+    );
+    poll_fn(|cx| server.poll_ready_unpin(cx)).await.unwrap();
+    assert!(
+        tokio::time::timeout(1500 * MS, server.recv())
+            .await
+            .is_err()
+    );
+    assert_eq!(server.status().pings_sent, 1);
+    let client = tokio::spawn(async move {
+        client.write_all(&frame(8, &[3, 232])).await.unwrap();
+        client.shutdown().await.unwrap();
+        tokio::time::sleep(100 * MS).await;
+        let mut wire = Vec::new();
+        client.read_to_end(&mut wire).await.unwrap();
+        wire.len()
+    });
+    tokio::time::sleep(10 * MS).await;
+    assert!(server.recv().await.unwrap().unwrap().is_close());
+    server.start_send_unpin(Message::text("promised")).unwrap();
+    while server.recv().await.unwrap().is_some() {}
+    assert!(matches!(server.flush().await, Err(Error::Socket(_))));
+    assert_eq!(client.await.unwrap(), 1004 + 10 + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_frame_that_crossed_a_verdict_answers_it() {
+    let (ours, mut theirs) = duplex(64);
+    let ours =
+        WebSocketStream::from_raw_socket(ours, Role::Client, Some(tungstenite_config())).await;
+    let config = bare()
+        .idle_timeout(SECOND)
+        .close_timeout(2 * SECOND)
+        .build()
+        .unwrap();
+    let mut client = wrap(config, ours);
+    assert!(
+        client
+            .send(Message::binary(vec![0; 1000]))
+            .now_or_never()
+            .is_none()
+    );
+    let server = tokio::spawn(async move {
+        tokio::time::sleep(1100 * MS).await;
+        theirs.write_all(&[0x88, 2, 3, 232]).await.unwrap();
+        let mut wire = Vec::new();
+        theirs.read_to_end(&mut wire).await.unwrap();
+    });
+    let verdict = timed_out(client.recv().await);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::IdleTimeout, Closing::Answered)
+    );
+    server.await.unwrap();
 }
