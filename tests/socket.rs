@@ -3,6 +3,7 @@
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
     CloseReason, Closing, Error, Heartbeat, Metered, PongEvidence, TimeoutConfig,
-    TimeoutConfigBuilder, TimeoutSocket, Verdict,
+    TimeoutConfigBuilder, TimeoutSocket, Timestamp, Verdict,
 };
 
 type Guarded<IO = DuplexStream> = TimeoutSocket<WebSocketStream<IO>, Timer>;
@@ -1238,4 +1239,70 @@ async fn a_close_frame_that_crossed_a_verdict_answers_it() {
         (CloseReason::IdleTimeout, Closing::Answered)
     );
     server.await.unwrap();
+}
+
+/// tokio's clock, beside a clock of the day that can be set forward, as a suspended machine's is.
+struct Suspended {
+    timer: Timer,
+    asleep: Arc<AtomicU64>,
+}
+
+impl ws_timeout::Timer for Suspended {
+    fn now(&self) -> Timestamp {
+        ws_timeout::Timer::now(&self.timer)
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        ws_timeout::Timer::set(&mut self.timer, at);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ws_timeout::Timer::poll(&mut self.timer, cx)
+    }
+
+    fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
+        ws_timeout::Timer::has_budget(&mut self.timer, cx)
+    }
+
+    fn wall(&self) -> Duration {
+        let awake = ws_timeout::Timer::now(self).since(Timestamp::ZERO);
+        Duration::from_secs(1_000_000 + self.asleep.load(Ordering::Relaxed)) + awake
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
+    for (seconds, awaited, probed) in [(6, true, true), (4, true, false), (6, false, false)] {
+        let (transport, _client) = duplex(1024);
+        let transport =
+            WebSocketStream::from_raw_socket(transport, Role::Server, Some(tungstenite_config()))
+                .await;
+        let asleep = Arc::new(AtomicU64::new(0));
+        let timer = Suspended {
+            timer: Timer::new(),
+            asleep: asleep.clone(),
+        };
+        let config = bare().heartbeat_interval(SECOND);
+        let config = if awaited {
+            config.pong_timeout(60 * SECOND)
+        } else {
+            config
+        };
+        let mut server = TimeoutSocket::new(config.build().unwrap(), timer, transport);
+        assert!(
+            tokio::time::timeout(2500 * MS, server.recv())
+                .await
+                .is_err()
+        );
+        asleep.store(seconds, Ordering::Relaxed);
+        let start = now();
+        let end = tokio::time::timeout(30 * SECOND, server.recv()).await;
+        if probed {
+            assert_eq!(timed_out(end.unwrap()).reason, CloseReason::PongTimeout);
+            // Half a second to the next look, and ten for the answer.
+            took(start, 10_500 * MS);
+        } else {
+            assert!(end.is_err(), "asleep for {seconds} s: {end:?}");
+        }
+    }
 }

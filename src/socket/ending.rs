@@ -1,0 +1,134 @@
+//! How a connection is closed, dropped and reported.
+
+use std::boxed::Box;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::{Farewell, TimeoutSocket, WriteSide};
+use crate::error::{Closing, Verdict};
+use crate::event::CloseReason;
+use crate::message::Message;
+use crate::report;
+use crate::status::Status;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Begins the closing handshake that the policy asks for.
+    pub(super) fn close_with(
+        &mut self,
+        now: Timestamp,
+        reason: CloseReason,
+        status: Option<Status>,
+    ) {
+        self.give_verdict(now, reason, Closing::UnderWay, status);
+        self.ping = None;
+        self.farewell = Farewell::Owed(self.close_frame(reason));
+        self.act_before_judging(now);
+        self.tasks.writer.wake();
+    }
+
+    /// Drops the transport, after one try at a Close frame.
+    pub(super) fn abort(&mut self, now: Timestamp, reason: CloseReason, status: Option<Status>) {
+        let both_closed = self.peer_close.is_some() && !self.owes();
+        let failed = matches!(self.write_side, WriteSide::Failed(_));
+        if reason == CloseReason::CloseTimeout && (both_closed || failed) && self.verdict.is_none()
+        {
+            // Both Close frames have passed, and a client has waited for its server to hang up; or the
+            // error of a write is the end, and all that time went to the peer's last words.
+            self.report_end(now);
+            return self.end();
+        }
+        let closing = match &self.farewell {
+            Farewell::Sent if self.peer_close.is_some() => Closing::Answered,
+            // The frames have crossed, and the reply went out for ours.
+            Farewell::None if both_closed => Closing::Answered,
+            Farewell::None if self.policy.config().close_code(reason).is_some() => {
+                self.ping = None;
+                self.farewell = Farewell::Owed(self.close_frame(reason));
+                match self.write_out(now) {
+                    Poll::Ready(Ok(())) => {
+                        self.read_off();
+                        Closing::Told
+                    }
+                    _ => Closing::Unwritten,
+                }
+            }
+            Farewell::Sent => Closing::Ignored,
+            _ => Closing::Unwritten,
+        };
+        self.give_verdict(now, reason, closing, status);
+        self.report_end(now);
+        self.end();
+    }
+
+    pub(super) fn close_frame(&self, reason: CloseReason) -> M {
+        M::close(self.policy.config().close_code(reason), reason.text())
+    }
+
+    /// Takes unread input out of the kernel: with it there, dropping the transport would send a reset,
+    /// which can overtake the Close frame.
+    pub(super) fn read_off(&mut self) {
+        const MOST: usize = 64;
+        let Some(inner) = &mut self.inner else { return };
+        let cx = &mut Context::from_waker(Waker::noop());
+        for _ in 0..MOST {
+            if !matches!(
+                Pin::new(&mut *inner).poll_next(cx),
+                Poll::Ready(Some(Ok(_)))
+            ) {
+                break;
+            }
+        }
+    }
+
+    /// The first verdict is the cause, and stays; how the closing went stands beside it.
+    pub(super) fn give_verdict(
+        &mut self,
+        now: Timestamp,
+        reason: CloseReason,
+        closing: Closing,
+        status: Option<Status>,
+    ) {
+        if let Some(verdict) = &mut self.verdict {
+            verdict.closing = closing;
+            return;
+        }
+        let status = Box::new(status.unwrap_or_else(|| self.policy.status(now)));
+        let verdict = Verdict {
+            reason,
+            status,
+            closing,
+        };
+        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
+        self.verdict = Some(verdict);
+    }
+
+    pub(super) fn report_end(&self, now: Timestamp) {
+        report::closed(
+            self.label_or_dash(),
+            self.verdict.as_ref(),
+            self.peer_close.map(|close| close.code),
+            &self.policy.status(now),
+        );
+    }
+
+    /// Drops the socket inside, there and then: the other half may be held for long.
+    pub(super) fn end(&mut self) {
+        self.inner = None;
+        self.slot = None;
+        self.alarm = None;
+        self.rang = None;
+        self.both.wake_by_ref();
+    }
+}

@@ -1,0 +1,133 @@
+//! When the policy is asked, and with what right.
+
+use std::fmt;
+use std::task::Context;
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::TimeoutSocket;
+use crate::event::{Action, Event};
+use crate::message::Message;
+use crate::policy::Judged;
+use crate::report;
+use crate::time::{Timestamp, earlier};
+use crate::timer::Timer;
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Whether the alarm has just rung.
+    pub(super) fn alarm_rings(&mut self) -> bool {
+        if self.alarm.is_none()
+            || self
+                .timer
+                .poll(&mut Context::from_waker(&self.both))
+                .is_pending()
+        {
+            return false;
+        }
+        self.rang = self.alarm.take().map(|alarm| alarm.min(self.timer.now()));
+        let now = self.timer.now();
+        let ahead = self.timer.wall().saturating_sub(now.since(Timestamp::ZERO));
+        let asleep = ahead.saturating_sub(self.wall_ahead);
+        self.wall_ahead = ahead;
+        if asleep > RESUME && self.policy.config().pong_timeout().is_some() {
+            report::resumed(self.label_or_dash(), asleep);
+            self.observe(
+                now,
+                Event::Probe {
+                    within: RESUME_PROBE,
+                },
+            );
+        }
+        true
+    }
+
+    /// Asks the policy, does what it says, and sets the alarm for what comes next. `whose` is what the
+    /// half that looks could judge.
+    ///
+    /// A peer's deadline is judged only if the alarm, set no later than that, has rung, since until the
+    /// reactor has turned what arrived in time is invisible. If it has not, the alarm is set a
+    /// millisecond ahead. What is not about the peer goes by the clock alone.
+    pub(super) fn look(&mut self, now: Timestamp, whose: Judged) {
+        let due = self.policy.peer_is_due_after(None, now, whose);
+        let seen = self.rang.is_some() && !self.policy.peer_is_due_after(self.rang, now, whose);
+        let unseen = self.policy.peer_is_due_after(self.rang, now, Judged::All);
+        let judged = if due && seen && self.has_budget() {
+            whose
+        } else {
+            Judged::Ours
+        };
+        let again_soon = unseen || (due && judged == Judged::Ours);
+        if whose == Judged::All {
+            self.rang = None;
+        }
+        let grace = self.policy.grace();
+        while self.inner.is_some() {
+            // What was known when a verdict was given is known no more after it.
+            let due = self.policy.next_deadline().filter(|&at| at <= now);
+            let before = due.map(|_| self.policy.status(now));
+            match self.policy.decide(now, judged) {
+                Action::SendPing(id) => {
+                    self.ping = Some(id);
+                    self.act_before_judging(now);
+                }
+                Action::Close(reason) => self.close_with(now, reason, before),
+                Action::Abort(reason) => self.abort(now, reason, before),
+                Action::Idle { until } => {
+                    let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
+                    let next = earlier(until, self.policy.next_deadline_after(now));
+                    self.set_alarm(earlier(soon, next));
+                    break;
+                }
+            }
+        }
+        self.stale = false;
+        if self.policy.grace() != grace && self.policy.grace().is_some() {
+            report::grace(self.label_or_dash(), &self.policy.status(now));
+        }
+        if !self.announced {
+            self.announced = true;
+            report::opened(self.label_or_dash(), self.policy.config());
+        }
+    }
+
+    /// Whether what was just tried could have gone through: tokio answers `Pending` to everything once a
+    /// task has done much in one turn. Asking takes the alarm.
+    pub(super) fn has_budget(&mut self) -> bool {
+        self.alarm = None;
+        self.timer.has_budget(&mut Context::from_waker(&self.both))
+    }
+
+    /// Moves the alarm nearer, never further away: when it rings early, one looks again.
+    pub(super) fn set_alarm(&mut self, at: Option<Timestamp>) {
+        let Some(at) = at else { return };
+        if self.alarm.is_none_or(|alarm| at < alarm) {
+            self.timer.set(at);
+            self.alarm = Some(at);
+            if self
+                .timer
+                .poll(&mut Context::from_waker(&self.both))
+                .is_ready()
+            {
+                self.rang = self.alarm.take().map(|alarm| alarm.min(self.timer.now()));
+                self.both.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// The least difference between the clocks that counts as a resume.
+const RESUME: Duration = Duration::from_secs(5);
+
+/// How soon the peer must answer after a resume.
+const RESUME_PROBE: Duration = Duration::from_secs(10);
+
+/// How long to wait for the reactor to turn.
+pub(super) const A_MOMENT: Duration = Duration::from_millis(1);

@@ -1,0 +1,500 @@
+//! The socket that keeps its policy: what it is, and the traits it has.
+
+mod ending;
+mod judging;
+mod opening;
+mod reading;
+mod writing;
+
+use std::boxed::Box;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
+
+use futures_core::{FusedStream, Stream, TryStream};
+use futures_util::sink::Sink;
+use futures_util::task::AtomicWaker;
+
+use crate::config::TimeoutConfig;
+use crate::error::{Error, Verdict};
+use crate::event::Event;
+use crate::message::{Heartbeat, Kind, Message};
+use crate::metered::{Meter, Metering};
+use crate::policy::TimeoutPolicy;
+use crate::report;
+use crate::seed::PingId;
+use crate::status::Status;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+/// A WebSocket that keeps its timeouts. **Keep reading from it**: silence is judged and pongs are seen
+/// only while someone polls the reading half, so a program that only sends must poll that too.
+///
+/// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …) and is
+/// itself one, so `StreamExt::split` works on it. Made by the functions in
+/// [`runtime`](crate::runtime). No task is spawned.
+///
+/// What differs from the socket inside:
+///
+/// * A verdict of the policy arrives as [`Error::TimedOut`], from a send at once. If it begins a closing
+///   handshake, the stream first hands over what the peer still sends; if it aborts, what had not been
+///   read goes with the transport. The stream ends after it.
+/// * The first pong that names our latest ping is taken out of the stream, and so is the peer's answer to
+///   a Close frame that the policy sent. All else passes untouched.
+/// * When the stream ends the socket inside is dropped, and with it the transport.
+/// * If a write fails, the stream goes on for at most `close_timeout`, since the peer's last words may
+///   still be on their way.
+///
+/// Dropping the future of a receive loses nothing; a message whose send was dropped leaves whole or
+/// not at all.
+#[must_use = "a socket does nothing unless it is polled"]
+pub struct TimeoutSocket<S: TryStream, T: Timer> {
+    /// `None` once the connection has ended.
+    inner: Option<S>,
+    policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+    timer: T,
+    /// When the alarm will ring; `None` if it is not set.
+    alarm: Option<Timestamp>,
+    /// What the alarm was set to when it last rang, until the reading half has judged by it.
+    rang: Option<Timestamp>,
+    /// Whether a deadline may have come nearer since the alarm was set.
+    stale: bool,
+    tasks: Arc<Tasks>,
+    /// Wakes both tasks. The alarm and the writing side of the socket inside know no other waker, so
+    /// neither half can put out the waker of the other.
+    both: Waker,
+    /// A message that was promised a place which a ping then took.
+    slot: Option<S::Ok>,
+    /// Whether the socket inside has said that it can take a message, and none was given to it since.
+    ready: bool,
+    /// What was given to the socket inside and not flushed since.
+    unflushed: Unflushed,
+    /// A ping that is still to be given to the socket inside.
+    ping: Option<PingId>,
+    farewell: Farewell<S::Ok>,
+    peer_close: Option<PeerClose>,
+    /// Whether the stream inside has ended. What was written before that may still have to leave.
+    read_to_end: bool,
+    /// Why a promised message was not taken when it came to it, for the task that sends.
+    refused: Option<S::Error>,
+    write_side: WriteSide<S::Error>,
+    verdict: Option<Verdict>,
+    /// Whether the stream has said how it ended.
+    told: bool,
+    meter: Option<Metering>,
+    heartbeat: Option<Box<Heartbeat<S::Ok>>>,
+    label: Option<Arc<str>>,
+    /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
+    wall_ahead: Duration,
+    announced: bool,
+}
+
+/// What was given to the socket inside and not flushed since.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unflushed {
+    data: bool,
+    control: bool,
+    ping: Option<PingId>,
+}
+
+/// Our own Close frame.
+#[derive(Debug)]
+enum Farewell<M> {
+    /// There is none.
+    None,
+    /// To be written when all else has left: on a full buffer tungstenite would lose it for good.
+    Owed(M),
+    /// Given to the socket inside, not flushed.
+    Written,
+    /// Flushed.
+    Sent,
+}
+
+/// The writing side of the socket inside.
+#[derive(Debug)]
+enum WriteSide<E> {
+    Sound,
+    /// It failed, so the connection is over; the error, unless the task that sends was told.
+    Failed(Option<E>),
+}
+
+/// Why something was not written.
+#[derive(Debug)]
+enum WriteError<E> {
+    /// The socket inside did not take a message. It may take others.
+    Refused(E),
+    /// It could not flush, so it never will.
+    Broken(E),
+}
+
+/// The peer's Close frame.
+#[derive(Clone, Copy, Debug)]
+struct PeerClose {
+    code: Option<u16>,
+}
+
+/// The tasks of the two halves.
+#[derive(Debug, Default)]
+struct Tasks {
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Wake for Tasks {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.reader.wake();
+        self.writer.wake();
+    }
+}
+
+impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+    /// Guards `socket`, whose opening handshake is done, with the clock and alarm of `timer`.
+    ///
+    /// The functions in [`runtime`](crate::runtime) are shorter.
+    pub fn new(config: impl Into<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
+        let policy = TimeoutPolicy::new(config.into(), random_seed(), timer.now());
+        Self::with_policy(policy, timer, socket)
+    }
+
+    /// Runs `handshake` under `handshake_timeout`, and guards the socket that comes out.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if the handshake took too long, counted from this call; it is dropped then.
+    /// [`Error::Socket`] with whatever it ended in.
+    pub fn open<E, F>(
+        config: impl Into<Arc<TimeoutConfig>>,
+        timer: T,
+        handshake: F,
+    ) -> impl Future<Output = Result<Self, Error<E>>>
+    where
+        F: Future<Output = Result<S, E>>,
+        E: fmt::Display,
+    {
+        let policy = TimeoutPolicy::opening(config.into(), random_seed(), timer.now());
+        opening::run_handshake(policy, timer, handshake)
+    }
+
+    fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
+        let tasks = Arc::new(Tasks::default());
+        Self {
+            wall_ahead: timer
+                .wall()
+                .saturating_sub(timer.now().since(Timestamp::ZERO)),
+            inner: Some(socket),
+            policy,
+            timer,
+            alarm: None,
+            rang: None,
+            stale: true,
+            both: Waker::from(tasks.clone()),
+            tasks,
+            slot: None,
+            ready: false,
+            unflushed: Unflushed::default(),
+            ping: None,
+            farewell: Farewell::None,
+            peer_close: None,
+            read_to_end: false,
+            refused: None,
+            write_side: WriteSide::Sound,
+            verdict: None,
+            told: false,
+            meter: None,
+            heartbeat: None,
+            label: None,
+            announced: false,
+        }
+    }
+
+    /// Names the connection, by its user or its number, in every line of the log.
+    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Tells the policy of the bytes that `meter` counts below the socket.
+    ///
+    /// Without it the policy sees whole messages only: a large one that takes longer than
+    /// `idle_timeout` or `pong_timeout` to arrive is silence, one that trickles is not noticed, and a
+    /// large write to a slow reader has `message_timeout` in all instead of without progress.
+    pub fn with_meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(Metering::new(meter));
+        self
+    }
+
+    /// Asks for signs of life by messages of one's own in place of Ping frames.
+    pub fn with_heartbeat(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
+        self.heartbeat = Some(Box::new(heartbeat));
+        self
+    }
+
+    /// What is known of the connection now.
+    pub fn status(&self) -> Status {
+        self.policy.status(self.timer.now())
+    }
+
+    /// The name given by [`with_label`](Self::with_label).
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &TimeoutConfig {
+        self.policy.config()
+    }
+
+    /// Changes the limits of the living connection; see [`TimeoutPolicy::set_config`].
+    pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
+        self.policy.set_config(self.timer.now(), config.into());
+        self.stale = true;
+        self.both.wake_by_ref();
+    }
+
+    /// Doubts the link, after a resume or a change of network: the peer must answer within `within`.
+    pub fn probe(&mut self, within: Duration) {
+        self.observe(self.timer.now(), Event::Probe { within });
+        self.both.wake_by_ref();
+    }
+
+    /// Asks the connection to go, after a random part of `within`, so that the connections of a server
+    /// that shuts down do not all go at once. It closes with [`CloseReason::Drain`](crate::CloseReason::Drain).
+    ///
+    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this needs
+    /// the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the socket
+    /// whole can wait for a message, for something to send and for the word to drain, all in one
+    /// `tokio::select!`: dropping the future of a receive loses nothing.
+    pub fn drain(&mut self, within: Duration) {
+        self.observe(self.timer.now(), Event::Drain { within });
+        self.both.wake_by_ref();
+    }
+
+    fn observe(&mut self, now: Timestamp, event: Event) {
+        // Whole messages only move deadlines away, unless one answers a ping: the next ping may be
+        // due before the pong would have been.
+        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed);
+        self.stale |= !only_later || self.policy.awaits_answer();
+        self.policy.observe(now, event);
+    }
+
+    fn label_or_dash(&self) -> &str {
+        self.label.as_deref().unwrap_or("-")
+    }
+}
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// The next message; `None` when the connection has ended without a verdict or failure.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] when the policy ended the connection, [`Error::Socket`] when the socket
+    /// inside failed; `None` follows either.
+    pub async fn recv(&mut self) -> Result<Option<M>, Error<E>>
+    where
+        Self: Unpin,
+    {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx))
+            .await
+            .transpose()
+    }
+
+    /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
+    /// reads until the peer has answered or left. Data that still comes is dropped.
+    ///
+    /// Takes at most `close_timeout` (and up to `stall_tolerance` if this process stalls). Gives the
+    /// code of the peer's Close frame, if there was one. On a connection that has ended it does
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Error::CloseCode`] for a code that can never be sent; [`Error::TimedOut`] if the peer did not
+    /// answer in time, or the policy had ended the connection before; [`Error::Socket`] if the socket
+    /// inside failed.
+    pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
+    where
+        Self: Unpin,
+    {
+        if !can_be_sent(code) {
+            return Err(Error::CloseCode(code));
+        }
+        self.begin_close(M::close(Some(code), reason));
+        while self.recv().await?.is_some() {}
+        Ok(self.peer_close.and_then(|close| close.code))
+    }
+}
+
+impl<S, T, M, E> Stream for TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+    Self: Unpin,
+{
+    type Item = Result<M, Error<E>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(cx)
+    }
+}
+
+impl<S, T, M, E> FusedStream for TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+    Self: Unpin,
+{
+    fn is_terminated(&self) -> bool {
+        self.told
+    }
+}
+
+impl<S, T, M, E> Sink<M> for TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+    Self: Unpin,
+{
+    type Error = Error<E>;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        let this = self.get_mut();
+        this.may_send_more()?;
+        if this.ready && this.slot.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        this.tasks.writer.register(cx.waker());
+        loop {
+            // A write that waited may be through: nobody else might say so.
+            if this.slot.is_some() || this.ping.is_some() || this.policy.write_waits() {
+                let now = this.timer.now();
+                match this.write_out(now) {
+                    Poll::Ready(done) => this.told_of_write(now, done)?,
+                    Poll::Pending if this.slot.is_some() => ready!(this.sending_half_waits(now))?,
+                    Poll::Pending => {}
+                }
+                this.may_send()?;
+            }
+            let Some(inner) = &mut this.inner else {
+                return Poll::Ready(Err(Error::Closed));
+            };
+            let now = this.timer.now();
+            if let Poll::Ready(done) =
+                Pin::new(inner).poll_ready(&mut Context::from_waker(&this.both))
+            {
+                this.ready = done.is_ok();
+                return Poll::Ready(this.told_of_write(now, done.map_err(WriteError::Broken)));
+            }
+            this.write_waits(now, true);
+            ready!(this.sending_half_waits(now))?;
+        }
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
+        let this = self.get_mut();
+        this.may_send_more()?;
+        let data = match message.kind() {
+            Kind::Data => true,
+            Kind::Ping(_) | Kind::Pong(_) => false,
+            Kind::Close(_) => {
+                this.begin_close(message);
+                return Ok(());
+            }
+        };
+        if let Some(inner) = this
+            .inner
+            .as_mut()
+            .filter(|_| this.ready && this.slot.is_none())
+        {
+            this.ready = false;
+            Pin::new(inner).start_send(message).map_err(Error::Socket)?;
+        } else {
+            // A ping has taken the place that was promised.
+            this.slot = Some(message);
+        }
+        this.unflushed.data |= data;
+        this.unflushed.control |= !data;
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        let this = self.get_mut();
+        if let Some(error) = this.refused.take() {
+            return Poll::Ready(Err(Error::Socket(error)));
+        }
+        if this.verdict.is_none() {
+            this.write_side_is_sound()?;
+        }
+        match this.may_send() {
+            Err(Error::Closed) if !this.owes() => return Poll::Ready(Ok(())),
+            may => may?,
+        }
+        this.tasks.writer.register(cx.waker());
+        let now = this.timer.now();
+        match this.write_out(now) {
+            Poll::Ready(done) => {
+                let told = this.told_of_write(now, done);
+                // A program that only sends must meet its lifetime too.
+                if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
+                    this.look_between(now);
+                }
+                Poll::Ready(told)
+            }
+            Poll::Pending => this.sending_half_waits(now),
+        }
+    }
+
+    /// Begins the closing handshake with an empty Close frame, unless it has begun, and flushes that.
+    /// Its end is seen by whoever reads.
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.begin_close(M::close(None, ""));
+        self.poll_flush(cx)
+    }
+}
+
+impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
+    fn drop(&mut self) {
+        if self.inner.is_some() && self.announced {
+            report::dropped(self.label_or_dash(), &self.status());
+        }
+    }
+}
+
+impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutSocket")
+            .field("policy", &self.policy)
+            .field("timer", &self.timer)
+            .field("label", &self.label)
+            .field("verdict", &self.verdict)
+            .finish_non_exhaustive()
+    }
+}
+
+/// "1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+/// endpoint", 1006 and 1015 likewise (RFC 6455, 7.4.1); 1004 and what is not registered mean nothing.
+fn can_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+
+    RandomState::new().hash_one(0_u64)
+}

@@ -1,0 +1,81 @@
+//! The opening handshake.
+
+use std::boxed::Box;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use futures_core::TryStream;
+
+use super::TimeoutSocket;
+use super::judging::A_MOMENT;
+use crate::config::TimeoutConfig;
+use crate::error::{Closing, Error, Verdict};
+use crate::event::{Action, Event};
+use crate::policy::{Judged, TimeoutPolicy};
+use crate::report;
+use crate::timer::Timer;
+
+/// Runs the opening handshake until it is done or too late.
+pub(super) async fn run_handshake<S, T, E, F>(
+    mut policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+    mut timer: T,
+    handshake: F,
+) -> Result<TimeoutSocket<S, T>, Error<E>>
+where
+    S: TryStream,
+    T: Timer,
+    F: Future<Output = Result<S, E>>,
+    E: fmt::Display,
+{
+    let mut handshake = pin!(handshake);
+    let mut alarm = None;
+    let done = poll_fn(|cx| {
+        let mut rang = None;
+        loop {
+            if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
+                return Poll::Ready(done.map_err(|error| {
+                    report::handshake_failed(&error);
+                    Error::Socket(error)
+                }));
+            }
+            let now = timer.now();
+            if rang.is_some() || alarm.is_none() {
+                let due = policy.peer_is_due_after(None, now, Judged::All);
+                let seen = rang.is_some() && !policy.peer_is_due_after(rang, now, Judged::All);
+                let unseen = due && !(seen && timer.has_budget(cx));
+                let judged = if unseen { Judged::Ours } else { Judged::All };
+                let status = policy.status(now);
+                match policy.decide(now, judged) {
+                    Action::Abort(reason) => {
+                        let verdict = Verdict {
+                            reason,
+                            status: Box::new(status),
+                            closing: Closing::Unwritten,
+                        };
+                        report::verdict("-", &verdict, policy.config());
+                        return Poll::Ready(Err(Error::TimedOut(verdict)));
+                    }
+                    _ => {
+                        alarm = if unseen {
+                            now.checked_add(A_MOMENT)
+                        } else {
+                            policy.next_deadline()
+                        }
+                    }
+                }
+                let Some(at) = alarm else {
+                    return Poll::Pending;
+                };
+                timer.set(at);
+            }
+            ready!(timer.poll(cx));
+            rang = alarm.take();
+        }
+    });
+    let socket = done.await?;
+    policy.observe(timer.now(), Event::Opened);
+    Ok(TimeoutSocket::with_policy(policy, timer, socket))
+}

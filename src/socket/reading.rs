@@ -1,0 +1,218 @@
+//! What comes in, and how the stream ends.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::{Farewell, PeerClose, TimeoutSocket, WriteError, WriteSide};
+use crate::error::{Closing, Error};
+use crate::event::Event;
+use crate::message::{Kind, Message};
+use crate::metered::Metering;
+use crate::policy::Judged;
+use crate::report;
+use crate::seed::PingId;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        self.tasks.reader.register(cx.waker());
+        loop {
+            let Some(inner) = &mut self.inner else {
+                return Poll::Ready(self.end_of_stream());
+            };
+            let read = if self.read_to_end {
+                Poll::Ready(None)
+            } else {
+                Pin::new(inner).poll_next(cx)
+            };
+            match read {
+                Poll::Ready(Some(Ok(message))) => {
+                    let now = self.timer.now();
+                    let passes_on = self.received(now, &message);
+                    // A ring that was taken just before this message has left no alarm.
+                    let alarm = self.alarm.or(self.rang);
+                    if self.stale || alarm.is_some_and(|alarm| alarm <= now) {
+                        self.look_between(now);
+                    }
+                    if passes_on {
+                        return Poll::Ready(Some(Ok(message)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(self.transport_ended(Some(error)));
+                }
+                Poll::Ready(None) if !self.reply_waits() => {
+                    return Poll::Ready(self.transport_ended(None));
+                }
+                // What had arrived when the alarm rang is to be read before anything is judged.
+                Poll::Pending | Poll::Ready(None) if self.alarm_rings() => {}
+                Poll::Pending | Poll::Ready(None) => {
+                    self.all_is_read();
+                    if self.inner.is_some() && self.rang.is_none() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the stream has ended before our answer to the peer's Close, and what was written before
+    /// that, could leave. (tungstenite's server ends its stream as soon as the answer is in its buffer.)
+    pub(super) fn reply_waits(&mut self) -> bool {
+        self.read_to_end = true;
+        while self.peer_close.is_some() && self.owes() {
+            match self.write_out(self.timer.now()) {
+                // What else is owed can still leave.
+                Poll::Ready(Err(WriteError::Refused(error))) => self.refused = Some(error),
+                done => return done.is_pending(),
+            }
+        }
+        false
+    }
+
+    /// Tells the policy of a message; whether it is handed on.
+    pub(super) fn received(&mut self, now: Timestamp, message: &M) -> bool {
+        match message.kind() {
+            Kind::Data => {
+                if let Some(metering) = &mut self.meter {
+                    metering.whole_message();
+                }
+                let pong = self
+                    .heartbeat
+                    .as_ref()
+                    .is_some_and(|heartbeat| heartbeat.pong == *message);
+                if pong {
+                    self.observe(now, Event::RecvPartial { total: 0 });
+                    self.pong(now, self.policy.latest_ping());
+                } else {
+                    self.observe(now, Event::Recv);
+                }
+                !pong
+            }
+            Kind::Ping(payload) => {
+                self.control_frame(payload.len());
+                self.observe(now, Event::Ping);
+                // tungstenite has queued the pong.
+                self.unflushed.control = true;
+                true
+            }
+            Kind::Pong(payload) => {
+                self.control_frame(payload.len());
+                let id = PingId::from_payload(payload);
+                let ours = id.is_some_and(|id| self.policy.awaits_pong(id));
+                self.pong(now, id);
+                !ours
+            }
+            Kind::Close(code) => {
+                self.peer_close = Some(PeerClose { code });
+                self.ping = None;
+                if matches!(self.farewell, Farewell::Owed(_)) {
+                    // The frames have crossed; the reply does for ours.
+                    self.farewell = Farewell::None;
+                }
+                self.observe(now, Event::PeerClose);
+                // tungstenite has queued the reply.
+                self.unflushed.control = true;
+                self.verdict.is_none()
+            }
+        }
+    }
+
+    pub(super) fn pong(&mut self, now: Timestamp, id: Option<PingId>) {
+        let before = self.policy.pongs_received();
+        self.observe(now, Event::Pong(id));
+        if self.policy.pongs_received() > before {
+            report::pong(self.label_or_dash(), self.policy.rtt());
+        }
+    }
+
+    pub(super) fn control_frame(&mut self, payload: usize) {
+        if let Some(metering) = &mut self.meter {
+            metering.control_frame(payload);
+        }
+    }
+
+    /// A pass in which nothing was left to read.
+    pub(super) fn all_is_read(&mut self) {
+        let counted = self.meter.as_mut().and_then(Metering::partial_total);
+        if !(self.rang.is_some() || self.stale || counted.is_some() || self.owes()) {
+            return;
+        }
+        let now = self.timer.now();
+        if let Some(total) = counted {
+            self.observe(now, Event::RecvPartial { total });
+        }
+        self.act_before_judging(now);
+        if self.rang.is_some() {
+            self.look(now, Judged::All);
+        } else if self.stale {
+            self.look(now, Judged::AllButUnread);
+        }
+    }
+
+    /// Between two messages, once the clock has reached the alarm: a peer that never pauses must meet
+    /// its lifetime all the same.
+    pub(super) fn look_between(&mut self, now: Timestamp) {
+        if self.alarm.is_some_and(|alarm| alarm <= now) {
+            self.alarm_rings();
+        }
+        self.act_before_judging(now);
+        self.look(now, Judged::AllButUnread);
+    }
+
+    /// Ends the connection because the socket inside has ended or failed.
+    pub(super) fn transport_ended(&mut self, error: Option<E>) -> Option<Result<M, Error<E>>> {
+        let now = self.timer.now();
+        self.observe(now, Event::Closed);
+        if let Some(verdict) = &mut self.verdict {
+            verdict.closing = match (self.peer_close, &self.farewell) {
+                (Some(_), _) => Closing::Answered,
+                (None, Farewell::Sent) => Closing::Ignored,
+                _ => Closing::Unwritten,
+            };
+        }
+        // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
+        let closed = self.peer_close.is_some() || matches!(self.farewell, Farewell::Sent);
+        let error = error.filter(|_| !closed && self.verdict.is_none());
+        match &error {
+            Some(error) => {
+                report::receive_error(self.label_or_dash(), error, &self.policy.status(now))
+            }
+            None => self.report_end(now),
+        }
+        self.end();
+        match error {
+            Some(error) => {
+                self.told = true;
+                Some(Err(Error::Socket(error)))
+            }
+            None => self.end_of_stream(),
+        }
+    }
+
+    /// What the stream says once the connection has ended: the verdict, or that a write failed, once.
+    pub(super) fn end_of_stream(&mut self) -> Option<Result<M, Error<E>>> {
+        if std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        match (&self.verdict, &mut self.write_side) {
+            (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
+            (None, WriteSide::Failed(_)) if self.peer_close.is_some() => None,
+            (None, WriteSide::Failed(error)) => {
+                Some(Err(error.take().map_or(Error::Closed, Error::Socket)))
+            }
+            (None, WriteSide::Sound) => None,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What goes out: in order, flushed, and in whose name.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::{Farewell, TimeoutSocket, Unflushed, WriteError, WriteSide};
+use crate::error::Error;
+use crate::event::{Event, Phase};
+use crate::message::Message;
+use crate::metered::Metering;
+use crate::policy::Judged;
+use crate::report;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Writes and flushes what can be, in order: the promised message, a ping, what the socket inside
+    /// holds, and when that has left our Close frame.
+    pub(super) fn write_out(&mut self, now: Timestamp) -> Poll<Result<(), WriteError<E>>> {
+        let done = self.try_to_write_out(now);
+        if done.is_pending() {
+            self.write_waits(now, false);
+        }
+        done
+    }
+
+    pub(super) fn try_to_write_out(&mut self, now: Timestamp) -> Poll<Result<(), WriteError<E>>> {
+        use WriteError::{Broken, Refused};
+
+        // A full buffer may refuse a ping, and take it once it is flushed.
+        let mut ping_tries = 2;
+        loop {
+            let Some(inner) = &mut self.inner else {
+                return Poll::Ready(Ok(()));
+            };
+            let mut inner = Pin::new(inner);
+            let cx = &mut Context::from_waker(&self.both);
+
+            if !self.ready && (self.slot.is_some() || self.ping.is_some()) {
+                ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
+                self.ready = true;
+            }
+            if let Some(message) = self.slot.take() {
+                self.ready = false;
+                inner.start_send(message).map_err(Refused)?;
+                continue;
+            }
+            if let Some(id) = self.ping.filter(|_| ping_tries > 0) {
+                self.ready = false;
+                let message = match &self.heartbeat {
+                    Some(heartbeat) => heartbeat.ping.clone(),
+                    None => M::ping(id.payload()),
+                };
+                ping_tries -= 1;
+                if inner.as_mut().start_send(message).is_ok() {
+                    self.unflushed.ping = self.ping.take();
+                }
+            }
+            ready!(inner.as_mut().poll_flush(cx)).map_err(Broken)?;
+            if self.ping.is_some() && ping_tries > 0 {
+                continue;
+            }
+
+            if matches!(self.farewell, Farewell::Owed(_)) {
+                ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
+                if let Farewell::Owed(frame) = std::mem::replace(&mut self.farewell, Farewell::None)
+                {
+                    self.ready = false;
+                    inner.start_send(frame).map_err(Refused)?;
+                    self.farewell = Farewell::Written;
+                }
+                continue;
+            }
+            if matches!(self.farewell, Farewell::Written) {
+                self.farewell = Farewell::Sent;
+            }
+            self.flushed(now);
+            return Poll::Ready(Ok(()));
+        }
+    }
+
+    /// Whether anything waits to be written or flushed.
+    pub(super) fn owes(&self) -> bool {
+        let Unflushed {
+            data,
+            control,
+            ping,
+        } = self.unflushed;
+        data || control
+            || ping.is_some()
+            || self.slot.is_some()
+            || self.ping.is_some()
+            || matches!(self.farewell, Farewell::Owed(_) | Farewell::Written)
+    }
+
+    /// Everything that the socket inside held has left.
+    pub(super) fn flushed(&mut self, now: Timestamp) {
+        let Unflushed {
+            data,
+            control,
+            ping,
+        } = std::mem::take(&mut self.unflushed);
+        if data {
+            self.observe(now, Event::SendOk);
+        } else if control {
+            self.observe(now, Event::Flushed);
+        }
+        if let Some(id) = ping {
+            self.observe(now, Event::PingSent(id));
+            report::ping(self.label_or_dash(), id);
+        }
+        if let Some(metering) = &mut self.meter {
+            metering.progress();
+        }
+    }
+
+    /// The transport takes no more for now.
+    pub(super) fn write_waits(&mut self, now: Timestamp, message_waits: bool) {
+        if let Some(bytes) = self
+            .meter
+            .as_mut()
+            .map(Metering::progress)
+            .filter(|&bytes| bytes > 0)
+        {
+            self.observe(now, Event::SendProgress { bytes });
+        }
+        // A ping that waits alone has a deadline of its own.
+        if message_waits || self.unflushed.data || self.unflushed.control || self.slot.is_some() {
+            self.observe(now, Event::SendStart);
+        }
+    }
+
+    /// Tries what is owed before the policy judges that it could not be done.
+    pub(super) fn act_before_judging(&mut self, now: Timestamp) {
+        if !self.owes() {
+            return self.room_before_judging(now);
+        }
+        loop {
+            match self.write_out(now) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) => break,
+                Poll::Ready(Err(WriteError::Refused(error))) => {
+                    report::send_error(self.label_or_dash(), &error);
+                    self.refused = Some(error);
+                    self.tasks.writer.wake();
+                }
+                Poll::Ready(Err(WriteError::Broken(error))) => {
+                    self.write_broke(now, Err(error));
+                    break;
+                }
+            }
+        }
+        // A task that waits for this flush did not see it.
+        self.tasks.writer.wake();
+    }
+
+    /// A send that waited for room may have been given up, and its clock runs on.
+    pub(super) fn room_before_judging(&mut self, now: Timestamp) {
+        let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
+            return;
+        };
+        match Pin::new(inner).poll_ready(&mut Context::from_waker(&self.both)) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                self.ready = true;
+                self.observe(now, Event::Flushed);
+                self.tasks.writer.wake();
+            }
+            Poll::Ready(Err(error)) => {
+                self.write_broke(now, Err(error));
+                self.tasks.writer.wake();
+            }
+        }
+    }
+
+    /// Nothing more can be written, so the connection is over. What the peer has still sent, its Close
+    /// frame above all, is worth reading, for as long as a closing handshake may take.
+    pub(super) fn write_broke(&mut self, now: Timestamp, error: Result<(), E>) {
+        if matches!(self.write_side, WriteSide::Sound) {
+            if let Err(error) = &error {
+                report::send_error(self.label_or_dash(), error);
+            }
+            self.write_side = WriteSide::Failed(error.err());
+        }
+        self.unflushed = Unflushed::default();
+        self.ping = None;
+        self.observe(now, Event::CloseStart);
+    }
+
+    /// What the task that sends is told of a write.
+    pub(super) fn told_of_write(
+        &mut self,
+        now: Timestamp,
+        done: Result<(), WriteError<E>>,
+    ) -> Result<(), Error<E>> {
+        match done {
+            Ok(()) => Ok(()),
+            Err(WriteError::Refused(error)) => Err(Error::Socket(error)),
+            Err(WriteError::Broken(error)) => {
+                report::send_error(self.label_or_dash(), &error);
+                self.write_broke(now, Ok(()));
+                self.tasks.reader.wake();
+                Err(Error::Socket(error))
+            }
+        }
+    }
+
+    /// A pass of the sending half, which has just found that the transport takes no more. `Ready` if
+    /// the connection has ended, or a second try went through.
+    pub(super) fn sending_half_waits(&mut self, now: Timestamp) -> Poll<Result<(), Error<E>>> {
+        let rings = self.alarm_rings();
+        let again = if rings {
+            self.write_out(now)
+        } else {
+            Poll::Pending
+        };
+        if rings || self.stale {
+            self.look(now, Judged::AllButUnread);
+        }
+        match (again, self.may_send()) {
+            (Poll::Ready(done), _) => Poll::Ready(self.told_of_write(now, done)),
+            (Poll::Pending, Err(error)) => Poll::Ready(Err(error)),
+            (Poll::Pending, Ok(())) => Poll::Pending,
+        }
+    }
+
+    /// Sends fail at once with the verdict, from when it is given.
+    pub(super) fn may_send(&self) -> Result<(), Error<E>> {
+        match (&self.verdict, &self.inner) {
+            (Some(verdict), _) => Err(Error::TimedOut(verdict.clone())),
+            (None, None) => Err(Error::Closed),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// What the sending half is told once a write has failed, whoever met it: why, then that it is over.
+    pub(super) fn write_side_is_sound(&mut self) -> Result<(), Error<E>> {
+        match &mut self.write_side {
+            WriteSide::Sound => Ok(()),
+            WriteSide::Failed(error) => Err(error.take().map_or(Error::Closed, Error::Socket)),
+        }
+    }
+
+    /// Nothing may follow our own Close frame.
+    pub(super) fn may_send_more(&mut self) -> Result<(), Error<E>> {
+        self.may_send()?;
+        self.write_side_is_sound()?;
+        match (self.refused.take(), &self.farewell) {
+            (Some(error), _) => Err(Error::Socket(error)),
+            (None, Farewell::None) => Ok(()),
+            (None, _) => Err(Error::Closed),
+        }
+    }
+
+    /// Begins a closing handshake on the user's account.
+    pub(super) fn begin_close(&mut self, frame: M) {
+        if self.policy.phase() == Phase::Open {
+            self.observe(self.timer.now(), Event::CloseStart);
+            self.ping = None;
+            self.farewell = Farewell::Owed(frame);
+            // Whoever fed the frame may never flush it.
+            self.tasks.reader.wake();
+        }
+    }
+}
