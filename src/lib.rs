@@ -84,7 +84,7 @@
 //! | a hand-written manager's operation | here |
 //! |---|---|
 //! | send text or JSON with a timeout | `SinkExt::send` on `TimeoutSocket`: it fails when `message_timeout` passes without progress |
-//! | receive with a timeout | `TimeoutSocket::recv`: it fails with the verdict, and says `None` when the peer has gone |
+//! | receive with a timeout | `TimeoutSocket::recv_timeout`: a message, the timeout and the peer's leaving are three answers, a verdict is an error |
 //! | update activity | [`observe`](TimeoutPolicy::observe) with [`Event::Recv`] |
 //! | is idle | [`is_idle`](TimeoutPolicy::is_idle) |
 //! | is pong overdue | [`is_pong_overdue`](TimeoutPolicy::is_pong_overdue) |
@@ -179,7 +179,7 @@ pub use policy::TimeoutPolicy;
 pub use rtt::Rtt;
 pub use seed::PingId;
 #[cfg(feature = "socket")]
-pub use socket::TimeoutSocket;
+pub use socket::{Received, TimeoutSocket};
 pub use status::{DeadlineKind, Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]

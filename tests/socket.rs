@@ -17,7 +17,7 @@ use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseReason, Closing, Error, Heartbeat, Metered, PongEvidence, TimeoutConfig,
+    CloseReason, Closing, Error, Heartbeat, Metered, PongEvidence, Received, TimeoutConfig,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp, Verdict,
 };
 
@@ -164,6 +164,34 @@ async fn a_peer_that_never_pauses_meets_its_lifetime() {
     };
     assert_eq!(verdict.reason, CloseReason::ConnectionTimeout);
     client.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_a_message_an_end_and_a_verdict_are_four_answers() {
+    let (mut server, mut client) = pair(bare().idle_timeout(10 * SECOND), 1024).await;
+    let start = now();
+    assert_eq!(
+        server.recv_timeout(SECOND).await.unwrap(),
+        Received::TimedOut
+    );
+    took(start, SECOND);
+    client.send(Message::text("in time")).await.unwrap();
+    let message = Received::Message(Message::text("in time"));
+    assert_eq!(server.recv_timeout(SECOND).await.unwrap(), message);
+    assert_eq!(
+        server.recv_timeout(Duration::ZERO).await.unwrap(),
+        Received::TimedOut
+    );
+    client.close(None).await.unwrap();
+    let close = Received::Message(Message::Close(None));
+    assert_eq!(server.recv_timeout(SECOND).await.unwrap(), close);
+    assert_eq!(server.recv_timeout(SECOND).await.unwrap(), Received::Closed);
+
+    let (mut server, _client) = pair(bare().idle_timeout(SECOND), 1024).await;
+    let start = now();
+    let verdict = timed_out(server.recv_timeout(Duration::MAX).await);
+    assert_eq!(verdict.reason, CloseReason::IdleTimeout);
+    took(start, 6 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]

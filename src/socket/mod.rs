@@ -92,6 +92,17 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     announced: bool,
 }
 
+/// What [`TimeoutSocket::recv_timeout`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received<M> {
+    /// A message.
+    Message(M),
+    /// None came in time.
+    TimedOut,
+    /// The connection has ended, without a verdict or failure.
+    Closed,
+}
+
 /// What was given to the socket inside and not flushed since.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unflushed {
@@ -309,6 +320,32 @@ where
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx))
             .await
             .transpose()
+    }
+
+    /// The next message, or that none came within `within` of this call.
+    ///
+    /// Nothing is lost either way, and the connection goes on: this limit is the caller's own and says
+    /// nothing about the peer.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn recv_timeout(&mut self, within: Duration) -> Result<Received<M>, Error<E>> {
+        let until = self.timer.now().checked_add(within);
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = self.poll_recv(cx) {
+                return Poll::Ready(match read {
+                    Some(Ok(message)) => Ok(Received::Message(message)),
+                    Some(Err(error)) => Err(error),
+                    None => Ok(Received::Closed),
+                });
+            }
+            if until.is_some_and(|until| until <= self.timer.now()) {
+                return Poll::Ready(Ok(Received::TimedOut));
+            }
+            self.set_alarm(until);
+            Poll::Pending
+        })
+        .await
     }
 
     /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
