@@ -14,8 +14,8 @@ pub trait Timer {
     /// runs back.
     fn now(&self) -> Timestamp;
 
-    /// Sets the alarm to `at`, in place of what it was set to. It may ring later, but never earlier,
-    /// save where `at` is more than a day ahead.
+    /// Sets the alarm to `at`, in place of what it was set to; at most a day ahead. It may ring later, but
+    /// never earlier.
     fn set(&mut self, at: Timestamp);
 
     /// `Ready` when the alarm has rung, which is once for each time that it was set. Is not called
@@ -43,4 +43,11 @@ pub trait Timer {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
     }
+}
+
+/// `at`, or a day from `now` if that is sooner: what an alarm can be set to. When it rings early, one looks
+/// again.
+pub(crate) fn within_a_day(now: Timestamp, at: Timestamp) -> Timestamp {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    at.min(now.checked_add(DAY).unwrap_or(Timestamp::MAX))
 }

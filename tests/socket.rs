@@ -403,6 +403,36 @@ async fn the_connection_opens_when_the_handshake_is_done() {
     took(start, 10 * SECOND);
 }
 
+/// An alarm is set a day ahead at most, and looked at again.
+#[tokio::test(start_paused = true)]
+async fn limits_of_days_are_kept() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let (mut server, _client) = pair(bare().idle_timeout(3 * DAY), 1024).await;
+    let start = now();
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::IdleTimeout
+    );
+    took(start, 3 * DAY + 5 * SECOND);
+
+    let config = bare().handshake_timeout(5 * DAY / 2).build().unwrap();
+    let start = now();
+    let opened = open(config, pending::<Result<Client, WsError>>()).await;
+    took(start, 5 * DAY / 2);
+    assert_eq!(
+        timed_out(opened.map(|_| ())).reason,
+        CloseReason::HandshakeTimeout
+    );
+
+    let (mut server, _client) = pair(bare(), 1024).await;
+    let start = now();
+    assert_eq!(
+        server.recv_timeout(2 * DAY).await.unwrap(),
+        Received::TimedOut
+    );
+    took(start, 2 * DAY);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_closes_within_its_time() {
     let (mut server, client) = pair(bare(), 1024).await;

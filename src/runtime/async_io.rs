@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_core::TryStream;
 
@@ -77,8 +77,7 @@ impl crate::Timer for Timer {
     }
 
     fn set(&mut self, at: Timestamp) {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        let wait = at.since(crate::Timer::now(self)).min(DAY);
+        let wait = at.since(crate::Timer::now(self));
         self.alarm
             .set_at(now().checked_add(wait).unwrap_or_else(now));
     }

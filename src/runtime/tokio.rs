@@ -10,7 +10,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use ::tokio::time::{Instant, Sleep, sleep_until};
 use futures_core::TryStream;
@@ -83,8 +82,7 @@ impl crate::Timer for Timer {
     }
 
     fn set(&mut self, at: Timestamp) {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        let wait = at.since(crate::Timer::now(self)).min(DAY);
+        let wait = at.since(crate::Timer::now(self));
         let deadline = now().checked_add(wait).unwrap_or_else(now);
         match &mut self.alarm {
             Some(alarm) => alarm.as_mut().reset(deadline),

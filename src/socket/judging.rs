@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::policy::Judged;
 use crate::report;
 use crate::time::{Timestamp, earlier};
-use crate::timer::Timer;
+use crate::timer::{Timer, within_a_day};
 
 impl<S, T, M, E> TimeoutSocket<S, T>
 where
@@ -32,7 +32,7 @@ where
         {
             return false;
         }
-        self.rang = self.alarm.take().map(|alarm| alarm.min(self.timer.now()));
+        self.rang = self.alarm.take();
         let now = self.timer.now();
         let ahead = self.timer.wall().saturating_sub(now.since(Timestamp::ZERO));
         let asleep = ahead.saturating_sub(self.wall_ahead);
@@ -83,7 +83,7 @@ where
                 Action::Idle { until } => {
                     let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
                     let next = earlier(until, self.policy.next_deadline_after(now));
-                    self.set_alarm(earlier(soon, next));
+                    self.set_alarm(now, earlier(soon, next));
                     break;
                 }
             }
@@ -106,8 +106,10 @@ where
     }
 
     /// Moves the alarm nearer, never further away: when it rings early, one looks again.
-    pub(super) fn set_alarm(&mut self, at: Option<Timestamp>) {
-        let Some(at) = at else { return };
+    pub(super) fn set_alarm(&mut self, now: Timestamp, at: Option<Timestamp>) {
+        let Some(at) = at.map(|at| within_a_day(now, at)) else {
+            return;
+        };
         if self.alarm.is_none_or(|alarm| at < alarm) {
             self.timer.set(at);
             self.alarm = Some(at);
@@ -116,7 +118,7 @@ where
                 .poll(&mut Context::from_waker(&self.both))
                 .is_ready()
             {
-                self.rang = self.alarm.take().map(|alarm| alarm.min(self.timer.now()));
+                self.rang = self.alarm.take();
                 self.both.wake_by_ref();
             }
         }

@@ -339,10 +339,11 @@ where
                     None => Ok(Received::Closed),
                 });
             }
-            if until.is_some_and(|until| until <= self.timer.now()) {
+            let now = self.timer.now();
+            if until.is_some_and(|until| until <= now) {
                 return Poll::Ready(Ok(Received::TimedOut));
             }
-            self.set_alarm(until);
+            self.set_alarm(now, until);
             Poll::Pending
         })
         .await

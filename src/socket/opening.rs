@@ -16,7 +16,7 @@ use crate::error::{Closing, Error, Verdict};
 use crate::event::{Action, Event};
 use crate::policy::{Judged, TimeoutPolicy};
 use crate::report;
-use crate::timer::Timer;
+use crate::timer::{Timer, within_a_day};
 
 /// Runs the opening handshake until it is done or too late.
 pub(super) async fn run_handshake<S, T, E, F>(
@@ -66,6 +66,7 @@ where
                         }
                     }
                 }
+                alarm = alarm.map(|at| within_a_day(now, at));
                 let Some(at) = alarm else {
                     return Poll::Pending;
                 };
