@@ -26,6 +26,7 @@ type Client = WebSocketStream<DuplexStream>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Everything off but the closing handshake, which has five seconds.
 fn bare() -> TimeoutConfigBuilder {
@@ -140,30 +141,6 @@ async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
         "a ping each 25 s: {verdict}"
     );
     assert_eq!(client.await.unwrap(), Some(1001));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_never_pauses_meets_its_lifetime() {
-    let (mut server, mut client) = pair(bare().connection_timeout(SECOND), 1024).await;
-    let client = tokio::spawn(async move {
-        let mut sent = 0_u64;
-        while client.send(Message::text("on and on")).await.is_ok() {
-            sent += 1;
-            // Time passes while there is always more to read.
-            if sent % 100 == 0 {
-                tokio::time::advance(MS).await;
-            }
-        }
-    });
-    let start = now();
-    let verdict = loop {
-        if let Err(Error::TimedOut(verdict)) = server.recv().await {
-            break verdict;
-        }
-        assert!(start.elapsed() < 10 * SECOND);
-    };
-    assert_eq!(verdict.reason, CloseReason::ConnectionTimeout);
-    client.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -401,36 +378,6 @@ async fn the_connection_opens_when_the_handshake_is_done() {
     let verdict = timed_out(server.recv().await);
     assert_eq!(verdict.reason, CloseReason::IdleTimeout);
     took(start, 10 * SECOND);
-}
-
-/// An alarm is set a day ahead at most, and looked at again.
-#[tokio::test(start_paused = true)]
-async fn limits_of_days_are_kept() {
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-    let (mut server, _client) = pair(bare().idle_timeout(3 * DAY), 1024).await;
-    let start = now();
-    assert_eq!(
-        timed_out(server.recv().await).reason,
-        CloseReason::IdleTimeout
-    );
-    took(start, 3 * DAY + 5 * SECOND);
-
-    let config = bare().handshake_timeout(5 * DAY / 2).build().unwrap();
-    let start = now();
-    let opened = open(config, pending::<Result<Client, WsError>>()).await;
-    took(start, 5 * DAY / 2);
-    assert_eq!(
-        timed_out(opened.map(|_| ())).reason,
-        CloseReason::HandshakeTimeout
-    );
-
-    let (mut server, _client) = pair(bare(), 1024).await;
-    let start = now();
-    assert_eq!(
-        server.recv_timeout(2 * DAY).await.unwrap(),
-        Received::TimedOut
-    );
-    took(start, 2 * DAY);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1174,6 +1121,8 @@ async fn a_flush_or_close_after_a_loss_says_so() {
 /// A sink that has room when it is told, and nothing to flush, as channels do.
 struct Channel {
     room: Arc<Mutex<Room>>,
+    /// Whether there is always one more message to read.
+    endless: bool,
 }
 
 #[derive(Default)]
@@ -1186,7 +1135,11 @@ impl Stream for Channel {
     type Item = Result<Message, WsError>;
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Pending
+        if self.endless {
+            Poll::Ready(Some(Ok(Message::text("on and on"))))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -1219,7 +1172,13 @@ impl Sink<Message> for Channel {
 async fn a_send_that_was_given_up_is_no_write_that_waits() {
     let room = Arc::new(Mutex::new(Room::default()));
     let config = bare().message_timeout(SECOND).build().unwrap();
-    let mut socket = wrap(config, Channel { room: room.clone() });
+    let mut socket = wrap(
+        config,
+        Channel {
+            room: room.clone(),
+            endless: false,
+        },
+    );
     assert!(
         tokio::time::timeout(100 * MS, socket.send(Message::text("x")))
             .await
@@ -1299,6 +1258,66 @@ async fn a_close_frame_that_crossed_a_verdict_answers_it() {
     server.await.unwrap();
 }
 
+/// A clock that moves by a millisecond whenever it is read, of a runtime that never gets its turn.
+#[derive(Default)]
+struct Hasty {
+    millis: AtomicU64,
+}
+
+impl ws_timeout::Timer for Hasty {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.millis.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn set(&mut self, _: Timestamp) {}
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_peer_that_never_pauses_meets_its_lifetime() {
+    let config = bare().connection_timeout(SECOND).build().unwrap();
+    let room = Arc::new(Mutex::new(Room {
+        is_there: true,
+        awaited: None,
+    }));
+    let mut socket = TimeoutSocket::new(
+        config,
+        Hasty::default(),
+        Channel {
+            room,
+            endless: true,
+        },
+    );
+    let messages = (0..1100).take_while(|_| {
+        let message = socket.next().now_or_never();
+        assert!(matches!(message, Some(Some(Ok(_)))), "{message:?}");
+        socket.status().cause.is_none()
+    });
+    let messages = messages.count();
+    assert!(messages < 1000, "it went on for {messages} messages");
+    assert_eq!(socket.status().cause, Some(CloseReason::ConnectionTimeout));
+}
+
+/// The reading half meets the end while the other waits on a transport that stays full.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_waits_hears_of_the_end() {
+    let (transport, mut client) = duplex(64);
+    let (mut sink, mut stream) = over(bare(), transport).await.split();
+    let writer = tokio::spawn(async move { sink.send(Message::binary(vec![0; 1000])).await });
+    tokio::time::sleep(SECOND).await;
+    // A client's frame without a mask is a violation of the protocol.
+    client.write_all(&[0x82, 0]).await.unwrap();
+    assert!(matches!(
+        stream.next().await,
+        Some(Err(Error::Socket(WsError::Protocol(_))))
+    ));
+    let told = tokio::time::timeout(SECOND, writer).await.unwrap().unwrap();
+    assert!(matches!(told, Err(Error::Closed)), "{told:?}");
+}
+
 /// tokio's clock, beside a clock of the day that can be set forward, as a suspended machine's is.
 struct Suspended {
     timer: Timer,
@@ -1311,6 +1330,10 @@ impl ws_timeout::Timer for Suspended {
     }
 
     fn set(&mut self, at: Timestamp) {
+        assert!(
+            at.since(self.now()) <= DAY,
+            "an alarm more than a day ahead"
+        );
         ws_timeout::Timer::set(&mut self.timer, at);
     }
 
@@ -1363,4 +1386,38 @@ async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
             assert!(end.is_err(), "asleep for {seconds} s: {end:?}");
         }
     }
+}
+
+/// An alarm is set a day ahead at most, and looked at again.
+#[tokio::test(start_paused = true)]
+async fn limits_of_days_are_kept() {
+    let timer = || Suspended {
+        timer: Timer::new(),
+        asleep: Arc::default(),
+    };
+
+    let (transport, _client) = duplex(1024);
+    let transport = WebSocketStream::from_raw_socket(transport, Role::Server, None).await;
+    let config = bare().idle_timeout(3 * DAY).build().unwrap();
+    let mut server = TimeoutSocket::new(config, timer(), transport);
+    let start = now();
+    assert_eq!(
+        server.recv_timeout(2 * DAY).await.unwrap(),
+        Received::TimedOut
+    );
+    took(start, 2 * DAY);
+    assert_eq!(
+        timed_out(server.recv().await).reason,
+        CloseReason::IdleTimeout
+    );
+    took(start, 3 * DAY + 5 * SECOND);
+
+    let config = bare().handshake_timeout(5 * DAY / 2).build().unwrap();
+    let start = now();
+    let opened = TimeoutSocket::open(config, timer(), pending::<Result<Client, WsError>>()).await;
+    took(start, 5 * DAY / 2);
+    assert_eq!(
+        timed_out(opened.map(|_| ())).reason,
+        CloseReason::HandshakeTimeout
+    );
 }

@@ -57,7 +57,7 @@ where
     /// millisecond ahead. What is not about the peer goes by the clock alone.
     pub(super) fn look(&mut self, now: Timestamp, whose: Judged) {
         let due = self.policy.peer_is_due_after(None, now, whose);
-        let seen = self.rang.is_some() && !self.policy.peer_is_due_after(self.rang, now, whose);
+        let seen = !self.policy.peer_is_due_after(self.rang, now, whose);
         let unseen = self.policy.peer_is_due_after(self.rang, now, Judged::All);
         let judged = if due && seen && self.has_budget() {
             whose

@@ -44,7 +44,7 @@ where
             let now = timer.now();
             if rang.is_some() || alarm.is_none() {
                 let due = policy.peer_is_due_after(None, now, Judged::All);
-                let seen = rang.is_some() && !policy.peer_is_due_after(rang, now, Judged::All);
+                let seen = !policy.peer_is_due_after(rang, now, Judged::All);
                 let unseen = due && !(seen && timer.has_budget(cx));
                 let judged = if unseen { Judged::Ours } else { Judged::All };
                 let status = policy.status(now);
