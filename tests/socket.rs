@@ -690,6 +690,57 @@ fn a_blocked_thread_does_not_cost_a_healthy_peer() {
     clients.join().unwrap();
 }
 
+/// The same for a write: the peer has read all that was there while the thread was blocked, and the runtime
+/// has not heard of the room.
+#[test]
+fn a_blocked_thread_does_not_cost_a_peer_that_reads() {
+    const LENGTH: usize = 15 << 20;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, may_go) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut tcp = std::net::TcpStream::connect(address).unwrap();
+        may_go.recv().unwrap();
+        std::io::copy(&mut tcp, &mut std::io::sink()).unwrap()
+    });
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (tcp, _) = listener.accept().unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let transport = Metered::new(tokio::net::TcpStream::from_std(tcp).unwrap());
+        let meter = transport.meter();
+        let config = bare().message_timeout(300 * MS).no_stall_tolerance();
+        let mut server = over(config, transport).await.with_meter(meter);
+
+        let mut send = pin!(server.send(Message::binary(vec![0; LENGTH])));
+        let first = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx))).await;
+        assert!(first.is_pending(), "the transport took it all");
+        go.send(()).unwrap();
+
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the blocked thread is what this is about"
+        )]
+        std::thread::sleep(Duration::from_millis(420));
+
+        // The task goes on before the reactor has had its turn.
+        let second = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx))).await;
+        assert!(
+            !matches!(second, Poll::Ready(Err(_))),
+            "a peer that reads was let go: {second:?}"
+        );
+        if second.is_pending() {
+            send.await.unwrap();
+        }
+    });
+    drop(runtime);
+    assert!(reader.join().unwrap() > LENGTH as u64);
+}
+
 /// A masked frame as a client puts it on the wire.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
