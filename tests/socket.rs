@@ -715,6 +715,11 @@ fn a_blocked_thread_does_not_cost_a_peer_that_reads() {
         let meter = transport.meter();
         let config = bare().message_timeout(300 * MS).no_stall_tolerance();
         let mut server = over(config, transport).await.with_meter(meter);
+        // Some life before: the reactor has turned since the socket's clock began.
+        assert_eq!(
+            server.recv_timeout(20 * MS).await.unwrap(),
+            Received::TimedOut
+        );
 
         let mut send = pin!(server.send(Message::binary(vec![0; LENGTH])));
         let first = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx))).await;
