@@ -20,6 +20,9 @@ pub enum Error<E> {
     Closed,
     /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
     CloseCode(u16),
+    /// The value has no form in JSON. Nothing was sent.
+    #[cfg(feature = "json")]
+    Json(serde_json::Error),
 }
 
 /// Why and in what state the policy ended a connection.
@@ -60,6 +63,8 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
                 f,
                 "{code} cannot be sent in a Close frame, accepted are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
             ),
+            #[cfg(feature = "json")]
+            Self::Json(error) => write!(f, "the value cannot be sent as JSON: {error}"),
         }
     }
 }

@@ -83,7 +83,7 @@
 //!
 //! | a hand-written manager's operation | here |
 //! |---|---|
-//! | send text or JSON with a timeout | `SinkExt::send` on `TimeoutSocket`: it fails when `message_timeout` passes without progress |
+//! | send text or JSON with a timeout | `TimeoutSocket::send_text`, `send_json`: they fail when `message_timeout` passes without progress; their twins `…_timeout` have a limit of their own in all |
 //! | receive with a timeout | `TimeoutSocket::recv_timeout`: a message, the timeout and the peer's leaving are three answers, a verdict is an error |
 //! | update activity | [`observe`](TimeoutPolicy::observe) with [`Event::Recv`] |
 //! | is idle | [`is_idle`](TimeoutPolicy::is_idle) |
@@ -116,7 +116,7 @@
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `tokio` | `runtime::tokio`: its clock and alarm, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
-//! | `json` | `serde::Serialize` for [`Status`] |
+//! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
 //!
 //! # What it does not do
 //!

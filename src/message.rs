@@ -1,12 +1,14 @@
 //! What the socket needs to know of a message.
 
+use std::string::String;
+
 /// A WebSocket message of whatever library.
 pub trait Message: Clone + PartialEq {
     /// What kind of message this is.
     fn kind(&self) -> Kind<'_>;
 
     /// A text message.
-    fn text(text: &str) -> Self;
+    fn text(text: String) -> Self;
 
     /// A Ping frame.
     fn ping(payload: [u8; 8]) -> Self;
@@ -28,15 +30,17 @@ pub enum Kind<'a> {
     Close(Option<u16>),
 }
 
-/// How a connection asks its peer for a sign of life.
+/// Two messages by which one side asks the other for a sign of life.
 ///
 /// The default is a Ping frame, which every WebSocket peer answers by itself, browsers too. Messages
-/// are for code that must see the heartbeat, and for proxies that swallow control frames.
+/// are for code that must see the heartbeat, and for proxies that swallow control frames. Either side
+/// can be the one that asks: see [`TimeoutSocket::with_heartbeat`](crate::TimeoutSocket::with_heartbeat)
+/// and [`with_answers`](crate::TimeoutSocket::with_answers).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat<M> {
     /// What is sent in place of a Ping frame.
     pub ping: M,
-    /// What the peer answers. It is taken out of the stream.
+    /// The answer to it.
     pub pong: M,
 }
 
@@ -44,8 +48,8 @@ impl<M: Message> Heartbeat<M> {
     /// The text messages `ping` and `pong`.
     pub fn text() -> Self {
         Self {
-            ping: M::text("ping"),
-            pong: M::text("pong"),
+            ping: M::text("ping".into()),
+            pong: M::text("pong".into()),
         }
     }
 }
@@ -69,6 +73,8 @@ pub use for_tungstenite::tungstenite_config;
 
 #[cfg(feature = "tungstenite")]
 mod for_tungstenite {
+    use std::string::String;
+
     use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
     use super::{Kind, Message, cut_to_fit};
@@ -83,7 +89,7 @@ mod for_tungstenite {
             }
         }
 
-        fn text(text: &str) -> Self {
+        fn text(text: String) -> Self {
             Self::Text(text.into())
         }
 

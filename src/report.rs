@@ -63,9 +63,15 @@ pub(crate) fn dropped(label: &str, status: &Status) {
     info!(target: TARGET, event = "dropped", label, age:? = age; "{label}: dropped by the program after {age:?}: {status}");
 }
 
-pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
+/// `asked` is the limit where it is not one of the configuration's but of a single call.
+pub(crate) fn verdict(
+    label: &str,
+    verdict: &Verdict,
+    config: &TimeoutConfig,
+    asked: Option<Duration>,
+) {
     let limit = verdict.reason.name();
-    let allowed = OrNone(limit_of(verdict.reason, config));
+    let allowed = OrNone(asked.or_else(|| limit_of(verdict.reason, config)));
     let code = OrNone(config.close_code(verdict.reason));
     let age = verdict.status.age;
     warn!(

@@ -50,6 +50,11 @@ impl Timestamp {
         Self::from_nanos(millis.saturating_mul(1_000_000))
     }
 
+    /// The instant `length` after the origin, at most [`Timestamp::MAX`].
+    pub const fn from_duration(length: Duration) -> Self {
+        Self::from_nanos(saturating_nanos(length))
+    }
+
     /// Nanoseconds since the origin.
     pub const fn as_nanos(self) -> u64 {
         self.0.get() - 1

@@ -1477,3 +1477,229 @@ async fn limits_of_days_are_kept() {
         CloseReason::HandshakeTimeout
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn text_and_json_arrive() {
+    let (mut server, mut client) = pair(bare(), 1024).await;
+    server.send_text("hello").await.unwrap();
+    server.send_text_timeout("again", SECOND).await.unwrap();
+    server.send_json(&["a", "b"]).await.unwrap();
+    let value = serde_json::json!({ "n": 1 });
+    server.send_json_timeout(&value, SECOND).await.unwrap();
+    for expected in ["hello", "again", r#"["a","b"]"#, r#"{"n":1}"#] {
+        let message = client.next().await.unwrap().unwrap();
+        assert_eq!(message, Message::text(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_form_in_json_is_not_sent_and_costs_nothing() {
+    let (mut server, mut client) = pair(bare(), 1024).await;
+    let no_keys = std::collections::BTreeMap::from([((1, 2), 3)]);
+    let error = server.send_json(&no_keys).await.unwrap_err();
+    assert!(matches!(error, Error::Json(_)), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "the value cannot be sent as JSON: key must be a string"
+    );
+    server.send_text("still here").await.unwrap();
+    let message = client.next().await.unwrap().unwrap();
+    assert_eq!(message, Message::text("still here"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
+    let (mut server, client) = pair(bare().message_timeout(60 * SECOND), 64).await;
+    let start = now();
+    let sent = server.send_text_timeout("x".repeat(1000), SECOND).await;
+    let verdict = timed_out(sent);
+    took(start, SECOND);
+    assert_eq!(
+        (verdict.reason, verdict.closing),
+        (CloseReason::MessageTimeout, Closing::Unwritten)
+    );
+    assert!(verdict.status.write_waits, "{}", verdict.status);
+    // What every later call says, until the stream has said it once.
+    assert_eq!(
+        timed_out(server.send_text("more").await).reason,
+        verdict.reason
+    );
+    assert_eq!(timed_out(server.recv().await).reason, verdict.reason);
+    assert_eq!(server.recv().await.unwrap(), None);
+    assert!(client.collect::<Vec<_>>().await.last().unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_with_a_limit_of_its_own_still_meets_those_of_the_connection() {
+    let (mut server, _client) = pair(bare().message_timeout(SECOND), 64).await;
+    let start = now();
+    timed_out(
+        server
+            .send_text_timeout("x".repeat(1000), 60 * SECOND)
+            .await,
+    );
+    took(start, SECOND);
+}
+
+/// How many bytes a connection on this machine takes before somebody reads.
+fn window() -> usize {
+    use std::io::Write;
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut tcp = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let _unread = listener.accept().unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let mut taken = 0;
+    while let Ok(bytes) = tcp.write(&[0; 4096]) {
+        taken += bytes;
+    }
+    taken
+}
+
+/// While this thread is blocked the peer makes room: what the reactor has not seen is not held against it.
+#[test]
+fn a_blocked_thread_does_not_cost_a_send_with_a_limit_of_its_own() {
+    use std::io::Read;
+
+    let size = window() * 5 / 4;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, told) = std::sync::mpsc::channel();
+    let peer = std::thread::spawn(move || {
+        let mut tcp = listener.accept().unwrap().0;
+        told.recv().unwrap();
+        tcp.read_to_end(&mut Vec::new()).unwrap()
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let socket = WebSocketStream::from_raw_socket(tcp, Role::Server, None).await;
+        let mut server = wrap(bare().build().unwrap(), socket);
+        let mut sending = pin!(server.send_text_timeout("x".repeat(size), 200 * MS));
+        assert!(sending.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+        std::thread::park_timeout(400 * MS);
+        sending.await.unwrap();
+    });
+    assert!(peer.join().unwrap() > size);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
+    let config = bare()
+        .idle_timeout(3 * SECOND)
+        .idle_scope(ws_timeout::IdleScope::Messages);
+    let (server, mut client) = pair(config, 1024).await;
+    let mut server = server.with_answers(Heartbeat {
+        ping: Message::binary(vec![9]),
+        pong: Message::binary(vec![10]),
+    });
+    let client = tokio::spawn(async move {
+        for _ in 0..2 {
+            client.send(Message::binary(vec![9])).await.unwrap();
+            let answer = client.next().await.unwrap().unwrap();
+            assert_eq!(answer, Message::binary(vec![10]));
+            tokio::time::sleep(SECOND).await;
+        }
+        client.send(Message::text("data")).await.unwrap();
+        client.send(Message::binary(vec![9])).await.unwrap();
+        client.next().await.unwrap().unwrap();
+        // The other dialect is data here.
+        client.send(Message::text("ping")).await.unwrap();
+        client
+    });
+    let start = now();
+    for expected in ["data", "ping"] {
+        let message = server.recv().await.unwrap();
+        assert_eq!(message, Some(Message::text(expected)));
+    }
+    took(start, 2 * SECOND);
+    // A heartbeat is a sign of life and no activity, as a Ping frame is.
+    let mut client = client.await.unwrap();
+    tokio::spawn(async move {
+        tokio::time::sleep(2 * SECOND).await;
+        client.send(Message::binary(vec![9])).await.unwrap();
+        while client.next().await.is_some() {}
+    });
+    let verdict = timed_out(server.recv().await);
+    took(start, 5 * SECOND);
+    assert_eq!(verdict.reason, CloseReason::IdleTimeout);
+    assert_eq!(verdict.status.silent, SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_heartbeats_in_text_is_a_flood() {
+    let (server, mut client) = pair(bare().max_ping_rate(20), 1 << 16).await;
+    let mut server = server.with_answers(Heartbeat::text());
+    let client = tokio::spawn(async move {
+        let mut answers = 0;
+        while client.send(Message::text("ping")).await.is_ok() {
+            answers += u32::from(matches!(client.next().await, Some(Ok(Message::Text(_)))));
+        }
+        answers
+    });
+    let verdict = timed_out(server.recv().await);
+    assert_eq!(verdict.reason, CloseReason::PingFlood);
+    assert!(client.await.unwrap() > 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_sides_may_ask_in_the_same_words() {
+    let config = bare().ping_interval(SECOND).pong_timeout(SECOND);
+    let (server, client) = pair(config, 1024).await;
+    let client = wrap(config.build().unwrap(), client);
+    let both = |socket: Guarded| {
+        socket
+            .with_heartbeat(Heartbeat::text())
+            .with_answers(Heartbeat::text())
+    };
+    let (mut server, mut client) = (both(server), both(client));
+    let client = tokio::spawn(async move {
+        let received = client.recv_timeout(10 * SECOND + 500 * MS).await.unwrap();
+        assert_eq!(received, Received::TimedOut);
+        (client.status(), client.close(1000, "").await)
+    });
+    assert_eq!(
+        server.recv().await.unwrap(),
+        Some(Message::Close(Some(tungstenite::protocol::CloseFrame {
+            code: 1000.into(),
+            reason: "".into()
+        })))
+    );
+    assert_eq!(server.recv().await.unwrap(), None);
+    let (status, closed) = client.await.unwrap();
+    assert_eq!(closed.unwrap(), Some(1000));
+    // Whoever asks first has spoken and been answered: the other need not ask.
+    let pings = server.status().pings_sent + status.pings_sent;
+    let pongs = server.status().pongs_received + status.pongs_received;
+    assert_eq!((pings, pongs), (10, 10));
+}
+
+/// An answer that the transport does not take at once leaves when there is room, and is bounded meanwhile.
+#[tokio::test(start_paused = true)]
+async fn an_answer_waits_for_room_and_is_bounded() {
+    for reads in [true, false] {
+        let (server, mut client) = pair(bare().message_timeout(SECOND), 64).await;
+        let mut server = server.with_answers(Heartbeat::text());
+        let large = Message::binary(vec![0; 100]);
+        assert!(server.send(large.clone()).now_or_never().is_none());
+        client.send(Message::text("ping")).await.unwrap();
+        let start = now();
+        let reading = tokio::spawn(async move { server.recv().await });
+        if reads {
+            assert_eq!(client.next().await.unwrap().unwrap(), large);
+            let answer = client.next().await.unwrap().unwrap();
+            assert_eq!(answer, Message::text("pong"));
+            drop(client);
+            assert!(matches!(reading.await.unwrap(), Err(Error::Socket(_))));
+        } else {
+            let verdict = timed_out(reading.await.unwrap());
+            took(start, SECOND);
+            assert_eq!(verdict.reason, CloseReason::MessageTimeout);
+        }
+    }
+}

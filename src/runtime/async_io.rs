@@ -22,15 +22,11 @@ pub fn wrap<S: TryStream>(
     TimeoutSocket::new(config, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout`, and
-/// guards the socket that comes out. What fails before there is a socket to name is in the log under the
-/// label `-`.
-///
-/// The time runs from this call.
+/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout` from this
+/// call, and guards the socket that comes out; see [`TimeoutSocket::open`].
 ///
 /// # Errors
-/// [`Error::TimedOut`] if the handshake took too long; the future is dropped, and with it the
-/// transport. [`Error::Socket`] with whatever error the handshake ended in.
+/// [`Error::TimedOut`] if the handshake took too long. [`Error::Socket`] with what it ended in.
 pub fn open<S, E, F>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -71,9 +67,7 @@ impl Default for Timer {
 
 impl crate::Timer for Timer {
     fn now(&self) -> Timestamp {
-        Timestamp::ZERO
-            .checked_add(now().saturating_duration_since(self.origin))
-            .unwrap_or(Timestamp::MAX)
+        Timestamp::from_duration(now().saturating_duration_since(self.origin))
     }
 
     fn set(&mut self, at: Timestamp) {

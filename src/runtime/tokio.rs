@@ -1,8 +1,6 @@
-//! tokio: its clock, its alarm, and sockets made with them.
-//!
-//! The clock is tokio's own, so `tokio::time::pause` works. (The time of day, by which a resume of the
-//! machine is noticed, goes on: a test that takes more than five seconds with the clock paused may see a
-//! probe.)
+//! tokio: its clock, its alarm, and sockets made with them. Without a tokio runtime whose time driver is
+//! enabled, tokio itself panics. Under `tokio::time::pause` the time of day, by which a resume of the machine
+//! is noticed, goes on: after five seconds there may be a probe.
 
 use std::boxed::Box;
 use std::fmt::Display;
@@ -20,9 +18,6 @@ use crate::socket::TimeoutSocket;
 use crate::time::Timestamp;
 
 /// Guards a socket whose opening handshake is done.
-///
-/// The socket must be polled within a tokio runtime whose time driver is enabled; without one tokio
-/// itself panics.
 pub fn wrap<S: TryStream>(
     config: impl Into<Arc<TimeoutConfig>>,
     socket: S,
@@ -30,15 +25,11 @@ pub fn wrap<S: TryStream>(
     TimeoutSocket::new(config, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout`, and
-/// guards the socket that comes out. What fails before there is a socket to name is in the log under the
-/// label `-`.
-///
-/// The time runs from this call. As with [`wrap`], a tokio runtime with its time driver is needed.
+/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout` from this
+/// call, and guards the socket that comes out; see [`TimeoutSocket::open`].
 ///
 /// # Errors
-/// [`Error::TimedOut`] if the handshake took too long; the future is dropped, and with it the
-/// transport. [`Error::Socket`] with whatever error the handshake ended in.
+/// [`Error::TimedOut`] if the handshake took too long. [`Error::Socket`] with what it ended in.
 pub fn open<S, E, F>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -76,9 +67,7 @@ impl Default for Timer {
 
 impl crate::Timer for Timer {
     fn now(&self) -> Timestamp {
-        Timestamp::ZERO
-            .checked_add(now().saturating_duration_since(self.origin))
-            .unwrap_or(Timestamp::MAX)
+        Timestamp::from_duration(now().saturating_duration_since(self.origin))
     }
 
     fn set(&mut self, at: Timestamp) {
@@ -91,21 +80,16 @@ impl crate::Timer for Timer {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.alarm {
-            Some(alarm) => alarm.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        let alarm = self.alarm.as_mut();
+        alarm.map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
     }
 
     /// "A task that has spent its budget sees every resource as not ready": an elapsed `Sleep` too.
     fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
-        match &mut self.alarm {
-            Some(alarm) => {
-                alarm.as_mut().reset(self.origin);
-                alarm.as_mut().poll(cx).is_ready()
-            }
-            None => true,
-        }
+        self.alarm.as_mut().is_none_or(|alarm| {
+            alarm.as_mut().reset(self.origin);
+            alarm.as_mut().poll(cx).is_ready()
+        })
     }
 }
 

@@ -4,13 +4,14 @@ use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::{Farewell, TimeoutSocket, WriteSide};
 use crate::error::{Closing, Verdict};
-use crate::event::CloseReason;
+use crate::event::{CloseReason, Event};
 use crate::message::Message;
 use crate::report;
 use crate::status::Status;
@@ -32,7 +33,7 @@ where
         status: Option<Status>,
     ) {
         self.give_verdict(now, reason, Closing::UnderWay, status);
-        self.ping = None;
+        self.drop_heartbeats();
         self.farewell = Farewell::Owed(self.close_frame(reason));
         self.act_before_judging(now);
         self.tasks.writer.wake();
@@ -54,7 +55,7 @@ where
             // The frames have crossed, and the reply went out for ours.
             Farewell::None if both_closed => Closing::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
-                self.ping = None;
+                self.drop_heartbeats();
                 self.farewell = Farewell::Owed(self.close_frame(reason));
                 match self.write_out(now) {
                     Poll::Ready(Ok(())) => {
@@ -92,6 +93,21 @@ where
         }
     }
 
+    /// Drops the transport because a message did not leave in the time that its sender gave it.
+    pub(super) fn give_up_sending(&mut self, now: Timestamp, within: Duration) {
+        let verdict = Verdict {
+            reason: CloseReason::MessageTimeout,
+            status: Box::new(self.policy.status(now)),
+            closing: Closing::Unwritten,
+        };
+        let config = self.policy.config();
+        report::verdict(self.label_or_dash(), &verdict, config, Some(within));
+        self.verdict = Some(verdict);
+        self.observe(now, Event::Closed);
+        self.report_end(now);
+        self.end();
+    }
+
     /// The first verdict is the cause, and stays; how the closing went stands beside it.
     pub(super) fn give_verdict(
         &mut self,
@@ -104,13 +120,12 @@ where
             verdict.closing = closing;
             return;
         }
-        let status = Box::new(status.unwrap_or_else(|| self.policy.status(now)));
         let verdict = Verdict {
             reason,
-            status,
+            status: Box::new(status.unwrap_or_else(|| self.policy.status(now))),
             closing,
         };
-        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
+        report::verdict(self.label_or_dash(), &verdict, self.policy.config(), None);
         self.verdict = Some(verdict);
     }
 

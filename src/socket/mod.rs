@@ -1,14 +1,17 @@
 //! The socket that keeps its policy: what it is, and the traits it has.
 
+mod calls;
 mod ending;
 mod judging;
 mod opening;
 mod reading;
 mod writing;
 
+pub use calls::Received;
+
 use std::boxed::Box;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
@@ -85,22 +88,16 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether the stream has said how it ended.
     told: bool,
     meter: Option<Metering>,
-    heartbeat: Option<Box<Heartbeat<S::Ok>>>,
+    /// How the peer is asked, if not by Ping frames.
+    asks: Option<Box<Heartbeat<S::Ok>>>,
+    /// What the peer asks, if not by Ping frames alone.
+    answers: Option<Box<Heartbeat<S::Ok>>>,
+    /// Whether the peer's latest such message is still to be answered.
+    answer_owed: bool,
     label: Option<Arc<str>>,
     /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
     wall_ahead: Duration,
     announced: bool,
-}
-
-/// What [`TimeoutSocket::recv_timeout`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received<M> {
-    /// A message.
-    Message(M),
-    /// None came in time.
-    TimedOut,
-    /// The connection has ended, without a verdict or failure.
-    Closed,
 }
 
 /// What was given to the socket inside and not flushed since.
@@ -176,8 +173,11 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// Runs `handshake` under `handshake_timeout`, and guards the socket that comes out.
     ///
+    /// What fails before there is a socket to name is in the log under the label `-`.
+    ///
     /// # Errors
-    /// [`Error::TimedOut`] if the handshake took too long, counted from this call; it is dropped then.
+    /// [`Error::TimedOut`] if the handshake took too long, counted from this call; it is dropped then, and
+    /// with it the transport.
     /// [`Error::Socket`] with whatever it ended in.
     pub fn open<E, F>(
         config: impl Into<Arc<TimeoutConfig>>,
@@ -218,7 +218,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             verdict: None,
             told: false,
             meter: None,
-            heartbeat: None,
+            asks: None,
+            answers: None,
+            answer_owed: false,
             label: None,
             announced: false,
         }
@@ -241,8 +243,21 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     /// Asks for signs of life by messages of one's own in place of Ping frames.
+    ///
+    /// [`Heartbeat::ping`] goes out when a ping is due, and each [`Heartbeat::pong`] that comes is taken
+    /// out of the stream and answers the ping that is out. All other data passes, also meanwhile.
     pub fn with_heartbeat(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.heartbeat = Some(Box::new(heartbeat));
+        self.asks = Some(Box::new(heartbeat));
+        self
+    }
+
+    /// Answers the peer's own heartbeat: each [`Heartbeat::ping`] that comes is taken out of the stream,
+    /// and a [`Heartbeat::pong`] goes out.
+    ///
+    /// To the policy it is a Ping frame: a sign of life, but no activity, and `max_ping_rate` limits it.
+    /// Of several that come while the transport takes nothing, the latest is answered.
+    pub fn with_answers(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
+        self.answers = Some(Box::new(heartbeat));
         self
     }
 
@@ -299,80 +314,6 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 }
 
-impl<S, T, M, E> TimeoutSocket<S, T>
-where
-    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
-    M: Message,
-    E: fmt::Display,
-    T: Timer,
-{
-    /// The next message; `None` when the connection has ended without a verdict or failure.
-    ///
-    /// Dropping the future loses nothing.
-    ///
-    /// # Errors
-    /// [`Error::TimedOut`] when the policy ended the connection, [`Error::Socket`] when the socket
-    /// inside failed; `None` follows either.
-    pub async fn recv(&mut self) -> Result<Option<M>, Error<E>>
-    where
-        Self: Unpin,
-    {
-        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx))
-            .await
-            .transpose()
-    }
-
-    /// The next message, or that none came within `within` of this call.
-    ///
-    /// Nothing is lost either way, and the connection goes on: this limit is the caller's own and says
-    /// nothing about the peer.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub async fn recv_timeout(&mut self, within: Duration) -> Result<Received<M>, Error<E>> {
-        let until = self.timer.now().checked_add(within);
-        poll_fn(|cx| {
-            if let Poll::Ready(read) = self.poll_recv(cx) {
-                return Poll::Ready(match read {
-                    Some(Ok(message)) => Ok(Received::Message(message)),
-                    Some(Err(error)) => Err(error),
-                    None => Ok(Received::Closed),
-                });
-            }
-            let now = self.timer.now();
-            if until.is_some_and(|until| until <= now) {
-                return Poll::Ready(Ok(Received::TimedOut));
-            }
-            self.set_alarm(now, until);
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
-    /// reads until the peer has answered or left. Data that still comes is dropped.
-    ///
-    /// Takes at most `close_timeout` (and up to `stall_tolerance` if this process stalls). Gives the
-    /// code of the peer's Close frame, if there was one. On a connection that has ended it does
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`Error::CloseCode`] for a code that can never be sent; [`Error::TimedOut`] if the peer did not
-    /// answer in time, or the policy had ended the connection before; [`Error::Socket`] if the socket
-    /// inside failed.
-    pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
-    where
-        Self: Unpin,
-    {
-        if !can_be_sent(code) {
-            return Err(Error::CloseCode(code));
-        }
-        self.begin_close(M::close(Some(code), reason));
-        while self.recv().await?.is_some() {}
-        Ok(self.peer_close.and_then(|close| close.code))
-    }
-}
-
 impl<S, T, M, E> Stream for TimeoutSocket<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
@@ -420,7 +361,7 @@ where
         this.tasks.writer.register(cx.waker());
         loop {
             // A write that waited may be through: nobody else might say so.
-            if this.slot.is_some() || this.ping.is_some() || this.policy.write_waits() {
+            if this.slot.is_some() || this.asks_or_answers() || this.policy.write_waits() {
                 let now = this.timer.now();
                 match this.write_out(now) {
                     Poll::Ready(done) => this.told_of_write(now, done)?,
@@ -523,12 +464,6 @@ impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
             .field("verdict", &self.verdict)
             .finish_non_exhaustive()
     }
-}
-
-/// "1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
-/// endpoint", 1006 and 1015 likewise (RFC 6455, 7.4.1); 1004 and what is not registered mean nothing.
-fn can_be_sent(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 fn random_seed() -> u64 {

@@ -55,7 +55,7 @@ where
                             status: Box::new(status),
                             closing: Closing::Unwritten,
                         };
-                        report::verdict("-", &verdict, policy.config());
+                        report::verdict("-", &verdict, policy.config(), None);
                         return Poll::Ready(Err(Error::TimedOut(verdict)));
                     }
                     _ => {

@@ -1,5 +1,6 @@
 //! What comes in, and how the stream ends.
 
+use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,8 +10,8 @@ use futures_util::sink::Sink;
 
 use super::{Farewell, PeerClose, TimeoutSocket, WriteError, WriteSide};
 use crate::error::{Closing, Error};
-use crate::event::Event;
-use crate::message::{Kind, Message};
+use crate::event::{Event, Phase};
+use crate::message::{Heartbeat, Kind, Message};
 use crate::metered::Metering;
 use crate::policy::Judged;
 use crate::report;
@@ -88,17 +89,21 @@ where
                 if let Some(metering) = &mut self.meter {
                     metering.whole_message();
                 }
-                let pong = self
-                    .heartbeat
-                    .as_ref()
-                    .is_some_and(|heartbeat| heartbeat.pong == *message);
-                if pong {
+                let is = |part: fn(&Heartbeat<M>) -> &M, of: &Option<Box<Heartbeat<M>>>| {
+                    of.as_ref().is_some_and(|of| part(of) == message)
+                };
+                if is(|asks| &asks.pong, &self.asks) {
                     self.observe(now, Event::RecvPartial { total: 0 });
                     self.pong(now, self.policy.latest_ping());
+                } else if is(|answers| &answers.ping, &self.answers) {
+                    self.observe(now, Event::RecvPartial { total: 0 });
+                    self.observe(now, Event::Ping);
+                    self.answer_owed = self.policy.phase() == Phase::Open;
                 } else {
                     self.observe(now, Event::Recv);
+                    return true;
                 }
-                !pong
+                false
             }
             Kind::Ping(payload) => {
                 self.control_frame(payload.len());
@@ -116,7 +121,7 @@ where
             }
             Kind::Close(code) => {
                 self.peer_close = Some(PeerClose { code });
-                self.ping = None;
+                self.drop_heartbeats();
                 if matches!(self.farewell, Farewell::Owed(_)) {
                     // The frames have crossed; the reply does for ours.
                     self.farewell = Farewell::None;

@@ -37,16 +37,17 @@ where
     pub(super) fn try_to_write_out(&mut self, now: Timestamp) -> Poll<Result<(), WriteError<E>>> {
         use WriteError::{Broken, Refused};
 
-        // A full buffer may refuse a ping, and take it once it is flushed.
-        let mut ping_tries = 2;
+        // A full buffer may refuse a heartbeat, and take it once it is flushed.
+        let mut tries = 2;
         loop {
+            let heartbeat = self.heartbeat().filter(|_| tries > 0);
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(Ok(()));
             };
             let mut inner = Pin::new(inner);
             let cx = &mut Context::from_waker(&self.both);
 
-            if !self.ready && (self.slot.is_some() || self.ping.is_some()) {
+            if !self.ready && (self.slot.is_some() || heartbeat.is_some()) {
                 ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
                 self.ready = true;
             }
@@ -55,19 +56,19 @@ where
                 inner.start_send(message).map_err(Refused)?;
                 continue;
             }
-            if let Some(id) = self.ping.filter(|_| ping_tries > 0) {
+            if let Some(message) = heartbeat {
                 self.ready = false;
-                let message = match &self.heartbeat {
-                    Some(heartbeat) => heartbeat.ping.clone(),
-                    None => M::ping(id.payload()),
-                };
-                ping_tries -= 1;
-                if inner.as_mut().start_send(message).is_ok() {
-                    self.unflushed.ping = self.ping.take();
+                match inner.as_mut().start_send(message) {
+                    Ok(()) if std::mem::take(&mut self.answer_owed) => {
+                        self.unflushed.control = true;
+                        continue;
+                    }
+                    Ok(()) => self.unflushed.ping = self.ping.take(),
+                    Err(_) => tries -= 1,
                 }
             }
             ready!(inner.as_mut().poll_flush(cx)).map_err(Broken)?;
-            if self.ping.is_some() && ping_tries > 0 {
+            if (self.ping.is_some() || self.answer_owed) && tries > 0 {
                 continue;
             }
 
@@ -99,8 +100,30 @@ where
         data || control
             || ping.is_some()
             || self.slot.is_some()
-            || self.ping.is_some()
+            || self.asks_or_answers()
             || matches!(self.farewell, Farewell::Owed(_) | Farewell::Written)
+    }
+
+    /// Whether a heartbeat, or an answer to the peer's, is to be given to the socket inside.
+    pub(super) fn asks_or_answers(&self) -> bool {
+        self.ping.is_some() || self.answer_owed
+    }
+
+    /// The next of these; answers come first.
+    fn heartbeat(&self) -> Option<M> {
+        if self.answer_owed {
+            return self.answers.as_ref().map(|answers| answers.pong.clone());
+        }
+        self.ping.map(|id| match &self.asks {
+            Some(asks) => asks.ping.clone(),
+            None => M::ping(id.payload()),
+        })
+    }
+
+    /// Gives up what is not worth saying on a connection that ends.
+    pub(super) fn drop_heartbeats(&mut self) {
+        self.ping = None;
+        self.answer_owed = false;
     }
 
     /// Everything that the socket inside held has left.
@@ -135,7 +158,8 @@ where
             self.observe(now, Event::SendProgress { bytes });
         }
         // A ping that waits alone has a deadline of its own.
-        if message_waits || self.unflushed.data || self.unflushed.control || self.slot.is_some() {
+        let held = self.slot.is_some() || self.answer_owed;
+        if message_waits || self.unflushed.data || self.unflushed.control || held {
             self.observe(now, Event::SendStart);
         }
     }
@@ -193,7 +217,7 @@ where
             self.write_side = WriteSide::Failed(error.err());
         }
         self.unflushed = Unflushed::default();
-        self.ping = None;
+        self.drop_heartbeats();
         self.observe(now, Event::CloseStart);
     }
 
@@ -266,7 +290,7 @@ where
     pub(super) fn begin_close(&mut self, frame: M) {
         if self.policy.phase() == Phase::Open {
             self.observe(self.timer.now(), Event::CloseStart);
-            self.ping = None;
+            self.drop_heartbeats();
             self.farewell = Farewell::Owed(frame);
             // Whoever fed the frame may never flush it.
             self.tasks.reader.wake();
