@@ -19,7 +19,7 @@ pub trait Timer {
     fn set(&mut self, at: Timestamp);
 
     /// `Ready` when the alarm has rung, which is once for each time that it was set. Is not called
-    /// again before it is set anew.
+    /// again before it is set anew; and while it is `Pending`, not before it has woken the task.
     ///
     /// When it has rung, whatever had arrived on a socket by the instant it was set to must be seen by a
     /// read that follows. Where the runtime keeps what the kernel last said of a socket, as tokio does,

@@ -351,6 +351,47 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
     timed_out(reader.await.unwrap().unwrap());
 }
 
+/// tungstenite drops a Close frame for good if its buffer has no room for it.
+#[tokio::test(start_paused = true)]
+async fn a_close_frame_goes_when_there_is_room_for_it() {
+    let (server, client) = duplex(64);
+    let small = tungstenite_config()
+        .write_buffer_size(1000)
+        .max_write_buffer_size(1010);
+    let server = WebSocketStream::from_raw_socket(server, Role::Server, Some(small)).await;
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let mut server = wrap(bare().build().unwrap(), server);
+    let large = Message::binary(vec![0; 1000]);
+    assert!(server.send(large.clone()).now_or_never().is_none());
+    let reason = "x".repeat(123);
+    let closing = tokio::spawn(async move { server.close(4000, &reason).await });
+    tokio::time::sleep(MS).await;
+    assert_eq!(client.next().await.unwrap().unwrap(), large);
+    let close = client.next().await.unwrap().unwrap();
+    assert!(
+        matches!(&close, Message::Close(Some(frame)) if frame.reason.len() == 123),
+        "{close:?}"
+    );
+    while client.next().await.is_some() {}
+    assert_eq!(closing.await.unwrap().unwrap(), Some(4000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receive_that_is_over_as_a_message_comes_does_not_lose_it() {
+    let (mut server, mut client) = pair(bare(), 1024).await;
+    {
+        let mut receiving = pin!(server.recv_timeout(SECOND));
+        assert!(receiving.as_mut().now_or_never().is_none());
+        tokio::time::advance(2 * SECOND).await;
+        client.send(Message::text("late")).await.unwrap();
+        if let Received::Message(message) = receiving.await.unwrap() {
+            return assert_eq!(message, Message::text("late"));
+        }
+    }
+    let message = server.recv_timeout(SECOND).await.unwrap();
+    assert_eq!(message, Received::Message(Message::text("late")));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_opening_handshake_is_bounded() {
     let config = TimeoutConfig::builder().build().unwrap();

@@ -25,6 +25,7 @@ where
     /// Whether the alarm has just rung.
     pub(super) fn alarm_rings(&mut self) -> bool {
         if self.alarm.is_none()
+            || !self.tasks.were_woken()
             || self
                 .timer
                 .poll(&mut Context::from_waker(&self.both))

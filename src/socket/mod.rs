@@ -14,6 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
@@ -149,6 +150,17 @@ struct PeerClose {
 struct Tasks {
     reader: AtomicWaker,
     writer: AtomicWaker,
+    /// Whether they were woken, by the alarm or by a transport that has room, since the alarm was last
+    /// asked: without that it cannot have rung.
+    woken: AtomicBool,
+}
+
+impl Tasks {
+    /// Whether they were woken since the last call.
+    fn were_woken(&self) -> bool {
+        // A load is much less than a swap, and the answer is no at almost every message.
+        self.woken.load(Ordering::Acquire) && self.woken.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Wake for Tasks {
@@ -157,6 +169,7 @@ impl Wake for Tasks {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
         self.reader.wake();
         self.writer.wake();
     }

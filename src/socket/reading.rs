@@ -27,7 +27,6 @@ where
     T: Timer,
 {
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
-        self.tasks.reader.register(cx.waker());
         loop {
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(self.end_of_stream());
@@ -56,9 +55,12 @@ where
                 Poll::Ready(None) if !self.reply_waits() => {
                     return Poll::Ready(self.transport_ended(None));
                 }
-                // What had arrived when the alarm rang is to be read before anything is judged.
-                Poll::Pending | Poll::Ready(None) if self.alarm_rings() => {}
                 Poll::Pending | Poll::Ready(None) => {
+                    self.tasks.reader.register(cx.waker());
+                    // What had arrived when the alarm rang is to be read before anything is judged.
+                    if self.alarm_rings() {
+                        continue;
+                    }
                     self.all_is_read();
                     if self.inner.is_some() && self.rang.is_none() {
                         return Poll::Pending;

@@ -1,0 +1,489 @@
+//! The rules of the socket that a scripted transport and a clock moved by hand show best, one by one. The
+//! others have theirs in `socket.rs`; CONTRIBUTING.md lists which test guards which rule.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
+use tungstenite::{Error as WsError, Message};
+use ws_timeout::{
+    CloseReason, Closing, Error, IdleScope, PongEvidence, TimeoutConfig, TimeoutConfigBuilder,
+    TimeoutSocket, Timestamp,
+};
+
+type Guarded = TimeoutSocket<Wire, Hand>;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+/// Everything off, and no stall forgiven.
+fn bare() -> TimeoutConfigBuilder {
+    TimeoutConfig::builder()
+        .no_handshake_timeout()
+        .no_heartbeat_interval()
+        .no_connection_timeout()
+        .no_message_timeout()
+        .no_idle_timeout()
+        .no_ping_interval()
+        .no_pong_timeout()
+        .no_min_data_rate()
+        .no_max_ping_rate()
+        .no_stall_tolerance()
+        .jitter(0.0)
+}
+
+/// What the test says of the transport, the clock and the alarm.
+#[derive(Default)]
+struct World {
+    now: Duration,
+    alarm: Option<Duration>,
+    alarms_set: u32,
+    alarm_waker: Option<Waker>,
+    /// Whether the reactor has its turn, so that an alarm that is due rings.
+    turns: bool,
+    incoming: VecDeque<Message>,
+    reads: u32,
+    ended: bool,
+    /// Whether the transport takes nothing.
+    full: bool,
+    held: Vec<Message>,
+    sent: Vec<Message>,
+    write_waker: Option<Waker>,
+    dropped: bool,
+    /// What was unread when it was dropped.
+    unread: usize,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    fn socket(&self, config: TimeoutConfigBuilder) -> Guarded {
+        self.world().turns = true;
+        TimeoutSocket::new(
+            config.build().unwrap(),
+            Hand(self.clone()),
+            Wire(self.clone()),
+        )
+    }
+
+    fn at(&self, now: Duration) {
+        let mut world = self.world();
+        world.now = now;
+        let rings = world.turns && world.alarm.is_some_and(|alarm| alarm <= now);
+        let waker = world.alarm_waker.take_if(|_| rings);
+        drop(world);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// The pong to the latest ping that was sent.
+    fn pong(&self) -> Message {
+        let world = self.world();
+        let ping = world.sent.iter().rev().find_map(|message| match message {
+            Message::Ping(payload) => Some(payload.clone()),
+            _ => None,
+        });
+        Message::Pong(ping.unwrap())
+    }
+}
+
+/// A transport of messages.
+struct Wire(Shared);
+
+impl Stream for Wire {
+    type Item = Result<Message, WsError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut world = self.0.world();
+        match world.incoming.pop_front() {
+            Some(message) => {
+                world.reads += 1;
+                Poll::Ready(Some(Ok(message)))
+            }
+            None if world.ended => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Sink<Message> for Wire {
+    type Error = WsError;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), WsError> {
+        self.0.world().held.push(message);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        let mut world = self.0.world();
+        if world.full {
+            world.write_waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let held = std::mem::take(&mut world.held);
+        world.sent.extend(held);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let mut world = self.0.world();
+        world.dropped = true;
+        world.unread = world.incoming.len();
+    }
+}
+
+/// A clock and an alarm moved by hand.
+struct Hand(Shared);
+
+impl ws_timeout::Timer for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_duration(self.0.world().now)
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        let mut world = self.0.world();
+        world.alarm = Some(at.since(Timestamp::ZERO));
+        world.alarms_set += 1;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut world = self.0.world();
+        if world.turns && world.alarm.is_some_and(|alarm| alarm <= world.now) {
+            world.alarm = None;
+            return Poll::Ready(());
+        }
+        world.alarm_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn wall(&self) -> Duration {
+        self.0.world().now
+    }
+}
+
+/// Whether a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[track_caller]
+fn waits(socket: &mut Guarded) {
+    let read = socket.next().now_or_never();
+    assert!(read.is_none(), "{read:?}");
+}
+
+#[track_caller]
+fn reason<M: std::fmt::Debug>(read: Option<Option<Result<M, Error<WsError>>>>) -> CloseReason {
+    match read {
+        Some(Some(Err(Error::TimedOut(verdict)))) => verdict.reason,
+        other => panic!("no verdict: {other:?}"),
+    }
+}
+
+fn data() -> Message {
+    Message::text("data")
+}
+
+/// A ping of a second's quiet is out since second one, and is to be answered by second two.
+fn awaiting_a_pong(shared: &Shared, config: TimeoutConfigBuilder) -> Guarded {
+    let mut socket = shared.socket(config.ping_interval(SECOND).pong_timeout(SECOND));
+    waits(&mut socket);
+    shared.at(SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().ping_unanswered, Some(Duration::ZERO));
+    socket
+}
+
+#[test]
+fn rule_1_what_has_arrived_counts_however_late_we_look() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, bare());
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong);
+    shared.at(5 * SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().pongs_received, 1);
+}
+
+#[test]
+fn rule_2_the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read_after_it() {
+    for answered in [true, false] {
+        let shared = Shared::default();
+        // The alarm is set for a look at second 1.9, and the thread comes back at second five.
+        let mut socket = awaiting_a_pong(&shared, bare().heartbeat_interval(900 * MS));
+        shared.at(5 * SECOND);
+        waits(&mut socket);
+        let alarm = shared.world().alarm;
+        assert!(
+            alarm.is_some_and(|alarm| alarm <= 5 * SECOND + MS),
+            "{alarm:?}"
+        );
+        // The reactor turns, and shows what was there all the time, or that nothing was.
+        if answered {
+            let pong = shared.pong();
+            shared.world().incoming.push_back(pong);
+        }
+        shared.at(5 * SECOND + MS);
+        if answered {
+            waits(&mut socket);
+        } else {
+            let read = socket.next().now_or_never();
+            assert_eq!(reason(read), CloseReason::PongTimeout);
+        }
+    }
+}
+
+#[test]
+fn rule_4_between_messages_what_is_unread_is_not_judged() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, bare().pong_evidence(PongEvidence::Pong));
+    let pong = shared.pong();
+    shared.world().incoming.extend([data(), data(), pong]);
+    shared.at(5 * SECOND);
+    for _ in 0..2 {
+        assert_eq!(
+            socket.next().now_or_never().unwrap().unwrap().unwrap(),
+            data()
+        );
+    }
+    waits(&mut socket);
+    assert_eq!(socket.status().pongs_received, 1);
+}
+
+#[test]
+fn rule_5_the_sending_half_does_not_judge_silence() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, bare());
+    shared.world().full = true;
+    shared.at(5 * SECOND);
+    let sent = socket.send(data()).now_or_never();
+    assert!(sent.is_none(), "{sent:?}");
+    assert_eq!(
+        reason(socket.next().now_or_never()),
+        CloseReason::PongTimeout
+    );
+}
+
+#[test]
+fn rule_6_what_is_owed_is_tried_before_it_is_judged() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().message_timeout(SECOND));
+    shared.world().full = true;
+    assert!(socket.send(data()).now_or_never().is_none());
+    waits(&mut socket);
+    shared.world().full = false;
+    shared.at(5 * SECOND);
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [data()]);
+}
+
+#[test]
+fn rule_7_a_message_does_not_touch_the_alarm() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().idle_timeout(10 * SECOND));
+    waits(&mut socket);
+    assert_eq!(shared.world().alarms_set, 1);
+    for millis in 1..=1000 {
+        shared.at(millis * MS);
+        shared.world().incoming.push_back(data());
+        assert!(socket.next().now_or_never().is_some());
+        waits(&mut socket);
+    }
+    assert_eq!(shared.world().alarms_set, 1);
+    // It rings early, and is set for what has moved meanwhile.
+    shared.at(10 * SECOND);
+    waits(&mut socket);
+    assert_eq!(shared.world().alarm, Some(11 * SECOND));
+    shared.at(11 * SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
+}
+
+#[test]
+fn rule_9_a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().idle_timeout(60 * SECOND).message_timeout(SECOND));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut reader = Context::from_waker(&waker);
+    assert!(socket.poll_next_unpin(&mut reader).is_pending());
+    assert_eq!(shared.world().alarm, Some(60 * SECOND));
+
+    // The future of the send is dropped here: the reading task alone is left to notice.
+    shared.world().full = true;
+    assert!(socket.send(data()).now_or_never().is_none());
+    assert_eq!(shared.world().alarm, Some(SECOND));
+    shared.at(SECOND);
+    assert!(
+        woken.0.load(Ordering::Relaxed),
+        "the reading task sleeps on"
+    );
+    assert_eq!(
+        reason(socket.next().now_or_never()),
+        CloseReason::MessageTimeout
+    );
+}
+
+#[test]
+fn rule_11_a_write_has_left_when_it_is_flushed_and_not_before() {
+    let shared = Shared::default();
+    let config = bare().ping_interval(SECOND).pong_timeout(SECOND);
+    let mut socket = shared.socket(config.message_timeout(60 * SECOND));
+    shared.world().full = true;
+    waits(&mut socket);
+    shared.at(SECOND);
+    waits(&mut socket);
+    // The ping is in a buffer: its answer is awaited from when it has left.
+    assert_eq!(shared.world().held.len(), 1);
+    shared.at(4 * SECOND);
+    assert!(socket.send(data()).now_or_never().is_none());
+    waits(&mut socket);
+    let status = socket.status();
+    assert_eq!(
+        (status.ping_unsent, status.ping_unanswered),
+        (Some(3 * SECOND), None)
+    );
+    assert_eq!(status.since_sent, 4 * SECOND);
+    shared.world().full = false;
+    waits(&mut socket);
+    let status = socket.status();
+    assert_eq!(
+        (status.ping_unsent, status.ping_unanswered),
+        (None, Some(Duration::ZERO))
+    );
+    assert_eq!(status.since_sent, Duration::ZERO);
+}
+
+#[test]
+fn rule_11_the_answer_to_a_ping_is_flushed_and_no_message() {
+    let shared = Shared::default();
+    let config = bare()
+        .idle_timeout(10 * SECOND)
+        .idle_scope(IdleScope::Messages);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.at(SECOND);
+    {
+        let mut world = shared.world();
+        world.incoming.push_back(Message::Ping("hello".into()));
+        // As tungstenite does on reading it.
+        world.held.push(Message::Pong("hello".into()));
+    }
+    assert!(socket.next().now_or_never().is_some());
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [Message::Pong("hello".into())]);
+    let status = socket.status();
+    assert_eq!(
+        (status.since_sent, status.since_active),
+        (Duration::ZERO, SECOND)
+    );
+}
+
+#[test]
+fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_whoever_holds_a_half() {
+    for full in [false, true] {
+        let shared = Shared::default();
+        let (sink, mut stream) = awaiting_a_pong(&shared, bare()).split();
+        shared.world().full = full;
+        shared.at(2 * SECOND);
+        let Some(Some(Err(Error::TimedOut(verdict)))) = stream.next().now_or_never() else {
+            panic!("no verdict");
+        };
+        let told = if full {
+            Closing::Unwritten
+        } else {
+            Closing::Told
+        };
+        assert_eq!(
+            (verdict.reason, verdict.closing),
+            (CloseReason::PongTimeout, told)
+        );
+        let world = shared.world();
+        assert!(world.dropped);
+        assert_eq!(world.sent.iter().any(Message::is_close), !full);
+        drop(world);
+        drop((sink, stream));
+    }
+}
+
+/// With input unread the kernel sends a reset, which can overtake the Close frame.
+#[test]
+fn rule_13_what_is_there_is_read_before_the_transport_is_dropped() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().max_ping_rate(1));
+    let flood = (0..100).map(|_| Message::Ping("x".into()));
+    shared.world().incoming.extend(flood);
+    let end = loop {
+        match socket.next().now_or_never() {
+            Some(Some(Ok(_))) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(reason(end), CloseReason::PingFlood);
+    let world = shared.world();
+    assert!(world.sent.iter().any(Message::is_close));
+    assert!(world.reads < 100 || world.unread == 0);
+    assert_eq!((world.dropped, world.unread), (true, 0));
+}
+
+#[test]
+fn rule_15_a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_end() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().close_timeout(2 * SECOND));
+    waits(&mut socket);
+    shared.world().incoming.push_back(Message::Close(None));
+    assert!(
+        socket
+            .next()
+            .now_or_never()
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .is_close()
+    );
+    waits(&mut socket);
+    shared.at(2 * SECOND - MS);
+    waits(&mut socket);
+    assert!(!shared.world().dropped);
+    shared.at(2 * SECOND);
+    let end = socket.next().now_or_never();
+    assert!(matches!(end, Some(None)), "{end:?}");
+    assert!(shared.world().dropped);
+}
+
+#[test]
+fn rule_17_a_message_is_read_when_it_is_asked_for() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, bare());
+    shared.world().incoming.extend((0..10).map(|_| data()));
+    shared.at(2 * SECOND);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    for read in 1..=10 {
+        assert!(socket.next().now_or_never().is_some());
+        socket.send(data()).now_or_never().unwrap().unwrap();
+        assert_eq!(shared.world().reads, read);
+    }
+}
