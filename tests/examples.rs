@@ -24,7 +24,7 @@ const RUNTIMES: [&str; 3] = ["tokio", "smol", "async-std"];
 #[test]
 fn echo_sends_back_text_and_binary_as_they_came() {
     for runtime in RUNTIMES {
-        let echo = Server::start(&["--runtime", runtime], &[]);
+        let echo = Server::start("echo", &["--runtime", runtime], &[]);
         let mut socket = echo.connect();
         let messages = [
             Message::text("ping"),
@@ -42,7 +42,11 @@ fn echo_sends_back_text_and_binary_as_they_came() {
 
 #[test]
 fn echo_answers_a_ping_frame_and_a_close_but_does_not_echo_them() {
-    let echo = Server::start(&["--runtime", "tokio", "--addr", "127.0.0.1:0"], &[]);
+    let echo = Server::start(
+        "echo",
+        &["--runtime", "tokio", "--addr", "127.0.0.1:0"],
+        &[],
+    );
     let mut socket = echo.connect();
     socket.send(Message::Ping("are you there".into())).unwrap();
     socket.send(Message::text("hello")).unwrap();
@@ -63,7 +67,7 @@ fn echo_answers_a_ping_frame_and_a_close_but_does_not_echo_them() {
 #[test]
 fn echo_takes_a_text_ping_of_the_peer_for_a_text_like_any_other() {
     for heartbeat in ["frame", "text"] {
-        let echo = Server::start(&["--heartbeat", heartbeat], &[]);
+        let echo = Server::start("echo", &["--heartbeat", heartbeat], &[]);
         let mut socket = echo.connect();
         socket.send(Message::text("ping")).unwrap();
         assert_eq!(socket.read().unwrap(), Message::text("ping"), "{heartbeat}");
@@ -73,7 +77,7 @@ fn echo_takes_a_text_ping_of_the_peer_for_a_text_like_any_other() {
 #[test]
 fn echo_with_a_text_heartbeat_asks_in_text_and_keeps_the_answer_to_itself() {
     let often = [("WS_PING_INTERVAL", "0.1"), ("WS_JITTER", "0")];
-    let echo = Server::start(&["--heartbeat", "text"], &often);
+    let echo = Server::start("echo", &["--heartbeat", "text"], &often);
     let mut socket = echo.connect();
     for _ in 0..3 {
         assert_eq!(socket.read().unwrap(), Message::text("ping"));
@@ -93,7 +97,11 @@ fn echo_with_a_text_heartbeat_asks_in_text_and_keeps_the_answer_to_itself() {
 fn echo_lets_go_of_a_silent_client_and_logs_why_under_its_label() {
     let short = [("WS_PING_INTERVAL", "0.1"), ("WS_PONG_TIMEOUT", "0.3")];
     for runtime in RUNTIMES {
-        let echo = Server::start(&["--label", "kitchen", "--runtime", runtime], &short);
+        let echo = Server::start(
+            "echo",
+            &["--label", "kitchen", "--runtime", runtime],
+            &short,
+        );
         let mut socket = echo.connect();
         echo.logs("kitchen-1: pong_timeout");
         let close = loop {
@@ -146,7 +154,11 @@ fn echo_refuses_bad_arguments() {
 
 #[test]
 fn echo_warns_of_a_misspelt_variable() {
-    let echo = Server::start(&[], &[("WS_IDEL_TIMEOUT", "5"), ("WS_IDLE_TIMEOUT", "20")]);
+    let echo = Server::start(
+        "echo",
+        &[],
+        &[("WS_IDEL_TIMEOUT", "5"), ("WS_IDLE_TIMEOUT", "20")],
+    );
     echo.logs("WS_IDEL_TIMEOUT");
     echo.logs("idle_timeout is not above ping_interval");
 }
@@ -199,30 +211,162 @@ fn bare_goes_as_expected() {
     assert!(out.contains("server: pong_timeout"), "{out}");
 }
 
+// ---- servers ----
+
+#[test]
+fn a_server_with_the_one_line_lets_go_of_a_silent_client() {
+    for name in ["tokio_server", "smol_server", "async_std_server"] {
+        let (status, out, err) = run(name, &[], &[]);
+        assert_eq!(status.code(), Some(0), "{name}: {out}{err}");
+        assert!(out.contains("the client heard hello"), "{name}: {out}");
+        assert!(out.contains("has let go of the client"), "{name}: {out}");
+        assert!(
+            err.contains("pong_timeout, told and dropped"),
+            "{name}: {err}"
+        );
+    }
+}
+
+// ---- reconnect ----
+
+#[test]
+fn reconnect_comes_back_until_the_server_is_done() {
+    let (status, out, err) = run("reconnect", &[], &[]);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    let mut lines = out.lines();
+    let in_order = [
+        "we gave it up: pong_timeout",
+        "it broke: ",
+        "that was a good connection",
+        "the server will be back: 1012",
+        "the server says good bye",
+        "the server is done",
+    ];
+    for text in in_order {
+        let found = lines.any(|line| line.starts_with(text));
+        assert!(found, "{text:?} is not in its place: {out}");
+    }
+}
+
+#[test]
+fn reconnect_waits_longer_each_time_but_after_a_good_connection() {
+    let (_, out, _) = run("reconnect", &[], &[]);
+    let waits: Vec<f64> = out
+        .lines()
+        .filter_map(|line| line.strip_prefix("the next try is in ")?.strip_suffix("ms"))
+        .map(|wait| wait.parse().unwrap())
+        .collect();
+    let [first, second, anew] = waits[..] else {
+        panic!("{out}");
+    };
+    assert!((100.0..=200.0).contains(&first), "{out}");
+    assert!((200.0..=400.0).contains(&second), "{out}");
+    assert!((100.0..=200.0).contains(&anew), "{out}");
+}
+
+// ---- split ----
+
+#[test]
+fn split_ends_in_the_reading_task_and_the_others_learn_of_it() {
+    let (status, out, err) = run("split", &[], &[]);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "reader: got one",
+            "reader: got two",
+            "reader: pong_timeout",
+            "writer: the connection has ended",
+            "whoever speaks: nobody takes messages any more",
+        ]
+    );
+}
+
+// ---- shutdown ----
+
+#[test]
+fn shutdown_lets_a_thousand_clients_go_evenly() {
+    let arguments = ["--connections", "1000", "--within", "2"];
+    let (status, out, err) = run("shutdown", &arguments, &[("WS_CLOSE_TIMEOUT", "2")]);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    for text in ["990 answered the Close frame, 10 ignored it", "chi-square"] {
+        assert!(out.contains(text), "{out}{err}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn shutdown_on_a_signal_tells_each_client_and_ends_well() {
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Server::start("shutdown", &["--within", "1"], &[]);
+        let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(Message::text("hello")).unwrap();
+            assert_eq!(client.read().unwrap(), Message::text("hello"));
+        }
+
+        // As a part of the shell it is there even where the program is not.
+        let kill = format!("kill {signal} {}", server.program.0.id());
+        let killed = Command::new("sh").args(["-c", &kill]).status();
+        assert!(killed.unwrap().success());
+        for client in &mut clients {
+            let Message::Close(Some(close)) = client.read().unwrap() else {
+                panic!("no Close frame after {signal}");
+            };
+            assert_eq!(u16::from(close.code), 1001, "{signal}");
+            // Sends the answer.
+            assert!(client.read().is_err());
+        }
+        let last = server.out.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(last, "3 connections have gone", "{signal}");
+        let status = server.program.0.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn shutdown_refuses_bad_arguments() {
+    let bad: [&[&str]; 6] = [
+        &["--within"],
+        &["--within", "0"],
+        &["--within", "soon"],
+        &["--connections", "3"],
+        &["--connections", "many"],
+        &["now"],
+    ];
+    for arguments in bad {
+        let (status, out, err) = run("shutdown", arguments, &[]);
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {err}");
+        assert_eq!(out, "", "{arguments:?}");
+        assert!(err.contains("\nusage: shutdown "), "{arguments:?}: {err}");
+    }
+}
+
 // ---- programs ----
 
 /// An echo server that listens.
 struct Server {
-    _program: Program,
+    program: Program,
     address: String,
     /// What it logs, line by line.
     log: Receiver<String>,
-    /// Kept so that the program can go on writing.
-    _out: Receiver<String>,
+    /// What else it prints.
+    out: Receiver<String>,
 }
 
 impl Server {
-    fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut program = Program::start("echo", arguments, variables);
+    fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut program = Program::start(name, arguments, variables);
         let log = lines(program.0.stderr.take().unwrap());
         let out = lines(program.0.stdout.take().unwrap());
         let first = out.recv_timeout(PATIENCE).expect("a first line in time");
         let address = first.strip_prefix("listening on ws://");
         Self {
             address: address.unwrap_or_else(|| panic!("{first:?}")).to_owned(),
-            _program: program,
+            program,
             log,
-            _out: out,
+            out,
         }
     }
 

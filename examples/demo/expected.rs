@@ -10,7 +10,7 @@ use crate::server::{Ended, Report};
 
 /// How late anything may come on a machine that is busy with other things. No limit strikes early,
 /// so there is no such thing on the other side.
-const ALLOWANCE: Duration = Duration::from_secs(1);
+pub const ALLOWANCE: Duration = Duration::from_secs(1);
 
 /// How long a trickling message has at first, whatever the configured rate.
 const RECEIVE_START: Duration = Duration::from_secs(5);
@@ -69,11 +69,6 @@ impl Expected {
             close: None,
             after: Duration::ZERO,
         }
-    }
-
-    /// The longest time that the connection may take until it is gone.
-    pub fn latest(&self, seen: &Seen) -> Duration {
-        self.after + seen.earned + ALLOWANCE
     }
 
     /// What is wrong with what became of the client.

@@ -4,10 +4,11 @@
 //! cargo run --example demo
 //! ```
 //!
-//! Each client has a connection of its own to an echo server that the crate guards, all at the same
-//! time. What happens is printed as it does. The table at the end compares what became of each client
-//! with what should have: the verdict on the server's side, the close code on the wire, and when. If
-//! any of it is wrong the exit status is 1; it takes less than 20 seconds in any case.
+//! Each client has a connection of its own to an echo server that the crate guards, and that three
+//! times: to a server on tokio, on smol and on async-std, all at the same time. What happens is printed
+//! as it does. The table at the end compares what became of each client with what should have: the
+//! verdict on the server's side, the close code on the wire, and when. If any of it is wrong the exit
+//! status is 1; it takes less than 20 seconds in any case.
 //! `RUST_LOG=ws_timeout=debug` shows what the crate itself has to say.
 //!
 //! `server.rs` is what to copy. `clients.rs` holds the clients, `raw.rs` the WebSocket of those that
@@ -18,13 +19,13 @@ mod expected;
 mod raw;
 mod server;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -32,7 +33,7 @@ use ws_timeout::{CloseReason, ConfigError, TimeoutConfig};
 
 use clients::{Client, Seen};
 use expected::Expected;
-use server::Report;
+use server::{Report, Runtime};
 
 /// How long a client and its server may take before the demo gives up on them.
 const PATIENCE: Duration = Duration::from_secs(18);
@@ -58,25 +59,35 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run() -> Result<bool, Failure> {
     let origin = now();
+    let cases = cases()?;
     let mut playing = JoinSet::new();
-    for (place, case) in cases()?.into_iter().enumerate() {
-        playing.spawn(async move { (place, case.play(origin).await) });
+    for (row, &case) in cases.iter().enumerate() {
+        for (column, runtime) in Runtime::ALL.into_iter().enumerate() {
+            playing.spawn(async move { ((row, column), case.play(runtime, origin).await) });
+        }
     }
-    let mut rows = Vec::new();
+    let mut outcomes = BTreeMap::new();
     while let Some(played) = playing.join_next().await {
-        rows.push(played?);
+        let (place, outcome) = played?;
+        outcomes.insert(place, outcome);
     }
-    rows.sort_by_key(|&(place, _)| place);
 
     println!();
-    Row::print_header();
-    for (_, row) in &rows {
-        println!("{row}");
+    print_header();
+    for (row, case) in cases.iter().enumerate() {
+        case.print(outcomes.range((row, 0)..(row + 1, 0)).map(|(_, it)| it));
     }
-    let wrong = rows.iter().filter(|(_, row)| !row.wrong.is_empty()).count();
     println!(
-        "\n{} clients, {wrong} wrong, {:.1} s",
-        rows.len(),
+        "\nRight: that end and that code, no earlier than expected and at most {} later. What trickles in \
+         puts off its limit.",
+        seconds(expected::ALLOWANCE)
+    );
+    let connections = outcomes.len();
+    let wrong = outcomes.values().filter(|it| !it.wrong.is_empty()).count();
+    println!(
+        "{} clients on {} runtimes: {connections} connections, {wrong} wrong, {:.1} s",
+        cases.len(),
+        Runtime::ALL.len(),
         (now() - origin).as_secs_f64()
     );
     Ok(wrong == 0)
@@ -142,6 +153,7 @@ fn cases() -> Result<Vec<Case>, ConfigError> {
     ])
 }
 
+#[derive(Clone, Copy)]
 struct Case {
     client: Client,
     config: TimeoutConfig,
@@ -149,8 +161,8 @@ struct Case {
 }
 
 impl Case {
-    async fn play(self, origin: Instant) -> Row {
-        let (seen, report) = match timeout(PATIENCE, self.meet(origin)).await {
+    async fn play(self, runtime: Runtime, origin: Instant) -> Outcome {
+        let (seen, report) = match timeout(PATIENCE, self.meet(runtime, origin)).await {
             Ok(Ok((seen, report))) => (seen, Some(report)),
             Ok(Err(error)) => (Err(error), None),
             Err(_) => (Err(format!("no end within {PATIENCE:?}").into()), None),
@@ -160,9 +172,8 @@ impl Case {
             (Ok(_), None) => vec!["no report from the server".into()],
             (Err(error), _) => vec![error.to_string()],
         };
-        Row {
-            name: self.client.name(),
-            expected: self.expected,
+        Outcome {
+            runtime,
             seen: seen.ok(),
             report,
             wrong,
@@ -170,12 +181,18 @@ impl Case {
     }
 
     /// Lets the client and a server of its own meet.
-    async fn meet(&self, origin: Instant) -> Result<(Result<Seen, Failure>, Report), Failure> {
+    async fn meet(
+        &self,
+        runtime: Runtime,
+        origin: Instant,
+    ) -> Result<(Result<Seen, Failure>, Report), Failure> {
         let voice = Voice {
-            name: self.client.name(),
+            client: self.client.name(),
+            runtime: runtime.name(),
             origin,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
         let (report, mut reported) = watch::channel(None);
         let stage = Stage {
             address: listener.local_addr()?,
@@ -184,7 +201,14 @@ impl Case {
             reported: reported.clone(),
         };
         let does = self.client.serves();
-        tokio::spawn(server::serve(listener, self.config, does, voice, report));
+        runtime.spawn(server::serve(
+            runtime,
+            listener,
+            self.config,
+            does,
+            voice,
+            report,
+        ));
 
         let seen = self.client.play(&stage).await;
         let report = reported.wait_for(Option::is_some).await?.clone();
@@ -210,74 +234,89 @@ impl Stage {
 /// Prints what happens, with the time and the name of the client that it is about.
 #[derive(Clone, Copy)]
 struct Voice {
-    name: &'static str,
+    client: &'static str,
+    runtime: &'static str,
     origin: Instant,
 }
 
 impl Voice {
     fn say(self, what: impl fmt::Display) {
+        let Self {
+            client, runtime, ..
+        } = self;
         let time = (now() - self.origin).as_secs_f64();
-        println!("{time:>6.3} s  {:<26} {what}", self.name);
+        println!("{time:>6.3} s  {runtime:<11}{client:<26}{what}");
     }
 }
 
-/// A line of the table.
-struct Row {
-    name: &'static str,
-    expected: Expected,
+/// The name of the connection.
+impl fmt::Display for Voice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.client, self.runtime)
+    }
+}
+
+/// What became of a client on one runtime.
+struct Outcome {
+    runtime: Runtime,
     seen: Option<Seen>,
     report: Option<Report>,
     /// What is wrong, if anything is.
     wrong: Vec<String>,
 }
 
-/// The columns: client, what was expected, verdict, close code, when it was over, the bound for that.
-macro_rules! columns {
-    () => {
-        "{:<26}{:<38}{:<38}{:>6}{:>9}   {:<16} {}"
-    };
+fn print_header() {
+    print!(
+        "{:<26}{:<35}{:>4}{:>8}",
+        "client", "expected", "code", "after"
+    );
+    for runtime in Runtime::ALL {
+        print!("   {:<19}", runtime.name());
+    }
+    println!();
 }
 
-impl Row {
-    fn print_header() {
-        println!(
-            columns!(),
-            "client", "expected", "verdict", "code", "when", "bound", "row"
+impl Case {
+    /// Prints the line of the table for this client: what is expected, and whether that came true on
+    /// each runtime, with which code and after how long.
+    fn print<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome> + Clone) {
+        print!(
+            "{:<26}{:<35}{:>4}{:>8}",
+            self.client.name(),
+            self.expected.ended.to_string(),
+            code(self.expected.close),
+            seconds(self.expected.after),
         );
+        for outcome in outcomes.clone() {
+            print!("   {outcome}");
+        }
+        println!();
+        for outcome in outcomes {
+            for wrong in &outcome.wrong {
+                println!("    {}: {wrong}", outcome.runtime.name());
+            }
+        }
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let right = self.wrong.is_empty();
+        let code = code(self.seen.as_ref().and_then(|seen| seen.close));
         let known = self.seen.as_ref().zip(self.report.as_ref());
-        let verdict = self.report.as_ref().map(|report| report.ended.to_string());
-        let code = self.seen.as_ref().and_then(|seen| seen.close);
-        let when = known.map(|(seen, report)| seconds(report.at - expected::start(seen, report)));
-        let least = seconds(self.expected.after);
-        let bound = match &self.seen {
-            Some(seen) => format!("{least} to {}", seconds(self.expected.latest(seen))),
-            None => format!("{least} and more"),
-        };
+        let after = known.map(|(seen, report)| seconds(report.at - expected::start(seen, report)));
         write!(
             f,
-            columns!(),
-            self.name,
-            self.expected.ended.to_string(),
-            verdict.as_deref().unwrap_or("-"),
-            code.map_or("-".into(), |(code, _)| code.to_string()),
-            when.as_deref().unwrap_or("-"),
-            bound,
-            if self.wrong.is_empty() {
-                "right"
-            } else {
-                "WRONG"
-            }
-        )?;
-        for wrong in &self.wrong {
-            write!(f, "\n    {wrong}")?;
-        }
-        Ok(())
+            "{:<5}{code:>6}{:>8}",
+            if right { "right" } else { "WRONG" },
+            after.as_deref().unwrap_or("-"),
+        )
     }
+}
+
+/// The code of a Close frame, if there is one.
+fn code<T>(close: Option<(u16, T)>) -> String {
+    close.map_or("-".into(), |(code, _)| code.to_string())
 }
 
 fn seconds(length: Duration) -> String {

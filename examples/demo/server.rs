@@ -1,18 +1,28 @@
-//! The guarded server, one connection at a time.
+//! The guarded server, one connection at a time, on each of the runtimes.
 
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
 
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpListener;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_tungstenite::accept_async_with_config;
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::runtime::tokio::open;
-use ws_timeout::{CloseReason, Closing, Error, Metered, TimeoutConfig};
+use ws_timeout::{
+    CloseReason, Closing, Error, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime,
+};
 
 use crate::{Voice, now};
+
+/// What the server stands on.
+#[derive(Clone, Copy)]
+pub enum Runtime {
+    Tokio,
+    Smol,
+    AsyncStd,
+}
 
 /// What the server does for its client.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +55,10 @@ pub enum Ended {
 }
 
 /// Serves the first client that comes, and reports how it ended.
+///
+/// Must be polled on `runtime`: see [`Runtime::spawn`].
 pub async fn serve(
+    runtime: Runtime,
     listener: TcpListener,
     config: TimeoutConfig,
     serves: Serves,
@@ -53,7 +66,11 @@ pub async fn serve(
     report: watch::Sender<Option<Report>>,
 ) {
     let mut last_push = None;
-    let ended = guard(listener, config, serves, voice, &mut last_push).await;
+    let ended = match runtime {
+        Runtime::Tokio => on_tokio(listener, config, serves, voice, &mut last_push).await,
+        Runtime::Smol => on_smol(listener, config, serves, voice, &mut last_push).await,
+        Runtime::AsyncStd => on_async_std(listener, config, serves, voice, &mut last_push).await,
+    };
     match &ended {
         Ok(()) => voice.say("server: the client closed the connection"),
         // Shown whole, a verdict has the connection's status with it.
@@ -79,27 +96,75 @@ pub async fn serve(
     }));
 }
 
-async fn guard(
+async fn on_tokio(
     listener: TcpListener,
     config: TimeoutConfig,
     serves: Serves,
     voice: Voice,
     last_push: &mut Option<Instant>,
 ) -> Result<(), Error<tungstenite::Error>> {
-    let (tcp, _) = listener
-        .accept()
-        .await
-        .map_err(|error| Error::Socket(error.into()))?;
-    tcp.set_nodelay(true)
-        .map_err(|error| Error::Socket(error.into()))?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+    let (tcp, _) = listener.accept().await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
     let transport = Metered::new(tcp);
     let meter = transport.meter();
-    let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    let mut socket = open(config, handshake)
-        .await?
-        .with_meter(meter)
-        .with_label(voice.name);
+    let handshake =
+        tokio_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
+    let socket = runtime::tokio::open(config, handshake).await?;
+    let socket = socket.with_meter(meter).with_label(voice.to_string());
+    converse(socket, serves, last_push).await
+}
 
+async fn on_smol(
+    listener: TcpListener,
+    config: TimeoutConfig,
+    serves: Serves,
+    voice: Voice,
+    last_push: &mut Option<Instant>,
+) -> Result<(), Error<tungstenite::Error>> {
+    let listener = smol::net::TcpListener::try_from(listener).map_err(failed)?;
+    let (tcp, _) = listener.accept().await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    let transport = Metered::new(tcp);
+    let meter = transport.meter();
+    let handshake =
+        async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
+    let socket = runtime::smol::open(config, handshake).await?;
+    let socket = socket.with_meter(meter).with_label(voice.to_string());
+    converse(socket, serves, last_push).await
+}
+
+async fn on_async_std(
+    listener: TcpListener,
+    config: TimeoutConfig,
+    serves: Serves,
+    voice: Voice,
+    last_push: &mut Option<Instant>,
+) -> Result<(), Error<tungstenite::Error>> {
+    let listener = async_std::net::TcpListener::from(listener);
+    let (tcp, _) = listener.accept().await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    let transport = Metered::new(tcp);
+    let meter = transport.meter();
+    let handshake =
+        async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
+    let socket = runtime::async_std::open(config, handshake).await?;
+    let socket = socket.with_meter(meter).with_label(voice.to_string());
+    converse(socket, serves, last_push).await
+}
+
+/// What to do with an open socket is the same on every runtime.
+async fn converse<S, T>(
+    mut socket: TimeoutSocket<S, T>,
+    serves: Serves,
+    last_push: &mut Option<Instant>,
+) -> Result<(), Error<tungstenite::Error>>
+where
+    S: Stream<Item = tungstenite::Result<Message>>
+        + Sink<Message, Error = tungstenite::Error>
+        + Unpin,
+    T: Timer + Unpin,
+{
     if serves == Serves::Push {
         loop {
             *last_push = Some(now());
@@ -115,6 +180,31 @@ async fn guard(
         }
     }
     Ok(())
+}
+
+fn failed(error: io::Error) -> Error<tungstenite::Error> {
+    Error::Socket(error.into())
+}
+
+impl Runtime {
+    pub const ALL: [Self; 3] = [Self::Tokio, Self::Smol, Self::AsyncStd];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tokio => "tokio",
+            Self::Smol => "smol",
+            Self::AsyncStd => "async-std",
+        }
+    }
+
+    /// Starts a task on this runtime. That of tokio must be the caller's, the others have a global one.
+    pub fn spawn(self, task: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Self::Tokio => drop(tokio::spawn(task)),
+            Self::Smol => smol::spawn(task).detach(),
+            Self::AsyncStd => drop(async_std::task::spawn(task)),
+        }
+    }
 }
 
 impl fmt::Display for Ended {

@@ -1,0 +1,159 @@
+//! A client that comes back, with the waits of the crate `backon`.
+//!
+//! ```text
+//! cargo run --example reconnect
+//! ```
+//!
+//! `ws-timeout` says how a connection ended; whether and when to open the next is the program's own
+//! affair. [`run`] and [`converse`] are what to copy. The server falls silent the first time, breaks the
+//! connection the second, restarts after a while the third, and the fourth time is done.
+
+use std::error::Error as StdError;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tokio_tungstenite::{WebSocketStream, accept_async, client_async_with_config, tungstenite};
+use tungstenite::Message;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::runtime::tokio::open;
+use ws_timeout::{CloseReason, Error, TimeoutConfig};
+
+type Failure = Box<dyn StdError + Send + Sync>;
+
+/// Short, so that this example is; a minute is a good longest wait, and the default limits are good ones.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_jitter() // or all clients of a server that was restarted would come back at the same instant
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(1))
+    .with_max_times(10);
+const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
+    .ping_interval(Duration::from_millis(200))
+    .pong_timeout(Duration::from_secs(1))
+    .build()
+{
+    Ok(config) => config,
+    Err(_) => panic!("a limit of zero does not compile"),
+};
+
+/// A connection on which the peer was heard for so long was a good one.
+const HEALTHY: Duration = Duration::from_millis(500);
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(serve(listener));
+    run(address).await
+}
+
+/// Connects again and again, until the server says that all is done or there is no point in it.
+async fn run(server: SocketAddr) -> Result<(), Failure> {
+    let mut waits = BACKOFF.build();
+    loop {
+        let (ended, heard_for) = converse(server).await;
+        if heard_for >= HEALTHY {
+            println!("that was a good connection: the waits begin anew");
+            waits = BACKOFF.build();
+        }
+        match ended {
+            Ok(Some(CloseCode::Normal)) => {
+                println!("the server is done, and so are we");
+                return Ok(());
+            }
+            Ok(Some(code @ (CloseCode::Away | CloseCode::Restart | CloseCode::Again))) => {
+                println!("the server will be back: {code}");
+            }
+            // Neither the same bytes nor the same password are better the second time.
+            Ok(Some(code)) => return Err(format!("the server does not want us: {code}").into()),
+            Ok(None) => println!("the server has left without a code"),
+            Err(Error::TimedOut(verdict)) if verdict.reason == CloseReason::ConnectionTimeout => {
+                println!("the connection was old enough, a new one takes its place");
+                continue;
+            }
+            Err(Error::TimedOut(verdict)) => println!("we gave it up: {}", verdict.reason),
+            Err(Error::Socket(tungstenite::Error::Http(response)))
+                if response.status().is_client_error() =>
+            {
+                return Err(format!("the server does not want us: {}", response.status()).into());
+            }
+            // Refused, reset, unreachable.
+            Err(error) => println!("it broke: {error}"),
+        }
+        let wait = waits.next().ok_or("too many failures in a row")?;
+        println!("the next try is in {wait:.1?}");
+        sleep(wait).await;
+    }
+}
+
+/// One connection, from its handshake to its end: the code of the server's Close frame or the failure,
+/// and for how long the server was heard.
+async fn converse(
+    server: SocketAddr,
+) -> (
+    Result<Option<CloseCode>, Error<tungstenite::Error>>,
+    Duration,
+) {
+    // With a host name and TLS: `connect_async_with_config`, likewise.
+    let handshake = async {
+        let tcp = TcpStream::connect(server).await?;
+        let config = Some(tungstenite_config());
+        let (socket, _) = client_async_with_config("ws://localhost/", tcp, config).await?;
+        Ok(socket)
+    };
+    let mut socket = match open(CONFIG, handshake).await {
+        Ok(socket) => socket,
+        Err(error) => return (Err(error), Duration::ZERO),
+    };
+    println!("connected");
+
+    let mut code = None;
+    let ended = loop {
+        match socket.recv().await {
+            Ok(Some(Message::Close(frame))) => code = frame.map(|frame| frame.code),
+            Ok(Some(Message::Text(text))) => println!("the server says {text}"),
+            Ok(Some(_)) => {}
+            Ok(None) => break Ok(code),
+            Err(error) => break Err(error),
+        }
+    };
+    let status = socket.status();
+    (ended, status.age.saturating_sub(status.silent))
+}
+
+/// The server, with its whims.
+async fn serve(listener: TcpListener) -> Result<(), Failure> {
+    // It does not read, so it answers no ping.
+    let _silent = accept(&listener).await?;
+
+    // Without lingering the kernel does not end a connection, but breaks it.
+    accept(&listener).await?.get_ref().set_zero_linger()?;
+
+    // While it reads, it answers pings.
+    let mut socket = accept(&listener).await?;
+    let reading = async { while socket.next().await.is_some() {} };
+    let _ = tokio::time::timeout(2 * HEALTHY, reading).await;
+    close(socket, CloseCode::Restart).await?;
+
+    let mut socket = accept(&listener).await?;
+    socket.send(Message::text("good bye")).await?;
+    close(socket, CloseCode::Normal).await
+}
+
+async fn accept(listener: &TcpListener) -> Result<WebSocketStream<TcpStream>, Failure> {
+    let (tcp, _) = listener.accept().await?;
+    Ok(accept_async(tcp).await?)
+}
+
+/// Closes, waits for the answer, and hangs up.
+async fn close(mut socket: WebSocketStream<TcpStream>, code: CloseCode) -> Result<(), Failure> {
+    let reason = "".into();
+    socket.close(Some(CloseFrame { code, reason })).await?;
+    while socket.next().await.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! An existing tokio-tungstenite server, and the one line that guards its connections.
+//!
+//! ```text
+//! cargo run --example tokio_server
+//! ```
+//!
+//! A client comes, talks, and falls silent: the log shows how it is let go. A real server keeps the default
+//! limits or takes them from the environment, names its connections and counts their bytes: see the README.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{accept_async_with_config, client_async, tungstenite};
+use tungstenite::Message;
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::{TimeoutConfig, runtime};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let config = TimeoutConfig::builder()
+        .ping_interval(Duration::from_millis(500))
+        .pong_timeout(Duration::from_secs(1))
+        .build()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(serve(listener, Arc::new(config)));
+    // The server would go on for ever, this example ends with its only client.
+    visit(address).await
+}
+
+async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), Failure> {
+    loop {
+        let (tcp, peer) = listener.accept().await?;
+        let config = config.clone();
+        tokio::spawn(async move {
+            if let Err(error) = converse(tcp, config).await {
+                println!("{peer}: {error}");
+            }
+        });
+    }
+}
+
+async fn converse(tcp: TcpStream, config: Arc<TimeoutConfig>) -> Result<(), Failure> {
+    let handshake = accept_async_with_config(tcp, Some(tungstenite_config()));
+    // THE LINE. It was: `let mut socket = handshake.await?;`
+    let mut socket = runtime::tokio::open(config, handshake).await?;
+
+    while let Some(message) = socket.next().await {
+        let message = message?;
+        if message.is_text() || message.is_binary() {
+            socket.send(message).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The client: hears its echo, and from then on reads what comes but answers nothing, not even a ping.
+async fn visit(server: SocketAddr) -> Result<(), Failure> {
+    let tcp = TcpStream::connect(server).await?;
+    let (mut socket, _) = client_async("ws://localhost/", tcp).await?;
+    socket.send(Message::text("hello")).await?;
+    let echo = socket.next().await.ok_or("no echo")??;
+    println!("the client heard {echo}, and falls silent");
+    socket.get_mut().read_to_end(&mut Vec::new()).await?;
+    println!("the server has let go of the client");
+    Ok(())
+}
