@@ -40,6 +40,8 @@ fn bare() -> TimeoutConfigBuilder {
 #[derive(Default)]
 struct World {
     now: Duration,
+    /// The time of day at which the clock began.
+    origin: Duration,
     alarm: Option<Duration>,
     alarms_set: u32,
     alarm_waker: Option<Waker>,
@@ -175,7 +177,8 @@ impl ws_timeout::Timer for Hand {
     }
 
     fn wall(&self) -> Duration {
-        self.0.world().now
+        let world = self.0.world();
+        world.origin + world.now
     }
 }
 
@@ -320,6 +323,30 @@ fn rule_7_a_message_does_not_touch_the_alarm() {
     shared.at(11 * SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
+}
+
+/// Two sockets whose clocks began at different times, and a third that is not aligned.
+#[test]
+fn aligned_alarms_ring_together_late_and_never_early() {
+    let config = bare().ping_interval(SECOND).stall_tolerance(SECOND);
+    let aligned = |origin: Duration, align| {
+        let shared = Shared::default();
+        shared.world().origin = origin;
+        let mut socket = shared.socket(config).with_align(align);
+        waits(&mut socket);
+        let alarm = shared.world().alarm.unwrap();
+        shared.at(alarm);
+        waits(&mut socket);
+        assert_eq!(socket.status().pings_sent, 1);
+        alarm + origin
+    };
+    assert_eq!(aligned(10 * MS, Duration::ZERO), 1010 * MS);
+    assert_eq!(aligned(10 * MS, 125 * MS), 1125 * MS);
+    assert_eq!(aligned(124 * MS, 125 * MS), 1125 * MS);
+    assert_eq!(aligned(125 * MS, 125 * MS), 1125 * MS);
+    assert_eq!(aligned(126 * MS, 125 * MS), 1250 * MS);
+    // Half of the stall tolerance at most.
+    assert_eq!(aligned(10 * MS, 60 * SECOND), 1500 * MS);
 }
 
 #[test]

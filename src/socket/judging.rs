@@ -84,6 +84,7 @@ where
                 Action::Idle { until } => {
                     let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
                     let next = earlier(until, self.policy.next_deadline_after(now));
+                    let next = next.map(|at| self.aligned(now, at));
                     self.set_alarm(now, earlier(soon, next));
                     break;
                 }
@@ -104,6 +105,21 @@ where
     pub(super) fn has_budget(&mut self) -> bool {
         self.alarm = None;
         self.timer.has_budget(&mut Context::from_waker(&self.both))
+    }
+
+    /// `at`, or the next instant after it at which the alarms of all connections may ring. The clock of
+    /// the day is the one that they share.
+    fn aligned(&self, now: Timestamp, at: Timestamp) -> Timestamp {
+        let most = self.policy.config().stall_tolerance();
+        let align = most.map_or(self.align, |most| self.align.min(most / 2));
+        if align.is_zero() {
+            return at;
+        }
+        let then = self.timer.wall().saturating_add(at.since(now));
+        let past = then.as_nanos() % align.as_nanos();
+        let late = align.as_nanos().wrapping_sub(past) % align.as_nanos();
+        let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
+        at.checked_add(late).unwrap_or(at)
     }
 
     /// Moves the alarm nearer, never further away: when it rings early, one looks again.

@@ -96,6 +96,8 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether the peer's latest such message is still to be answered.
     answer_owed: bool,
     label: Option<Arc<str>>,
+    /// How late an alarm may ring so that many ring together.
+    align: Duration,
     /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
     wall_ahead: Duration,
     announced: bool,
@@ -235,6 +237,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             answers: None,
             answer_owed: false,
             label: None,
+            align: Duration::ZERO,
             announced: false,
         }
     }
@@ -271,6 +274,19 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Of several that come while the transport takes nothing, the latest is answered.
     pub fn with_answers(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
         self.answers = Some(Box::new(heartbeat));
+        self
+    }
+
+    /// Lets each look at the deadlines come up to `align` late, and never early, so that those of many
+    /// connections come together: on a server with thousands of quiet ones most of the cost of a ping is
+    /// the wake-up, which they then share. The default is zero: as soon as something is due.
+    ///
+    /// Pings, lifetimes and verdicts come later by as much, and
+    /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
+    /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
+    /// given to a single call are kept as they are.
+    pub fn with_align(mut self, align: Duration) -> Self {
+        self.align = align;
         self
     }
 
