@@ -35,21 +35,22 @@ fn main() -> ExitCode {
     let Ok(runtime) = runtime else {
         return ExitCode::FAILURE;
     };
+    let feed = Feed::new(messages, at_once);
     let read = runtime.block_on(async {
+        let echo = what == "echo";
         // Polled again at once where a scheduler would have had its turn, which is not what is counted.
-        let mut reading = pin!(unconstrained(run(
-            idiom,
-            Feed::new(messages, at_once),
-            what == "echo"
-        )));
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(read) = reading.as_mut().poll(cx) {
-                    return Poll::Ready(read);
+        let task = tokio::spawn(async move {
+            let mut reading = pin!(unconstrained(run(idiom, feed, echo)));
+            poll_fn(|cx| {
+                loop {
+                    if let Poll::Ready(read) = reading.as_mut().poll(cx) {
+                        return Poll::Ready(read);
+                    }
                 }
-            }
-        })
-        .await
+            })
+            .await
+        });
+        task.await.unwrap_or(0)
     });
     if read == messages {
         ExitCode::SUCCESS

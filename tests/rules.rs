@@ -2,7 +2,7 @@
 //! others have theirs in `socket.rs`; CONTRIBUTING.md lists which test guards which rule.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -47,6 +47,9 @@ struct World {
     alarm_waker: Option<Waker>,
     /// Whether the reactor has its turn, so that an alarm that is due rings.
     turns: bool,
+    /// What only that turn brings to light: messages, and room to write.
+    unseen: VecDeque<Message>,
+    unseen_room: bool,
     incoming: VecDeque<Message>,
     reads: u32,
     ended: bool,
@@ -170,6 +173,9 @@ impl ws_timeout::Timer for Hand {
         let mut world = self.0.world();
         if world.turns && world.alarm.is_some_and(|alarm| alarm <= world.now) {
             world.alarm = None;
+            let unseen = std::mem::take(&mut world.unseen);
+            world.incoming.extend(unseen);
+            world.full &= !world.unseen_room;
             return Poll::Ready(());
         }
         world.alarm_waker = Some(cx.waker().clone());
@@ -260,6 +266,17 @@ fn rule_2_the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read
 }
 
 #[test]
+fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, bare());
+    let pong = shared.pong();
+    shared.world().unseen.push_back(pong);
+    shared.at(2 * SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().pongs_received, 1);
+}
+
+#[test]
 fn rule_4_between_messages_what_is_unread_is_not_judged() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, bare().pong_evidence(PongEvidence::Pong));
@@ -304,6 +321,21 @@ fn rule_6_what_is_owed_is_tried_before_it_is_judged() {
 }
 
 #[test]
+fn rule_6_the_sending_half_tries_again_when_the_alarm_has_rung() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().message_timeout(SECOND));
+    shared.world().full = true;
+    {
+        let mut sending = pin!(socket.send(data()));
+        assert!(sending.as_mut().now_or_never().is_none());
+        shared.world().unseen_room = true;
+        shared.at(SECOND);
+        sending.now_or_never().unwrap().unwrap();
+    }
+    assert_eq!(shared.world().sent, [data()]);
+}
+
+#[test]
 fn rule_7_a_message_does_not_touch_the_alarm() {
     let shared = Shared::default();
     let mut socket = shared.socket(bare().idle_timeout(10 * SECOND));
@@ -323,6 +355,32 @@ fn rule_7_a_message_does_not_touch_the_alarm() {
     shared.at(11 * SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
+}
+
+/// A transport keeps one waker for writing: that of the last who tried.
+#[test]
+fn rule_8_a_flush_of_the_reading_half_wakes_the_writer_too() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+    shared.world().full = true;
+    socket.start_send_unpin(data()).unwrap();
+    let waker = Waker::from(writer.clone());
+    let sent = socket.poll_flush_unpin(&mut Context::from_waker(&waker));
+    assert!(sent.is_pending());
+    let waker = Waker::from(reader.clone());
+    shared.at(SECOND);
+    let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
+    assert!(read.is_pending());
+    assert_eq!(
+        shared.world().held.len(),
+        2,
+        "the reading half has tried its ping"
+    );
+    writer.0.store(false, Ordering::Relaxed);
+    let room = shared.world().write_waker.take();
+    room.unwrap().wake();
+    assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
 }
 
 /// Two sockets whose clocks began at different times, and a third that is not aligned.

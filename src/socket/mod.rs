@@ -13,14 +13,13 @@ use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use futures_core::{FusedStream, Stream, TryStream};
 use futures_util::sink::Sink;
-use futures_util::task::AtomicWaker;
 
 use crate::config::TimeoutConfig;
 use crate::error::{Error, Verdict};
@@ -67,6 +66,9 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether a deadline may have come nearer since the alarm was set.
     stale: bool,
     tasks: Arc<Tasks>,
+    /// What `tasks` holds.
+    reader: Waker,
+    writer: Waker,
     /// Wakes both tasks. The alarm and the writing side of the socket inside know no other waker, so
     /// neither half can put out the waker of the other.
     both: Waker,
@@ -148,17 +150,29 @@ struct PeerClose {
 }
 
 /// The tasks of the two halves.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tasks {
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-    /// Whether they were woken, by the alarm or by a transport that has room, since the alarm was last
+    reader: Task,
+    writer: Task,
+    /// Whether both were woken, by the alarm or by a transport that has room, since the alarm was last
     /// asked: without that it cannot have rung.
     woken: AtomicBool,
 }
 
+/// The task that polls one half. The lock is taken when another one does, and to wake it.
+#[derive(Debug)]
+struct Task(Mutex<Waker>);
+
 impl Tasks {
-    /// Whether they were woken since the last call.
+    fn new() -> Self {
+        Self {
+            reader: Task::new(),
+            writer: Task::new(),
+            woken: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether both were woken since the last call.
     fn were_woken(&self) -> bool {
         // A load is much less than a swap, and the answer is no at almost every message.
         self.woken.load(Ordering::Acquire) && self.woken.swap(false, Ordering::AcqRel)
@@ -174,6 +188,29 @@ impl Wake for Tasks {
         self.woken.store(true, Ordering::Release);
         self.reader.wake();
         self.writer.wake();
+    }
+}
+
+impl Task {
+    fn new() -> Self {
+        Self(Mutex::new(Waker::noop().clone()))
+    }
+
+    /// Makes the task of `cx` the one to wake; `known` is who was before.
+    fn register(&self, known: &mut Waker, cx: &Context<'_>) {
+        if !known.will_wake(cx.waker()) {
+            known.clone_from(cx.waker());
+            *self.lock() = known.clone();
+        }
+    }
+
+    fn wake(&self) {
+        let waker = self.lock().clone();
+        waker.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waker> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -208,7 +245,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
-        let tasks = Arc::new(Tasks::default());
+        let tasks = Arc::new(Tasks::new());
         Self {
             wall_ahead: timer
                 .wall()
@@ -221,6 +258,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             stale: true,
             both: Waker::from(tasks.clone()),
             tasks,
+            reader: Waker::noop().clone(),
+            writer: Waker::noop().clone(),
             slot: None,
             ready: false,
             unflushed: Unflushed::default(),
@@ -387,13 +426,13 @@ where
         if this.ready && this.slot.is_none() {
             return Poll::Ready(Ok(()));
         }
-        this.tasks.writer.register(cx.waker());
+        this.tasks.writer.register(&mut this.writer, cx);
         loop {
             // A write that waited may be through: nobody else might say so.
             if this.slot.is_some() || this.asks_or_answers() || this.policy.write_waits() {
                 let now = this.timer.now();
                 match this.write_out(now) {
-                    Poll::Ready(done) => this.told_of_write(now, done)?,
+                    Poll::Ready(done) => this.told_of_write(done)?,
                     Poll::Pending if this.slot.is_some() => ready!(this.sending_half_waits(now))?,
                     Poll::Pending => {}
                 }
@@ -402,13 +441,13 @@ where
             let Some(inner) = &mut this.inner else {
                 return Poll::Ready(Err(Error::Closed));
             };
-            let now = this.timer.now();
             if let Poll::Ready(done) =
                 Pin::new(inner).poll_ready(&mut Context::from_waker(&this.both))
             {
                 this.ready = done.is_ok();
-                return Poll::Ready(this.told_of_write(now, done.map_err(WriteError::Broken)));
+                return Poll::Ready(this.told_of_write(done.map_err(WriteError::Broken)));
             }
+            let now = this.timer.now();
             this.write_waits(now, true);
             ready!(this.sending_half_waits(now))?;
         }
@@ -443,21 +482,14 @@ where
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
-        if let Some(error) = this.refused.take() {
-            return Poll::Ready(Err(Error::Socket(error)));
+        if !this.may_flush()? {
+            return Poll::Ready(Ok(()));
         }
-        if this.verdict.is_none() {
-            this.write_side_is_sound()?;
-        }
-        match this.may_send() {
-            Err(Error::Closed) if !this.owes() => return Poll::Ready(Ok(())),
-            may => may?,
-        }
-        this.tasks.writer.register(cx.waker());
+        this.tasks.writer.register(&mut this.writer, cx);
         let now = this.timer.now();
         match this.write_out(now) {
             Poll::Ready(done) => {
-                let told = this.told_of_write(now, done);
+                let told = this.told_of_write(done);
                 // A program that only sends must meet its lifetime too.
                 if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
                     this.look_between(now);

@@ -56,7 +56,7 @@ where
                     return Poll::Ready(self.transport_ended(None));
                 }
                 Poll::Pending | Poll::Ready(None) => {
-                    self.tasks.reader.register(cx.waker());
+                    self.tasks.reader.register(&mut self.reader, cx);
                     // What had arrived when the alarm rang is to be read before anything is judged.
                     if self.alarm_rings() {
                         continue;

@@ -222,9 +222,9 @@ where
     }
 
     /// What the task that sends is told of a write.
+    #[inline]
     pub(super) fn told_of_write(
         &mut self,
-        now: Timestamp,
         done: Result<(), WriteError<E>>,
     ) -> Result<(), Error<E>> {
         match done {
@@ -232,7 +232,7 @@ where
             Err(WriteError::Refused(error)) => Err(Error::Socket(error)),
             Err(WriteError::Broken(error)) => {
                 report::send_error(self.label_or_dash(), &error);
-                self.write_broke(now, Ok(()));
+                self.write_broke(self.timer.now(), Ok(()));
                 self.tasks.reader.wake();
                 Err(Error::Socket(error))
             }
@@ -252,7 +252,7 @@ where
             self.look(now, Judged::AllButUnread);
         }
         match (again, self.may_send()) {
-            (Poll::Ready(done), _) => Poll::Ready(self.told_of_write(now, done)),
+            (Poll::Ready(done), _) => Poll::Ready(self.told_of_write(done)),
             (Poll::Pending, Err(error)) => Poll::Ready(Err(error)),
             (Poll::Pending, Ok(())) => Poll::Pending,
         }
@@ -275,14 +275,46 @@ where
         }
     }
 
+    /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
+    #[inline]
+    fn is_free_to_send(&self) -> bool {
+        self.inner.is_some()
+            && self.verdict.is_none()
+            && self.refused.is_none()
+            && matches!(self.write_side, WriteSide::Sound)
+            && matches!(self.farewell, Farewell::None)
+    }
+
     /// Nothing may follow our own Close frame.
+    #[inline]
     pub(super) fn may_send_more(&mut self) -> Result<(), Error<E>> {
+        if self.is_free_to_send() {
+            return Ok(());
+        }
         self.may_send()?;
         self.write_side_is_sound()?;
         match (self.refused.take(), &self.farewell) {
             (Some(error), _) => Err(Error::Socket(error)),
             (None, Farewell::None) => Ok(()),
             (None, _) => Err(Error::Closed),
+        }
+    }
+
+    /// Whether there is something to flush; after the end, whether all had left.
+    #[inline]
+    pub(super) fn may_flush(&mut self) -> Result<bool, Error<E>> {
+        if self.is_free_to_send() {
+            return Ok(true);
+        }
+        if let Some(error) = self.refused.take() {
+            return Err(Error::Socket(error));
+        }
+        if self.verdict.is_none() {
+            self.write_side_is_sound()?;
+        }
+        match self.may_send() {
+            Err(Error::Closed) if !self.owes() => Ok(false),
+            may => may.map(|()| true),
         }
     }
 
