@@ -196,12 +196,16 @@ impl Task {
         Self(Mutex::new(Waker::noop().clone()))
     }
 
-    /// Makes the task of `cx` the one to wake; `known` is who was before.
-    fn register(&self, known: &mut Waker, cx: &Context<'_>) {
-        if !known.will_wake(cx.waker()) {
+    /// Makes the task of `cx` the one to wake, in place of `known`; whether that is another. If so, what it
+    /// waits for may have come before.
+    #[inline]
+    fn register(&self, known: &mut Waker, cx: &Context<'_>) -> bool {
+        let another = !known.will_wake(cx.waker());
+        if another {
             known.clone_from(cx.waker());
             *self.lock() = known.clone();
         }
+        another
     }
 
     fn wake(&self) {
@@ -426,13 +430,13 @@ where
         if this.ready && this.slot.is_none() {
             return Poll::Ready(Ok(()));
         }
-        this.tasks.writer.register(&mut this.writer, cx);
         loop {
             // A write that waited may be through: nobody else might say so.
             if this.slot.is_some() || this.asks_or_answers() || this.policy.write_waits() {
                 let now = this.timer.now();
                 match this.write_out(now) {
                     Poll::Ready(done) => this.told_of_write(done)?,
+                    Poll::Pending if this.tasks.writer.register(&mut this.writer, cx) => continue,
                     Poll::Pending if this.slot.is_some() => ready!(this.sending_half_waits(now))?,
                     Poll::Pending => {}
                 }
@@ -446,6 +450,9 @@ where
             {
                 this.ready = done.is_ok();
                 return Poll::Ready(this.told_of_write(done.map_err(WriteError::Broken)));
+            }
+            if this.tasks.writer.register(&mut this.writer, cx) {
+                continue;
             }
             let now = this.timer.now();
             this.write_waits(now, true);
@@ -485,18 +492,20 @@ where
         if !this.may_flush()? {
             return Poll::Ready(Ok(()));
         }
-        this.tasks.writer.register(&mut this.writer, cx);
-        let now = this.timer.now();
-        match this.write_out(now) {
-            Poll::Ready(done) => {
-                let told = this.told_of_write(done);
-                // A program that only sends must meet its lifetime too.
-                if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
-                    this.look_between(now);
+        loop {
+            let now = this.timer.now();
+            match this.write_out(now) {
+                Poll::Ready(done) => {
+                    let told = this.told_of_write(done);
+                    // A program that only sends must meet its lifetime too.
+                    if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
+                        this.look_between(now);
+                    }
+                    return Poll::Ready(told);
                 }
-                Poll::Ready(told)
+                Poll::Pending if this.tasks.writer.register(&mut this.writer, cx) => {}
+                Poll::Pending => return this.sending_half_waits(now),
             }
-            Poll::Pending => this.sending_half_waits(now),
         }
     }
 
