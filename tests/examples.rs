@@ -4,11 +4,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -343,7 +343,125 @@ fn shutdown_refuses_bad_arguments() {
     }
 }
 
+// ---- client ----
+
+#[test]
+fn client_sends_what_is_typed_and_prints_what_comes() {
+    for runtime in RUNTIMES {
+        let echo = Server::start("echo", &["--runtime", runtime], &[]);
+        let mut client = Typist::start(&["--runtime", runtime, &echo.url()], &[]);
+        assert_eq!(client.next_event(), "opened", "{runtime}");
+        client.types("hello");
+        assert_eq!(client.next_event(), "received hello", "{runtime}");
+
+        client.ends_input();
+        let answered = "closed by this side, answered with 1000 \"\"";
+        assert_eq!(client.next_event(), answered, "{runtime}");
+        assert_eq!(client.status().code(), Some(0), "{runtime}");
+        echo.logs("with the peer's code 1000");
+    }
+}
+
+#[test]
+fn client_tells_the_code_and_the_reason_of_the_server() {
+    for runtime in RUNTIMES {
+        let short = [("WS_CONNECTION_TIMEOUT", "0.1")];
+        let echo = Server::start("echo", &["--runtime", runtime], &short);
+        let client = Typist::start(&["--runtime", runtime, &echo.url()], &[]);
+        assert_eq!(client.next_event(), "opened", "{runtime}");
+        let code = "closed by the peer with 1001 \"the connection reached the end of its life\"";
+        assert_eq!(client.next_event(), code, "{runtime}");
+        assert_eq!(client.status().code(), Some(0), "{runtime}");
+    }
+}
+
+#[test]
+fn client_fails_with_the_limit_that_ended_the_connection() {
+    for runtime in RUNTIMES {
+        let echo = Server::start("echo", &["--runtime", runtime], &[]);
+        let short = [("WS_CONNECTION_TIMEOUT", "0.1")];
+        let client = Typist::start(&["--runtime", runtime, &echo.url()], &short);
+        assert_eq!(client.next_event(), "opened", "{runtime}");
+        let end = client.next_event();
+        assert!(end.starts_with("failed: connection_timeout, "), "{end}");
+        assert_eq!(client.status().code(), Some(1), "{runtime}");
+    }
+}
+
+#[test]
+fn client_waits_for_a_server_no_longer_than_the_handshake_may_take() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", mute.local_addr().unwrap());
+    for runtime in RUNTIMES {
+        let short = [("WS_HANDSHAKE_TIMEOUT", "0.1")];
+        let (status, out, err) = run("client", &["--runtime", runtime, &url], &short);
+        assert_eq!(status.code(), Some(1), "{runtime}: {err}");
+        assert!(out.starts_with("failed: handshake_timeout, "), "{out}");
+    }
+}
+
+#[test]
+fn client_refuses_bad_arguments() {
+    let bad: [&[&str]; 7] = [
+        &[],
+        &["--runtime"],
+        &["--runtime", "cobol", "ws://localhost/"],
+        &["--verbose", "ws://localhost/"],
+        &["ws://localhost/", "ws://localhost/"],
+        &["wss://localhost/"],
+        &["localhost:80"],
+    ];
+    for arguments in bad {
+        let (status, out, err) = run("client", arguments, &[]);
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {err}");
+        assert_eq!(out, "", "{arguments:?}");
+        assert!(err.contains("\nusage: client "), "{arguments:?}: {err}");
+    }
+}
+
 // ---- programs ----
+
+/// A client and whoever types into it.
+struct Typist {
+    program: Program,
+    /// What it prints, line by line.
+    events: Receiver<String>,
+    /// Kept so that the program can go on writing.
+    _log: Receiver<String>,
+}
+
+impl Typist {
+    fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut program = Program::start("client", arguments, variables);
+        Self {
+            events: lines(program.0.stdout.take().unwrap()),
+            _log: lines(program.0.stderr.take().unwrap()),
+            program,
+        }
+    }
+
+    fn types(&mut self, line: &str) {
+        let mut input = self.program.0.stdin.as_ref().unwrap();
+        writeln!(input, "{line}").unwrap();
+    }
+
+    fn ends_input(&mut self) {
+        self.program.0.stdin = None;
+    }
+
+    fn next_event(&self) -> String {
+        self.events
+            .recv_timeout(PATIENCE)
+            .expect("an event in time")
+    }
+
+    /// How it ends, after it has said its last.
+    fn status(mut self) -> ExitStatus {
+        let more = self.events.recv_timeout(PATIENCE);
+        assert_eq!(more, Err(RecvTimeoutError::Disconnected));
+        self.program.0.wait().unwrap()
+    }
+}
 
 /// An echo server that listens.
 struct Server {
@@ -368,6 +486,10 @@ impl Server {
             log,
             out,
         }
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}/", self.address)
     }
 
     fn connect(&self) -> WebSocket<TcpStream> {
@@ -424,7 +546,7 @@ impl Program {
         }
         command.args(arguments).envs(variables.iter().copied());
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Self(command.spawn().unwrap())
