@@ -1,0 +1,247 @@
+//! One contract for every runtime: a guarded connection on a real socket, and peers that behave and
+//! misbehave, each a thread or a process of its own. A limit is never cut short, and kept within
+//! `PATIENCE` for a busy machine.
+
+#![cfg_attr(
+    not(target_os = "linux"),
+    expect(
+        dead_code,
+        reason = "what needs other processes or networks needs Linux"
+    )
+)]
+
+#[cfg(target_os = "linux")]
+mod blackhole;
+#[cfg(target_os = "linux")]
+mod crowd;
+mod ends;
+#[cfg(target_os = "linux")]
+mod floods;
+mod host;
+mod partition;
+#[cfg(target_os = "linux")]
+mod parts;
+mod peers;
+#[cfg(target_os = "linux")]
+mod process;
+mod silence;
+mod stalls;
+#[cfg(target_os = "linux")]
+mod stopped;
+mod trickles;
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tungstenite::Message;
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::{
+    CloseReason, Closing, Error, TimeoutConfig, TimeoutConfigBuilder, Timer, Verdict,
+};
+
+use host::{Failure, Host, RUNTIMES, Role, Runtime};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+/// By how much a busy machine may be late.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What our side is and does.
+#[derive(Clone, Copy)]
+enum Ours {
+    /// A server that echoes.
+    Echo,
+    /// The same, with room for little that waits to be written.
+    Narrow,
+    /// A server that sends without end.
+    Push,
+    /// A client that echoes.
+    Client,
+}
+
+/// The bytes that may wait to be written where our side is [`Ours::Narrow`].
+const NARROW: usize = 1 << 20;
+
+/// How a guarded connection ended.
+#[derive(Debug)]
+enum End {
+    /// Without error, at this age, with this code in the peer's Close frame.
+    Closed(Option<u16>, Duration),
+    /// The socket inside failed.
+    Socket(tungstenite::Error),
+    TimedOut(Verdict),
+    /// With an error that no stream should end in.
+    #[expect(dead_code, reason = "is there to be seen in what a failing test says")]
+    Other(Failure),
+}
+
+impl End {
+    /// Whether it is this verdict, at this age or a little later.
+    fn is(&self, reason: CloseReason, closing: Closing, age: Duration) -> bool {
+        match self {
+            Self::TimedOut(verdict) => {
+                verdict.reason == reason
+                    && verdict.closing == closing
+                    && verdict.status.age >= age
+                    && verdict.status.age <= age + PATIENCE
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<Failure> for End {
+    fn from(error: Failure) -> Self {
+        match error {
+            Error::TimedOut(verdict) => Self::TimedOut(verdict),
+            Error::Socket(error) => Self::Socket(error),
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Plays `peer` against our side on each runtime.
+#[track_caller]
+fn contract(ours: Ours, config: TimeoutConfig, peer: fn(TcpStream), right: fn(&End) -> bool) {
+    on_each_runtime(|runtime| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let peer = thread::spawn(move || peer(TcpStream::connect(address).unwrap()));
+        let end = converse(runtime, &listener, ours, config);
+        assert!(right(&end), "{end:?}");
+        peer.join().unwrap();
+    });
+}
+
+/// Runs `row` for each runtime, all side by side; a panic names the runtime as the thread.
+#[track_caller]
+fn on_each_runtime(row: impl Fn(Runtime) + Sync) {
+    let row = &row;
+    thread::scope(|scope| {
+        for runtime in RUNTIMES {
+            thread::Builder::new()
+                .name(runtime.to_string())
+                .spawn_scoped(scope, move || row(runtime))
+                .unwrap();
+        }
+    });
+}
+
+/// Plays our side of one connection of the listener.
+fn converse(runtime: Runtime, listener: &TcpListener, ours: Ours, config: TimeoutConfig) -> End {
+    let host = Host::start(runtime);
+    let (tcp, _) = listener.accept().unwrap();
+    let (ended, end) = mpsc::channel();
+    host.spawn(async move {
+        ended
+            .send(connection(runtime, tcp, ours, config.into()).await)
+            .unwrap();
+    });
+    end.recv_timeout(20 * SECOND).expect("the connection ends")
+}
+
+/// Our side of a connection, from the opening handshake to the end.
+async fn connection(
+    runtime: Runtime,
+    tcp: TcpStream,
+    ours: Ours,
+    config: Arc<TimeoutConfig>,
+) -> End {
+    let (role, settings) = match ours {
+        Ours::Echo | Ours::Push => (Role::Server, tungstenite_config()),
+        Ours::Narrow => {
+            let narrow = tungstenite_config().max_write_buffer_size(NARROW);
+            (Role::Server, narrow)
+        }
+        Ours::Client => (Role::Client, tungstenite_config()),
+    };
+    let mut socket = match runtime.open(role, settings, config, tcp).await {
+        Ok(socket) => socket,
+        Err(error) => return error.into(),
+    };
+    if let Ours::Push = ours {
+        while socket.send(Message::binary(vec![0; 1 << 16])).await.is_ok() {}
+    }
+    let mut code = None;
+    while let Some(message) = socket.next().await {
+        match message {
+            Ok(message) if message.is_text() || message.is_binary() => {
+                // Why a send failed, the stream tells.
+                let _ = socket.send(message).await;
+            }
+            Ok(Message::Close(frame)) => code = frame.map(|frame| frame.code.into()),
+            Ok(_) => {}
+            Err(error) => return error.into(),
+        }
+    }
+    End::Closed(code, socket.status().age)
+}
+
+fn limits() -> TimeoutConfigBuilder {
+    TimeoutConfig::builder()
+        .handshake_timeout(SECOND)
+        .message_timeout(SECOND)
+        .idle_timeout(30 * SECOND)
+        .ping_interval(200 * MS)
+        .pong_timeout(SECOND)
+        .close_timeout(SECOND)
+        .jitter(0.0)
+}
+
+/// Until a silent peer is let go under [`limits`].
+const SILENCE: Duration = Duration::from_millis(1200);
+
+#[test]
+fn a_living_peer_stays_and_closes() {
+    let peer = |tcp| {
+        let mut socket = peers::handshake(tcp);
+        socket.send(Message::text("hello")).unwrap();
+        let mut pings = 0;
+        let mut echoes = 0;
+        while pings < 5 {
+            match socket.read().unwrap() {
+                Message::Ping(_) => pings += 1,
+                Message::Text(text) => echoes += u32::from(text == "hello"),
+                other => panic!("{other:?}"),
+            }
+            socket.flush().unwrap();
+        }
+        assert_eq!(echoes, 1);
+        socket.close(None).unwrap();
+        while socket.read().is_ok() {}
+    };
+    contract(Ours::Echo, limits().build().unwrap(), peer, |end| {
+        matches!(end, End::Closed(None, _))
+    });
+}
+
+#[test]
+fn the_alarm_of_async_io_is_never_early_and_rings_once() {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    let mut timer = ws_timeout::runtime::smol::Timer::new();
+    smol::block_on(async {
+        for length in [0, 1, 30] {
+            let at = timer.now().checked_add(length * MS).unwrap();
+            timer.set(at);
+            poll_fn(|cx| timer.poll(cx)).await;
+            assert!(timer.now() >= at);
+        }
+        // Set anew before it rang: only the later one rings.
+        let start = timer.now();
+        timer.set(start.checked_add(10 * MS).unwrap());
+        poll_fn(|cx| {
+            assert!(timer.poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        timer.set(start.checked_add(50 * MS).unwrap());
+        poll_fn(|cx| timer.poll(cx)).await;
+        assert!(timer.now().since(start) >= 50 * MS);
+    });
+}

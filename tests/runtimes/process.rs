@@ -1,0 +1,118 @@
+//! Another process, for what only a process can show: that it is stopped, what memory and CPU it takes, how
+//! many files it may open. It is this very program, which runs one ignored test that plays a part.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::parts;
+
+const PART: &str = "WS_TIMEOUT_TEST_PART";
+
+/// Another process; it is killed when this is dropped. It speaks in lines on its standard error, which the
+/// test harness leaves alone.
+pub struct Process {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    /// Starts a process that plays `part` with these variables.
+    pub fn start(part: &str, variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::another", "--ignored", "--nocapture"])
+            .env(PART, part)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (heard, lines) = channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = heard.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Its next line.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.expect("the other process has something to say")
+    }
+
+    /// What it has said that nobody has asked for yet.
+    pub fn said(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Waits for its next line, which must be this one.
+    #[track_caller]
+    pub fn expect(&self, line: &str) {
+        let heard = self.line();
+        // What it says when it fails is longer than a line.
+        assert!(heard == line, "{heard} {:?}", self.said());
+    }
+
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The memory that it takes now, in KiB.
+    pub fn memory(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    /// The most memory that it ever took, in KiB.
+    pub fn most_memory(&self) -> u64 {
+        self.kib("VmHWM:")
+    }
+
+    fn kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse().unwrap()
+    }
+
+    /// The CPU time that its threads have taken.
+    pub fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let nanoseconds = threads.map(|thread| -> u64 {
+            let schedstat = thread.unwrap().path().join("schedstat");
+            let schedstat = std::fs::read_to_string(schedstat).unwrap();
+            schedstat.split(' ').next().unwrap().parse().unwrap()
+        });
+        Duration::from_nanos(nanoseconds.sum())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "is the other process of tests that need one, which start it"]
+fn another() {
+    match std::env::var(PART).as_deref() {
+        Ok("client") => parts::client(),
+        Ok("server") => parts::server(),
+        Ok("crowd") => crate::crowd::clients(),
+        Ok(other) => panic!("no such part: {other}"),
+        Err(_) => {}
+    }
+}
