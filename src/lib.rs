@@ -111,6 +111,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
+//! | `alloc` | `Fleet`, very many policies behind one deadline |
 //! | `std` | `TimeoutConfig::from_env` and `from_vars` |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
@@ -135,6 +136,8 @@
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
@@ -144,6 +147,8 @@ mod env;
 #[cfg(feature = "socket")]
 mod error;
 mod event;
+#[cfg(feature = "alloc")]
+mod fleet;
 #[cfg(feature = "socket")]
 pub mod message;
 #[cfg(feature = "socket")]
@@ -171,6 +176,8 @@ pub use env::{BadVariable, EnvConfig, EnvError, UnknownVariable};
 #[cfg(feature = "socket")]
 pub use error::{Closing, Error, Verdict};
 pub use event::{Action, CloseReason, Event, Phase};
+#[cfg(feature = "alloc")]
+pub use fleet::{Fleet, Key};
 #[cfg(feature = "socket")]
 pub use message::{Heartbeat, Kind, Message};
 #[cfg(feature = "socket")]

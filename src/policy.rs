@@ -63,16 +63,16 @@ use crate::time::{Limit, Timestamp, earlier, saturating_nanos};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct TimeoutPolicy<C = TimeoutConfig> {
+    /// The latest instant seen by any call.
+    now: Timestamp,
     hot: Hot,
     cold: Cold,
     config: C,
 }
 
-/// What a message or an expiry touches: one cache line.
+/// What a message or an expiry touches: with the instant before it one cache line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Hot {
-    /// The latest instant seen by any call.
-    now: Timestamp,
+pub(crate) struct Hot {
     /// When the connection opened; while `Opening`, when the policy was created.
     opened: Timestamp,
     /// When the peer was last heard or excused, whichever is later. One field serves both: whenever a
@@ -98,9 +98,10 @@ struct Hot {
     ping_draw: u16,
 }
 
-/// What only pings, partial messages and rare events touch.
+/// What only pings, partial messages and rare events touch; what pings touch first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Cold {
+#[repr(C)]
+pub(crate) struct Cold {
     seed: u64,
     /// Pings asked for; the number of the latest ping.
     pings: u64,
@@ -108,6 +109,12 @@ struct Cold {
     pongs: u64,
     /// Meaningful once there was a pong.
     rtt: Rtt,
+    /// Whether the first pong of the latest ping is still to come.
+    pong_awaited: bool,
+    /// Whether a `Probe` made a ping due at once.
+    ping_due: bool,
+    flooded: bool,
+    cause: Option<CloseReason>,
     /// Bytes received of what is not whole yet.
     partial: u64,
     /// The receive clock.
@@ -120,12 +127,6 @@ struct Cold {
     ping_credit: Timestamp,
     /// When the latest grace began.
     grace: Option<Timestamp>,
-    flooded: bool,
-    /// Whether a `Probe` made a ping due at once.
-    ping_due: bool,
-    /// Whether the first pong of the latest ping is still to come.
-    pong_awaited: bool,
-    cause: Option<CloseReason>,
 }
 
 /// Where the latest ping is. Its instant is `Hot::pinged`.
@@ -155,36 +156,9 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     fn starting(config: C, seed: u64, now: Timestamp, phase: Phase) -> Self {
         Self {
-            hot: Hot {
-                now,
-                opened: now,
-                silent_since: now,
-                sent: now,
-                active: now,
-                pinged: now,
-                write_by: None,
-                phase,
-                ping: Ping::Quiet,
-                rare: false,
-                life_draw: jitter_draw(seed, 0),
-                ping_draw: jitter_draw(seed, 1),
-            },
-            cold: Cold {
-                seed,
-                pings: 0,
-                pongs: 0,
-                rtt: Rtt::first(0),
-                partial: 0,
-                receive_by: None,
-                probe_by: None,
-                close_at: None,
-                ping_credit: now,
-                grace: None,
-                flooded: false,
-                ping_due: false,
-                pong_awaited: false,
-                cause: None,
-            },
+            now,
+            hot: Hot::new(seed, now, phase),
+            cold: Cold::new(seed, now),
             config,
         }
     }
@@ -194,12 +168,10 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// A `now` earlier than one already seen counts as the latest seen.
     pub fn observe(&mut self, now: Timestamp, event: Event) {
         let now = self.see(now);
-        match (self.hot.phase, event) {
-            (Phase::Closed | Phase::Aborted(_), _) => {}
-            (_, Event::Closed) => self.enter(Phase::Closed),
-            (Phase::Opening, Event::Opened) => self.open(now),
-            (Phase::Open, event) => self.observe_open(now, event),
-            (Phase::Opening | Phase::Closing, _) => {}
+        if event == Event::Recv && self.hot.is_plain() {
+            self.hot.take_message(now);
+        } else {
+            self.parts().record(event);
         }
     }
 
@@ -223,7 +195,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// The earliest deadline of the table, whether past or not, a running grace included; `None` if
     /// there is none. `heartbeat_interval` is left out.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.earliest(Judged::All)
+        self.view().earliest(Judged::All)
     }
 
     /// Changes the limits of the living connection at `now`.
@@ -234,16 +206,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     pub fn set_config(&mut self, now: Timestamp, config: C) {
         self.see(now);
         self.config = config;
-        let config: &TimeoutConfig = self.config.borrow();
-        if config.pong_timeout.is_none() && self.hot.ping == Ping::InFlight {
-            self.hot.ping = Ping::Quiet;
-        }
-        if config.message_timeout.is_none() {
-            self.hot.write_by = None;
-        }
-        if config.min_data_rate.is_none() {
-            self.cold.receive_by = None;
-        }
+        self.parts().follow_config();
     }
 
     /// The configuration in force.
@@ -264,7 +227,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// The round-trip estimate; `None` before the first sample.
     pub fn rtt(&self) -> Option<Rtt> {
-        (self.cold.pongs > 0).then_some(self.cold.rtt)
+        self.cold.rtt()
     }
 
     /// How many pings were asked for.
@@ -279,7 +242,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// The mark that the `number`th ping of this connection has or will have; the first is 1.
     pub fn ping_id(&self, number: u64) -> PingId {
-        PingId::new(self.cold.seed, number)
+        self.cold.ping_id(number)
     }
 
     /// How long the connection has been open at `now`, also after its end; while the opening handshake
@@ -291,69 +254,41 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// Whether `idle_timeout` is due at `now`. A stall grace is left aside, here and in the other
     /// questions; outside the phase `Open` the answer to each is no.
     pub fn is_idle(&self, now: Timestamp) -> bool {
-        self.is_due(DeadlineKind::Idle, now)
+        self.view().is_due(DeadlineKind::Idle, self.latest(now))
     }
 
     /// Whether `pong_timeout` is due at `now` for a ping that was flushed.
     pub fn is_pong_overdue(&self, now: Timestamp) -> bool {
-        self.is_due(DeadlineKind::Pong, now)
+        self.view().is_due(DeadlineKind::Pong, self.latest(now))
     }
 
     /// Whether a ping is due at `now`.
     pub fn should_ping(&self, now: Timestamp) -> bool {
-        self.is_due(DeadlineKind::NextPing, now)
+        self.view().is_due(DeadlineKind::NextPing, self.latest(now))
     }
 
     /// Whether the connection has reached the end of its life at `now`.
     pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.is_due(DeadlineKind::Connection, now)
+        self.view()
+            .is_due(DeadlineKind::Connection, self.latest(now))
     }
 
     /// What is left of the connection's life at `now`, zero if nothing is; `None` if it is not limited,
     /// or the connection is not open.
     pub fn remaining_lifetime(&self, now: Timestamp) -> Option<Duration> {
-        let end = self.deadline(DeadlineKind::Connection)?;
+        let end = self.view().deadline(DeadlineKind::Connection)?;
         Some(end.since(self.latest(now)))
     }
 
     /// Everything that is known at `now`, for a log or a debugger.
     pub fn status(&self, now: Timestamp) -> Status {
-        let now = self.latest(now);
-        let (hot, cold) = (&self.hot, &self.cold);
-        let mut status = Status {
-            at: now,
-            phase: hot.phase,
-            cause: cold.cause,
-            age: now.since(hot.opened),
-            silent: now.since(hot.silent_since),
-            since_sent: now.since(hot.sent),
-            since_active: now.since(hot.active),
-            ping_unsent: (hot.ping == Ping::Asked).then(|| now.since(hot.pinged)),
-            ping_unanswered: (hot.ping == Ping::InFlight).then(|| now.since(hot.pinged)),
-            write_waits: hot.write_by.is_some(),
-            partial_bytes: cold.partial,
-            pings_sent: cold.pings,
-            pongs_received: cold.pongs,
-            rtt: self.rtt(),
-            grace_left: cold
-                .grace
-                .and_then(|began| began.deadline(self.config().stall_tolerance))
-                .map(|end| end.since(now))
-                .filter(|left| !left.is_zero()),
-            deadlines: Default::default(),
-        };
-        self.each_deadline(|row| {
-            if let Some(at) = self.counts_as(&row) {
-                status.deadlines.push(row.kind, at);
-            }
-        });
-        status
+        self.view().status(self.latest(now))
     }
 
     /// The mark of the latest ping that was asked for.
     #[cfg(feature = "socket")]
     pub(crate) fn latest_ping(&self) -> Option<PingId> {
-        (self.cold.pings > 0).then(|| self.ping_id(self.cold.pings))
+        (self.cold.pings > 0).then(|| self.cold.latest_ping())
     }
 
     /// Whether a pong with this mark would be the first of the latest ping.
@@ -389,9 +324,10 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         now: Timestamp,
         judged: Judged,
     ) -> bool {
+        let view = self.view();
         let mut due = false;
-        self.each_deadline(|row| {
-            let at = self
+        view.each_deadline(|row| {
+            let at = view
                 .counts_as(&row)
                 .filter(|_| row.whose != Whose::Ours && judged.includes(&row));
             due |= at.is_some_and(|at| at <= now && after.is_none_or(|after| at > after));
@@ -402,11 +338,65 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// The earliest deadline of the table that is later than `now`.
     #[cfg(feature = "socket")]
     pub(crate) fn next_deadline_after(&self, now: Timestamp) -> Option<Timestamp> {
+        let view = self.view();
         let mut next = None;
-        self.each_deadline(|row| next = earlier(next, self.counts_as(&row).filter(|&at| at > now)));
+        view.each_deadline(|row| next = earlier(next, view.counts_as(&row).filter(|&at| at > now)));
         next
     }
 
+    #[inline]
+    pub(crate) fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
+        let now = self.see(now);
+        match self.parts().due(judged) {
+            Ok(action) => action,
+            Err(next) if self.hot.phase == Phase::Open => {
+                let look = now.deadline(self.config().heartbeat_interval);
+                Action::Idle {
+                    until: earlier(next, look),
+                }
+            }
+            Err(next) => Action::Idle { until: next },
+        }
+    }
+
+    fn see(&mut self, now: Timestamp) -> Timestamp {
+        self.now = self.latest(now);
+        self.now
+    }
+
+    fn latest(&self, now: Timestamp) -> Timestamp {
+        self.now.max(now)
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            now: self.now,
+            hot: &self.hot,
+            cold: &self.cold,
+            config: self.config.borrow(),
+        }
+    }
+
+    fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            now: self.now,
+            hot: &mut self.hot,
+            cold: &mut self.cold,
+            config: self.config.borrow(),
+        }
+    }
+}
+
+/// What a policy consists of, to be read, wherever its parts lie.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) hot: &'a Hot,
+    pub(crate) cold: &'a Cold,
+    pub(crate) config: &'a TimeoutConfig,
+}
+
+impl View<'_> {
     // ---- the table ----
 
     /// The one table of deadlines, in the order in which they decide; those that cannot come now are
@@ -419,8 +409,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         use Due::*;
         use Whose::*;
 
-        let config = self.config();
-        let hot = &self.hot;
+        let config = self.config;
+        let hot = self.hot;
         let mut row = |kind, at, gives, whose| visit(Row { kind, at, gives, whose });
 
         match hot.phase {
@@ -434,7 +424,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                 row(Kind::Close,      began.and_then(|at| at.deadline(limit)),           Abort(CloseTimeout),      Peer);
             }
             Phase::Open => {
-                let rare = hot.rare.then_some(&self.cold);
+                let rare = hot.rare.then_some(self.cold);
                 let asked = (hot.ping == Ping::Asked).then_some(hot.pinged);
                 let in_flight = (hot.ping == Ping::InFlight).then_some(hot.pinged);
                 let quiet = hot.ping == Ping::Quiet;
@@ -451,7 +441,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                     PongEvidence::Pong => hot.pinged,
                 };
                 let ping_at = if rare.is_some_and(|cold| cold.ping_due) {
-                    Some(hot.now)
+                    Some(self.now)
                 } else {
                     quiet_since.deadline(shortened(config.ping_interval, config.jitter, hot.ping_draw))
                 };
@@ -489,7 +479,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         }
         let began = self.cold.grace?;
         let had = row.at? <= began;
-        self.config()
+        self.config
             .stall_tolerance
             .filter(|_| had)
             .map(|tolerance| (began, tolerance))
@@ -497,7 +487,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// The earliest deadline of the table among those that are judged.
     #[inline(always)]
-    fn earliest(&self, judged: Judged) -> Option<Timestamp> {
+    pub(crate) fn earliest(&self, judged: Judged) -> Option<Timestamp> {
         let mut next = None;
         self.each_deadline(|row| {
             if judged.includes(&row) {
@@ -505,6 +495,20 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
             }
         });
         next
+    }
+
+    /// When to look next: at `next`, which is the earliest deadline of the table, or at what an answer
+    /// to the ping that is out would leave, if that comes earlier but not at once. So an answer, as a
+    /// rule, brings nothing nearer.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn next_look(&self, next: Option<Timestamp>) -> Option<Timestamp> {
+        if self.hot.ping == Ping::Quiet {
+            return next;
+        }
+        let mut hot = self.hot.clone();
+        hot.ping = Ping::Quiet;
+        let answered = View { hot: &hot, ..*self }.earliest(Judged::All);
+        earlier(next, answered.filter(|&at| at > self.now))
     }
 
     fn deadline(&self, kind: DeadlineKind) -> Option<Timestamp> {
@@ -518,47 +522,99 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     fn is_due(&self, kind: DeadlineKind, now: Timestamp) -> bool {
-        self.deadline(kind).is_some_and(|at| at <= self.latest(now))
+        self.deadline(kind).is_some_and(|at| at <= now)
+    }
+
+    /// See [`TimeoutPolicy::status`].
+    pub(crate) fn status(&self, now: Timestamp) -> Status {
+        let (hot, cold) = (self.hot, self.cold);
+        let mut status = Status {
+            at: now,
+            phase: hot.phase,
+            cause: cold.cause,
+            age: now.since(hot.opened),
+            silent: now.since(hot.silent_since),
+            since_sent: now.since(hot.sent),
+            since_active: now.since(hot.active),
+            ping_unsent: (hot.ping == Ping::Asked).then(|| now.since(hot.pinged)),
+            ping_unanswered: (hot.ping == Ping::InFlight).then(|| now.since(hot.pinged)),
+            write_waits: hot.write_by.is_some(),
+            partial_bytes: cold.partial,
+            pings_sent: cold.pings,
+            pongs_received: cold.pongs,
+            rtt: cold.rtt(),
+            grace_left: cold
+                .grace
+                .and_then(|began| began.deadline(self.config.stall_tolerance))
+                .map(|end| end.since(now))
+                .filter(|left| !left.is_zero()),
+            deadlines: Default::default(),
+        };
+        self.each_deadline(|row| {
+            if let Some(at) = self.counts_as(&row) {
+                status.deadlines.push(row.kind, at);
+            }
+        });
+        status
+    }
+}
+
+/// What a policy consists of, to be changed, wherever its parts lie. `now` is the latest instant seen.
+pub(crate) struct Parts<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) hot: &'a mut Hot,
+    pub(crate) cold: &'a mut Cold,
+    pub(crate) config: &'a TimeoutConfig,
+}
+
+impl Parts<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            now: self.now,
+            hot: self.hot,
+            cold: self.cold,
+            config: self.config,
+        }
     }
 
     // ---- deciding ----
 
+    /// What is due now, or when something will be.
     #[inline]
-    pub(crate) fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
-        let now = self.see(now);
+    pub(crate) fn due(&mut self, judged: Judged) -> Result<Action, Option<Timestamp>> {
         if let Phase::Aborted(reason) = self.hot.phase {
-            return Action::Abort(reason);
+            return Ok(Action::Abort(reason));
         }
-        let mut next = self.earliest(judged);
-        if next.is_some_and(|at| at <= now) {
-            if let Some(row) = self.judge(now, judged) {
-                return self.act(now, row.gives);
-            }
-            next = self.earliest(judged);
+        let next = self.view().earliest(judged);
+        if next.is_none_or(|at| at > self.now) {
+            return Err(next);
         }
-        if self.hot.phase == Phase::Open {
-            next = earlier(next, now.deadline(self.config().heartbeat_interval));
+        match self.judge(judged) {
+            Some(row) => Ok(self.act(row.gives)),
+            None => Err(self.view().earliest(judged)),
         }
-        Action::Idle { until: next }
     }
 
     /// The first row of the table that is due, after a grace has begun for what is overdue by our own
     /// fault.
     #[cold]
-    fn judge(&mut self, now: Timestamp, judged: Judged) -> Option<Row> {
-        let late_beyond_tolerance = |row: &Row| match (row.at, self.config().stall_tolerance) {
+    fn judge(&mut self, judged: Judged) -> Option<Row> {
+        let (now, view) = (self.now, self.view());
+        let late_beyond_tolerance = |row: &Row| match (row.at, view.config.stall_tolerance) {
             (Some(at), Some(tolerance)) => now.nanos_since(at) > tolerance.get(),
             _ => false,
         };
-        let is_due = |row: &Row| self.counts_as(row).is_some_and(|at| at <= now);
+        let is_due = |row: &Row| view.counts_as(row).is_some_and(|at| at <= now);
 
         // "No grace begins while a *peer* deadline that had one is due again."
         let mut spent = false;
-        self.each_deadline(|row| spent |= self.grace_of(&row).is_some() && is_due(&row));
+        if self.hot.rare {
+            view.each_deadline(|row| spent |= view.grace_of(&row).is_some() && is_due(&row));
+        }
 
         let mut excused = false;
         let mut first = None;
-        self.each_deadline(|row| {
+        view.each_deadline(|row| {
             if first.is_some() || !judged.includes(&row) || !is_due(&row) {
                 return;
             }
@@ -576,7 +632,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         first
     }
 
-    fn act(&mut self, now: Timestamp, due: Due) -> Action {
+    fn act(&mut self, due: Due) -> Action {
+        let now = self.now;
         match due {
             Due::SendPing => {
                 self.cold.pings = self.cold.pings.saturating_add(1);
@@ -585,7 +642,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                 self.hot.ping = Ping::Asked;
                 self.hot.pinged = now;
                 self.hot.ping_draw = jitter_draw(self.cold.seed, self.cold.pings.saturating_add(1));
-                Action::SendPing(self.ping_id(self.cold.pings))
+                Action::SendPing(self.cold.latest_ping())
             }
             Due::Close(reason) => {
                 self.give(reason);
@@ -605,6 +662,30 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     // ---- observing ----
+
+    pub(crate) fn record(&mut self, event: Event) {
+        let now = self.now;
+        match (self.hot.phase, event) {
+            (Phase::Closed | Phase::Aborted(_), _) => {}
+            (_, Event::Closed) => self.enter(Phase::Closed),
+            (Phase::Opening, Event::Opened) => self.open(now),
+            (Phase::Open, event) => self.observe_open(now, event),
+            (Phase::Opening | Phase::Closing, _) => {}
+        }
+    }
+
+    /// See [`TimeoutPolicy::set_config`].
+    pub(crate) fn follow_config(&mut self) {
+        if self.config.pong_timeout.is_none() && self.hot.ping == Ping::InFlight {
+            self.hot.ping = Ping::Quiet;
+        }
+        if self.config.message_timeout.is_none() {
+            self.hot.write_by = None;
+        }
+        if self.config.min_data_rate.is_none() {
+            self.cold.receive_by = None;
+        }
+    }
 
     fn observe_open(&mut self, now: Timestamp, event: Event) {
         match event {
@@ -629,12 +710,12 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
             }
             Event::Pong(id) => {
                 self.heard(now);
-                if self.cold.pong_awaited && id == Some(self.ping_id(self.cold.pings)) {
+                if self.cold.pong_awaited && id == Some(self.cold.latest_ping()) {
                     self.first_pong(now);
                 }
             }
             Event::SendStart => {
-                let limit = self.config().message_timeout;
+                let limit = self.config.message_timeout;
                 if self.hot.write_by.is_none() {
                     self.hot.write_by = now.deadline(limit);
                 }
@@ -655,10 +736,10 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
                 self.progress(now);
             }
             Event::PingSent(id) => {
-                if self.hot.ping == Ping::Asked && id == self.ping_id(self.cold.pings) {
+                if self.hot.ping == Ping::Asked && id == self.cold.latest_ping() {
                     self.flushed(now);
                     self.hot.pinged = now;
-                    self.hot.ping = match self.config().pong_timeout {
+                    self.hot.ping = match self.config.pong_timeout {
                         Some(_) => Ping::InFlight,
                         None => Ping::Quiet,
                     };
@@ -683,7 +764,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// and a `Probe` too."
     fn heard(&mut self, now: Timestamp) {
         self.hot.silent_since = now;
-        if self.config().pong_evidence == PongEvidence::Any {
+        if self.config.pong_evidence == PongEvidence::Any {
             self.answered();
         }
     }
@@ -744,7 +825,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     fn move_receive_clock(&mut self, now: Timestamp, grew_by: u64) {
         const START: u64 = 5_000_000_000;
         const CAP: u64 = 30_000_000_000;
-        if let Some(rate) = self.config().min_data_rate {
+        if let Some(rate) = self.config.min_data_rate {
             let clock = self.cold.receive_by.or(now.after(START));
             let moved = clock.and_then(|clock| clock.after(time_at_rate(grew_by, rate)));
             self.cold.receive_by = earlier(moved, now.after(CAP));
@@ -754,7 +835,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// "A running write clock moves to min(itself + bytes · 1 s / `min_data_rate`, now +
     /// `message_timeout`), with the rate off to now + `message_timeout`."
     fn move_write_clock(&mut self, now: Timestamp, bytes: u64) {
-        let config = self.config();
+        let config = self.config;
         let cap = now.deadline(config.message_timeout);
         self.hot.write_by = match (self.hot.write_by, config.min_data_rate) {
             (None, _) => None,
@@ -767,7 +848,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// and stays so."
     fn charge_ping(&mut self, now: Timestamp) {
         const BURST: u64 = 60_000_000_000;
-        let Some(rate) = self.config().max_ping_rate else {
+        let Some(rate) = self.config.max_ping_rate else {
             return;
         };
         if self.cold.flooded {
@@ -805,18 +886,80 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.hot.phase = phase;
         self.cold.grace = None;
     }
+}
 
-    fn see(&mut self, now: Timestamp) -> Timestamp {
-        self.hot.now = self.latest(now);
-        self.hot.now
+impl Hot {
+    pub(crate) fn new(seed: u64, now: Timestamp, phase: Phase) -> Self {
+        Self {
+            opened: now,
+            silent_since: now,
+            sent: now,
+            active: now,
+            pinged: now,
+            write_by: None,
+            phase,
+            ping: Ping::Quiet,
+            rare: false,
+            life_draw: jitter_draw(seed, 0),
+            ping_draw: jitter_draw(seed, 1),
+        }
     }
 
-    fn latest(&self, now: Timestamp) -> Timestamp {
-        self.hot.now.max(now)
+    /// Whether a whole message concerns nothing but what is here, as it mostly is: the connection is
+    /// open, no ping is in flight, and no clock of [`Cold`] may be running.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.phase == Phase::Open && self.ping != Ping::InFlight && !self.rare
+    }
+
+    /// Brings what an expiry reads into the cache.
+    #[cfg(feature = "alloc")]
+    #[inline]
+    pub(crate) fn touch(&self, cold: &Cold) {
+        core::hint::black_box((self.phase, cold.seed, cold.pong_awaited));
+    }
+
+    /// Records a whole message where that [is plain](Self::is_plain). It does what it does to every
+    /// open connection.
+    #[inline]
+    pub(crate) fn take_message(&mut self, at: Timestamp) {
+        self.silent_since = self.silent_since.max(at);
+        self.active = self.active.max(at);
     }
 }
 
 impl Cold {
+    pub(crate) fn new(seed: u64, now: Timestamp) -> Self {
+        Self {
+            seed,
+            pings: 0,
+            pongs: 0,
+            rtt: Rtt::first(0),
+            partial: 0,
+            receive_by: None,
+            probe_by: None,
+            close_at: None,
+            ping_credit: now,
+            grace: None,
+            flooded: false,
+            ping_due: false,
+            pong_awaited: false,
+            cause: None,
+        }
+    }
+
+    fn ping_id(&self, number: u64) -> PingId {
+        PingId::new(self.seed, number)
+    }
+
+    fn latest_ping(&self) -> PingId {
+        self.ping_id(self.pings)
+    }
+
+    fn rtt(&self) -> Option<Rtt> {
+        (self.pongs > 0).then_some(self.rtt)
+    }
+
     /// When the peer's pings became a flood.
     fn flooded_at(&self) -> Option<Timestamp> {
         self.flooded.then_some(self.ping_credit)
@@ -915,8 +1058,7 @@ mod tests {
 
     #[test]
     fn the_state_is_small_and_its_hot_part_one_cache_line() {
-        assert_eq!(size_of::<Hot>(), 64);
-        assert_eq!(offset_of!(TimeoutPolicy<&TimeoutConfig>, hot), 0);
+        assert_eq!(offset_of!(TimeoutPolicy<&TimeoutConfig>, cold), 64);
         let state = size_of::<TimeoutPolicy<&TimeoutConfig>>() - size_of::<&TimeoutConfig>();
         assert!(state <= 176, "the state takes {state} bytes");
     }

@@ -1,15 +1,52 @@
-//! The conformance cases: their format, and a runner that plays them through a policy.
+//! The conformance cases: their format, and a runner that plays them through a policy, or whatever
+//! decides like one.
 //!
-//! The format is described in `README.md` beside this file. The test `conformance` and the example
-//! `replay` share this module.
+//! The format is described in `README.md` beside this file. The tests `conformance` and `fleet` and the
+//! example `replay` share this module.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use ws_timeout::{
-    Action, Event, IdleScope, PingId, PongEvidence, Rtt, TimeoutConfig, TimeoutPolicy, Timestamp,
+    Action, Event, IdleScope, PingId, PongEvidence, Rtt, Status, TimeoutConfig, TimeoutPolicy,
+    Timestamp,
 };
+
+/// What plays a case: one connection.
+pub trait Player {
+    fn observe(&mut self, now: Timestamp, event: Event);
+    fn set_config(&mut self, now: Timestamp, config: TimeoutConfig);
+    fn poll(&mut self, now: Timestamp, unread: bool) -> Action;
+    fn status(&self) -> Status;
+    fn ping_id(&self, number: u64) -> PingId;
+}
+
+impl Player for TimeoutPolicy {
+    fn observe(&mut self, now: Timestamp, event: Event) {
+        self.observe(now, event);
+    }
+
+    fn set_config(&mut self, now: Timestamp, config: TimeoutConfig) {
+        self.set_config(now, config);
+    }
+
+    fn poll(&mut self, now: Timestamp, unread: bool) -> Action {
+        if unread {
+            self.poll_unread(now)
+        } else {
+            self.poll(now)
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.status(Timestamp::ZERO)
+    }
+
+    fn ping_id(&self, number: u64) -> PingId {
+        self.ping_id(number)
+    }
+}
 
 /// One case of a file.
 #[derive(Deserialize)]
@@ -58,25 +95,41 @@ pub fn read(text: &str) -> Result<Vec<Case>, String> {
 impl Case {
     /// Plays the case through a policy, or says what in it cannot be understood.
     pub fn run(&self) -> Result<Outcome<'_>, String> {
-        let config = config(&self.config)?;
-        let start = if self.opening {
-            TimeoutPolicy::opening
-        } else {
-            TimeoutPolicy::new
-        };
-        let mut policy = start(config, 0, Timestamp::ZERO);
+        self.run_on(|config, opening| {
+            let start = if opening {
+                TimeoutPolicy::opening
+            } else {
+                TimeoutPolicy::new
+            };
+            start(config, 0, Timestamp::ZERO)
+        })
+    }
+
+    /// Plays the case through what `start` makes of a configuration, and whether the case begins with
+    /// the opening handshake; both begin at the origin, with the seed 0.
+    pub fn run_on<P: Player>(
+        &self,
+        start: impl FnOnce(TimeoutConfig, bool) -> P,
+    ) -> Result<Outcome<'_>, String> {
+        let mut player = start(config(&self.config)?, self.opening);
         let mut actions = Vec::new();
         for (index, step) in self.steps.iter().enumerate() {
             let done = step
-                .run(&mut policy)
+                .run(&mut player)
                 .map_err(|error| format!("step {index}: {error}"))?;
             actions.push(done);
         }
         Ok(Outcome {
             name: &self.name,
             actions,
-            end: end(&policy),
+            end: end(&player.status()),
         })
+    }
+
+    /// Whether a step polls while input may be unread.
+    #[allow(dead_code, reason = "a fleet never does")]
+    pub fn polls_unread(&self) -> bool {
+        self.steps.iter().any(|step| step.unread)
     }
 
     /// What differs between the outcome and what the case expects, a line each.
@@ -101,27 +154,23 @@ impl Case {
 }
 
 impl Step {
-    fn run(&self, policy: &mut TimeoutPolicy) -> Result<Vec<Value>, String> {
+    fn run(&self, player: &mut impl Player) -> Result<Vec<Value>, String> {
         let now = Timestamp::from_millis(self.at_ms);
         match self.event.as_str() {
-            "set_config" => policy.set_config(now, config(need("config", self.config.as_ref())?)?),
-            _ => policy.observe(now, self.event(policy)?),
+            "set_config" => player.set_config(now, config(need("config", self.config.as_ref())?)?),
+            _ => player.observe(now, self.event(player)?),
         }
         let mut actions = Vec::new();
         loop {
-            let action = if self.unread {
-                policy.poll_unread(now)
-            } else {
-                policy.poll(now)
-            };
-            actions.push(encode(action, policy));
+            let action = player.poll(now, self.unread);
+            actions.push(encode(action, player));
             if matches!(action, Action::Idle { .. } | Action::Abort(_)) {
                 return Ok(actions);
             }
         }
     }
 
-    fn event(&self, policy: &TimeoutPolicy) -> Result<Event, String> {
+    fn event(&self, player: &impl Player) -> Result<Event, String> {
         let ping = || need("ping", self.ping);
         let within = || need("within_ms", self.within_ms).map(Duration::from_millis);
         Ok(match self.event.as_str() {
@@ -133,7 +182,7 @@ impl Step {
             "ping" => Event::Ping,
             "pong" => Event::Pong(match ping()? {
                 0 => None,
-                number => Some(policy.ping_id(number)),
+                number => Some(player.ping_id(number)),
             }),
             "send_start" => Event::SendStart,
             "send_progress" => Event::SendProgress {
@@ -141,7 +190,7 @@ impl Step {
             },
             "send_ok" => Event::SendOk,
             "flushed" => Event::Flushed,
-            "ping_sent" => Event::PingSent(policy.ping_id(ping()?)),
+            "ping_sent" => Event::PingSent(player.ping_id(ping()?)),
             "probe" => Event::Probe { within: within()? },
             "drain" => Event::Drain { within: within()? },
             "close_start" => Event::CloseStart,
@@ -206,9 +255,9 @@ fn need<T>(name: &str, value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| format!("{name} is missing"))
 }
 
-fn encode(action: Action, policy: &TimeoutPolicy) -> Value {
+fn encode(action: Action, player: &impl Player) -> Value {
     match action {
-        Action::SendPing(id) => json!({ "send_ping": number_of(id, policy) }),
+        Action::SendPing(id) => json!({ "send_ping": number_of(id, player) }),
         Action::Close(reason) => json!({ "close": reason.name() }),
         Action::Abort(reason) => json!({ "abort": reason.name() }),
         Action::Idle { until: None } => json!({ "idle_ms": null }),
@@ -219,13 +268,13 @@ fn encode(action: Action, policy: &TimeoutPolicy) -> Value {
     }
 }
 
-/// The number of a ping, or `null` for a mark that none of the policy's pings has.
-fn number_of(id: PingId, policy: &TimeoutPolicy) -> Option<u64> {
-    (1..=policy.pings_sent()).find(|&number| policy.ping_id(number) == id)
+/// The number of a ping, or `null` for a mark that none of the player's pings has.
+fn number_of(id: PingId, player: &impl Player) -> Option<u64> {
+    (1..=player.status().pings_sent).find(|&number| player.ping_id(number) == id)
 }
 
-fn end(policy: &TimeoutPolicy) -> Value {
-    let rtt_us = policy.rtt().map(
+fn end(status: &Status) -> Value {
+    let rtt_us = status.rtt.map(
         |Rtt {
              latest,
              min,
@@ -237,9 +286,9 @@ fn end(policy: &TimeoutPolicy) -> Value {
         },
     );
     json!({
-        "pings_sent": policy.pings_sent(),
-        "pongs_received": policy.pongs_received(),
-        "cause": policy.cause().map(|reason| reason.name()),
+        "pings_sent": status.pings_sent,
+        "pongs_received": status.pongs_received,
+        "cause": status.cause.map(|reason| reason.name()),
         "rtt_us": rtt_us,
     })
 }

@@ -221,7 +221,7 @@ impl Case {
         }
     }
 
-    fn instant(&self, when: When, policy: &TimeoutPolicy) -> Timestamp {
+    pub(crate) fn instant(&self, when: When, policy: &TimeoutPolicy) -> Timestamp {
         let latest = latest(policy);
         let now = latest.as_nanos();
         let tolerance = policy.config().stall_tolerance().map_or(0, saturated);
@@ -245,7 +245,7 @@ impl Case {
         })
     }
 
-    fn call(&self, what: What, policy: &TimeoutPolicy) -> Call {
+    pub(crate) fn call(&self, what: What, policy: &TimeoutPolicy) -> Call {
         match what {
             What::Poll => Call::Poll,
             What::PollUnread => Call::PollUnread,
@@ -533,7 +533,7 @@ const SAIDS: [Often<ToSaid>; 23] = [
 
 impl Step {
     /// Whether it may end a connection that is kept alive.
-    fn is_bold(&self) -> bool {
+    pub(crate) fn is_bold(&self) -> bool {
         let code = self.when.code().or(self.what.code());
         code.is_some_and(|code| code % 128 == 5)
     }
@@ -588,7 +588,7 @@ impl What {
         }
     }
 
-    fn is_deadly(self) -> bool {
+    pub(crate) fn is_deadly(self) -> bool {
         match self {
             Self::Observe(said) | Self::Handle(said) => matches!(
                 said,
@@ -664,7 +664,7 @@ fn deadline(policy: &TimeoutPolicy, now: Timestamp, which: u8) -> u64 {
 }
 
 /// The last instant before a verdict is due, or the latest seen if one is.
-fn before_the_end(policy: &TimeoutPolicy) -> Timestamp {
+pub(crate) fn before_the_end(policy: &TimeoutPolicy) -> Timestamp {
     let status = policy.status(Timestamp::ZERO);
     let deadly = |kind| !matches!(kind, DeadlineKind::NextPing | DeadlineKind::Close);
     let end = status

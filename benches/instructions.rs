@@ -1,0 +1,128 @@
+//! One operation, so many times, for `.ci/instructions` to count its instructions.
+//!
+//! ```sh
+//! instructions OPERATION TIMES
+//! ```
+//!
+//! Without arguments, as `cargo bench` runs it, it only makes sure that each operation runs. To add one,
+//! put it into `OPERATIONS`, and its ceiling into `instructions.txt`.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ws_timeout::{Action, Event, Fleet, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
+
+type Operation = fn(u64);
+
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("policy_observe_recv", policy_observe_recv),
+    ("policy_poll_nothing_due", policy_poll_nothing_due),
+    ("fleet_observe_recv", fleet_observe_recv),
+    ("fleet_poll_nothing_due", fleet_poll_nothing_due),
+    ("fleet_ping_and_pong", fleet_ping_and_pong),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let found = args
+        .first()
+        .and_then(|name| OPERATIONS.iter().find(|(known, _)| known == name));
+    let times = args.get(1).and_then(|times| times.parse().ok());
+    match (found, times) {
+        (Some((_, operation)), Some(times)) => operation(times),
+        _ if args.iter().all(|arg| arg.starts_with("--")) => {
+            OPERATIONS.iter().for_each(|(_, operation)| operation(1000));
+            println!("to count the instructions of each operation, run .ci/instructions");
+        }
+        _ => {
+            eprintln!(
+                "instructions: expected an operation and a number, got {}",
+                args.join(" ")
+            );
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+// ---- policy ----
+
+static CONFIG: TimeoutConfig = TimeoutConfig::DEFAULT;
+
+fn policy_observe_recv(times: u64) {
+    let mut policy = black_box(TimeoutPolicy::new(&CONFIG, 1, at(0)));
+    for nanos in 0..times {
+        observe(&mut policy, at(nanos), Event::Recv);
+    }
+    black_box(policy);
+}
+
+fn policy_poll_nothing_due(times: u64) {
+    let mut policy = black_box(TimeoutPolicy::new(&CONFIG, 1, at(0)));
+    for nanos in 0..times {
+        black_box(poll(&mut policy, at(nanos)));
+    }
+}
+
+/// As where it is called from many places: the event is not known beforehand.
+#[inline(never)]
+fn observe(policy: &mut TimeoutPolicy<&TimeoutConfig>, now: Timestamp, event: Event) {
+    policy.observe(now, event);
+}
+
+#[inline(never)]
+fn poll(policy: &mut TimeoutPolicy<&TimeoutConfig>, now: Timestamp) -> Action {
+    policy.poll(now)
+}
+
+// ---- fleet ----
+
+const CONNECTIONS: u64 = 1000;
+
+fn fleet_observe_recv(times: u64) {
+    let (mut fleet, keys) = fleet();
+    for (nanos, &key) in (0..times).zip(keys.iter().cycle()) {
+        black_box(fleet.observe(key, at(nanos), black_box(Event::Recv)));
+    }
+}
+
+fn fleet_poll_nothing_due(times: u64) {
+    let (mut fleet, _) = fleet();
+    while fleet.poll(at(0)).is_some() {}
+    for nanos in 0..times {
+        black_box(fleet.poll(at(nanos)));
+    }
+}
+
+/// All that an expiry costs: the ping that is due, its flush, and its pong.
+fn fleet_ping_and_pong(times: u64) {
+    let (mut fleet, _) = fleet();
+    let mut pings = 0;
+    while pings < times {
+        let now = fleet.next_deadline().expect("a ping is always to come");
+        while let Some((key, action)) = fleet.poll(now) {
+            let Action::SendPing(ping) = action else {
+                panic!("{action:?} though all answer");
+            };
+            fleet.observe(key, now, Event::PingSent(ping));
+            let pong = Event::Pong(PingId::from_payload(&ping.payload()));
+            fleet.observe(key, now, pong);
+            pings += 1;
+        }
+    }
+}
+
+fn fleet() -> (Fleet, Vec<ws_timeout::Key>) {
+    let config = TimeoutConfig::builder().no_connection_timeout().build();
+    let config = Arc::new(config.expect("the configuration has a meaning"));
+    let mut fleet = Fleet::new();
+    let keys = (0..CONNECTIONS)
+        .map(|seed| fleet.insert(config.clone(), seed, at(0)))
+        .collect();
+    (fleet, keys)
+}
+
+fn at(nanos: u64) -> Timestamp {
+    Timestamp::from_nanos(nanos)
+}

@@ -1,0 +1,108 @@
+//! A million connections in one fleet, on made-up time: what do all their timeouts cost?
+//!
+//! ```sh
+//! cargo run --release --example fleet_million
+//! cargo run --release --example fleet_million -- --rivals
+//! ```
+//!
+//! Each connection gets a message a second, in an order that is drawn anew each second, sends nothing,
+//! and is pinged every 25 seconds, less jitter; the pong comes 40 ms later. The loop looks at the fleet
+//! once a millisecond, as a loop around a poller would. What is counted is the processor time of all
+//! that concerns timeouts: observing messages and pongs, polling, re-arming. Not counted is the drawing
+//! of the order.
+//!
+//! `--rivals` does the same with what one would write by hand; `--connections`, `--seconds` change the size.
+
+mod keepers;
+mod world;
+
+use std::process::ExitCode;
+
+use keepers::{BinaryHeaps, DelayQueues, Fleets, Keeper, Sleeps, Sweep, Trees};
+use world::{Cost, World};
+
+fn main() -> ExitCode {
+    match Options::from_args() {
+        Ok(options) => {
+            options.run();
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("fleet_million: {problem}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Options {
+    connections: u32,
+    seconds: u32,
+    rivals: bool,
+}
+
+impl Options {
+    fn from_args() -> Result<Self, String> {
+        let mut options = Self {
+            connections: 1_000_000,
+            seconds: 60,
+            rivals: false,
+        };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut number = || {
+                let value = args.next().and_then(|value| value.parse().ok());
+                value
+                    .filter(|&number| number > 0)
+                    .ok_or(format!("{arg} needs a number"))
+            };
+            match arg.as_str() {
+                "--connections" => options.connections = number()?,
+                "--seconds" => options.seconds = number()?,
+                "--rivals" => options.rivals = true,
+                _ => {
+                    return Err(format!(
+                        "{arg} is none of --connections, --seconds and --rivals"
+                    ));
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    fn run(&self) {
+        println!(
+            "{} connections, a message a second each, a ping each 25 s; {} s after the first 60",
+            self.connections, self.seconds
+        );
+        println!(
+            "{:<48} {:>9} {:>10} {:>10} {:>8}",
+            "", "share", "a message", "a ping", "memory"
+        );
+        if self.rivals {
+            self.measure::<Trees>();
+            self.measure::<DelayQueues>();
+            self.measure::<Sleeps>();
+            self.measure::<BinaryHeaps>();
+            self.measure::<Sweep>();
+        }
+        let cost = self.measure::<Fleets>();
+        println!("{} messages, {} pings", cost.messages, cost.pings);
+        println!(
+            "cpu share {:.2} % of one core, {} bytes a connection",
+            cost.share, cost.bytes
+        );
+    }
+
+    fn measure<K: Keeper>(&self) -> Cost {
+        let cost = World::<K>::measure(self.connections, self.seconds);
+        println!(
+            "{:<48} {:>7.2} % {:>7.1} ns {:>7.0} ns {:>6} B",
+            K::NAME,
+            cost.share,
+            cost.nanos_a_message,
+            cost.nanos_a_ping,
+            cost.bytes
+        );
+        cost
+    }
+}

@@ -1,0 +1,191 @@
+//! The connections and their made-up time.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use ws_timeout::Timestamp;
+
+use crate::keepers::{Keeper, Ping};
+
+/// How many looks at what is due there are in a second.
+const LOOKS: u32 = 1000;
+
+/// How many looks after its ping a pong comes.
+const ROUND_TRIP: usize = 40;
+
+/// Over how many seconds the connections come, so that they do not ping in step.
+const ARRIVAL: u32 = 25;
+
+/// Seconds until everything goes its regular way.
+const WARM_UP: u32 = 60;
+
+pub struct World<K: Keeper> {
+    keeper: K,
+    connections: u32,
+    /// By their numbers.
+    handles: Vec<K::Handle>,
+    /// The order in which the messages of this second fall on connections.
+    order: Vec<K::Handle>,
+    dice: u64,
+    look: u64,
+    /// The pings whose pongs are under way, for each look to come.
+    pongs: VecDeque<Vec<(K::Handle, [u8; 8])>>,
+    asked: Vec<Ping>,
+    spent: Spent,
+}
+
+/// Processor time of what is measured, and how often it was done.
+#[derive(Default)]
+struct Spent {
+    on_messages: Duration,
+    on_the_rest: Duration,
+    messages: u64,
+    pings: u64,
+}
+
+/// What the timeouts cost.
+pub struct Cost {
+    /// Of one core, in percent.
+    pub share: f64,
+    pub nanos_a_message: f64,
+    pub nanos_a_ping: f64,
+    /// At most, for each connection.
+    pub bytes: u64,
+    pub messages: u64,
+    pub pings: u64,
+}
+
+impl<K: Keeper> World<K> {
+    /// Measures what the timeouts of so many connections cost, over so many seconds.
+    pub fn measure(connections: u32, seconds: u32) -> Cost {
+        let mut cost = None;
+        let memory = allocation_counter::measure(|| {
+            let mut world = Self::warm(connections);
+            for _ in 0..seconds {
+                world.second();
+            }
+            cost = Some(world.spent.over(seconds));
+        });
+        let handles = 2 * u64::from(connections) * size_of::<K::Handle>() as u64;
+        Cost {
+            bytes: (memory.bytes_max - handles) / u64::from(connections),
+            ..cost.expect("it was just measured")
+        }
+    }
+
+    /// A world in which everything goes its regular way, with nothing spent yet.
+    pub fn warm(connections: u32) -> Self {
+        let mut world = Self::new(connections);
+        for second in 0..WARM_UP {
+            if second < ARRIVAL {
+                world.arrive(second);
+            }
+            world.second();
+        }
+        world.spent = Spent::default();
+        world
+    }
+
+    fn new(connections: u32) -> Self {
+        Self {
+            keeper: K::new(connections),
+            connections,
+            handles: Vec::with_capacity(connections as usize),
+            order: Vec::with_capacity(connections as usize),
+            dice: 1,
+            look: 0,
+            pongs: vec![Vec::new(); ROUND_TRIP].into(),
+            asked: Vec::new(),
+            spent: Spent::default(),
+        }
+    }
+
+    /// Lets come who comes in this second.
+    fn arrive(&mut self, second: u32) {
+        let until = u64::from(self.connections) * u64::from(second + 1) / u64::from(ARRIVAL);
+        for id in self.handles.len() as u32..until as u32 {
+            let handle = self.keeper.insert(id, self.now());
+            self.handles.push(handle);
+            self.order.push(handle);
+        }
+    }
+
+    /// Lets a second pass. Gives the processor time that was spent so far.
+    pub fn second(&mut self) -> Duration {
+        self.shuffle();
+        let part =
+            |part: u32| (self.order.len() as u64 * u64::from(part) / u64::from(LOOKS)) as usize;
+        let parts: Vec<_> = (0..LOOKS).map(|look| part(look)..part(look + 1)).collect();
+        parts.into_iter().for_each(|part| self.look(part));
+        self.spent.on_messages + self.spent.on_the_rest
+    }
+
+    /// Hands the messages and pongs over that came since the last look, and what is due.
+    fn look(&mut self, came: Range<usize>) {
+        self.look += 1;
+        let now = self.now();
+        let pongs = self.pongs.pop_front().unwrap_or_default();
+        self.spent.messages += came.len() as u64;
+
+        let begin = processor_time();
+        for &connection in &self.order[came] {
+            self.keeper.message(connection, now);
+        }
+        let between = processor_time();
+        for &(connection, payload) in &pongs {
+            self.keeper.pong(connection, payload, now);
+        }
+        self.keeper.poll(now, &mut self.asked);
+        let end = processor_time();
+
+        self.spent.on_messages += between - begin;
+        self.spent.on_the_rest += end - between;
+        self.spent.pings += self.asked.len() as u64;
+        let mut next = pongs;
+        next.clear();
+        next.extend(
+            self.asked
+                .drain(..)
+                .map(|(id, payload)| (self.handles[id as usize], payload)),
+        );
+        self.pongs.push_back(next);
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.look)
+    }
+
+    /// Draws the order anew.
+    fn shuffle(&mut self) {
+        for last in (1..self.order.len()).rev() {
+            self.dice ^= self.dice << 13;
+            self.dice ^= self.dice >> 7;
+            self.dice ^= self.dice << 17;
+            let other = (u128::from(self.dice) * (last as u128 + 1)) >> 64;
+            self.order.swap(last, other as usize);
+        }
+    }
+}
+
+impl Spent {
+    fn over(&self, seconds: u32) -> Cost {
+        let nanos = |time: Duration, by: u64| time.as_nanos() as f64 / by.max(1) as f64;
+        let all = self.on_messages + self.on_the_rest;
+        Cost {
+            share: 100.0 * all.as_secs_f64() / f64::from(seconds),
+            nanos_a_message: nanos(self.on_messages, self.messages),
+            nanos_a_ping: nanos(self.on_the_rest, self.pings),
+            bytes: 0,
+            messages: self.messages,
+            pings: self.pings,
+        }
+    }
+}
+
+/// What this thread has used.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

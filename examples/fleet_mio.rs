@@ -1,0 +1,467 @@
+//! Ten thousand real connections, one thread, one fleet: a server around `mio` and non-blocking
+//! tungstenite. Its clients run in a child process; half of them fall silent at once, as if their
+//! network had gone.
+//!
+//! ```sh
+//! cargo run --release --example fleet_mio
+//! cargo run --release --example fleet_mio -- --connections 100
+//! ```
+//!
+//! It ends when all the silent were let go and all the others have answered some pings; the exit status
+//! says whether that was in time, and whether anyone was lost who was there.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use tungstenite::handshake::HandshakeError;
+use tungstenite::handshake::server::{NoCallback, ServerHandshake};
+use tungstenite::{Message, WebSocket};
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::{Action, CloseReason, Event, Fleet, Key, PingId, TimeoutConfig, Timestamp};
+
+type Failed = Box<dyn Error>;
+
+fn main() -> Result<ExitCode, Failed> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    allow_many_files()?;
+    match args[..] {
+        [] => serve(10_000),
+        ["--connections", count] => serve(count.parse()?),
+        ["--clients", address, count] => be_clients(address.parse()?, count.parse()?),
+        _ => Err("the only option is --connections NUMBER".into()),
+    }
+}
+
+fn serve(connections: usize) -> Result<ExitCode, Failed> {
+    let config = TimeoutConfig::builder()
+        .ping_interval(Duration::from_secs(1))
+        .pong_timeout(Duration::from_secs(5))
+        .stall_tolerance(Duration::from_secs(1))
+        .no_connection_timeout()
+        .build()?;
+    let mut server = Server::new(config)?;
+    let mut clients = Clients::start(server.listener.local_addr()?, connections)?;
+    let processor_time = processor_time();
+    while !server.is_done(connections) {
+        if clients.have_ended()? {
+            return Err("the clients ended before the server".into());
+        }
+        server.turn()?;
+    }
+    let ok = server.report(connections, self::processor_time() - processor_time);
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+// ---- the server ----
+
+const LISTENER: Token = Token(usize::MAX);
+
+struct Server {
+    poller: Poll,
+    events: Events,
+    listener: TcpListener,
+    config: Arc<TimeoutConfig>,
+    fleet: Fleet,
+    /// By the index of their keys.
+    connections: Vec<Option<Connection>>,
+    start: Instant,
+    seeds: u64,
+    tally: Tally,
+}
+
+struct Connection {
+    key: Key,
+    socket: Socket,
+    /// The ping that waits in the socket's buffer.
+    unflushed: Option<PingId>,
+    falls_silent: bool,
+    pongs: u64,
+    heard: Timestamp,
+}
+
+enum Socket {
+    Opening(Option<Handshake>),
+    Open(WebSocket<TcpStream>),
+}
+
+type Handshake = tungstenite::handshake::MidHandshake<ServerHandshake<TcpStream, NoCallback>>;
+
+#[derive(Default)]
+struct Tally {
+    opened: usize,
+    pings: u64,
+    /// How long those who fell silent were silent when they were let go.
+    silences: Vec<Duration>,
+    lost: usize,
+    /// By how much looks came late, all in all.
+    late: Duration,
+}
+
+impl Server {
+    fn new(config: TimeoutConfig) -> io::Result<Self> {
+        let poller = Poll::new()?;
+        let mut listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        listener.register(poller.registry(), LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            poller,
+            events: Events::with_capacity(1024),
+            listener,
+            config: Arc::new(config),
+            fleet: Fleet::new(),
+            connections: Vec::new(),
+            start: now(),
+            seeds: 0,
+            tally: Tally::default(),
+        })
+    }
+
+    /// One turn of the loop: wait, read everything that has arrived, then do what is due.
+    fn turn(&mut self) -> io::Result<()> {
+        let due = self.fleet.next_deadline();
+        let mut wait = due.map(|due| due.since(self.now()));
+        loop {
+            match self.poller.poll(&mut self.events, wait) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
+            let ready: Vec<_> = self.events.iter().map(|event| event.token()).collect();
+            for &token in &ready {
+                if token == LISTENER {
+                    self.accept()?;
+                } else {
+                    self.read(token.0);
+                }
+            }
+            if ready.len() < self.events.capacity() {
+                break;
+            }
+            wait = Some(Duration::ZERO); // there may be more that has arrived
+        }
+        let now = self.now();
+        self.tally.late += due.map_or(Duration::ZERO, |due| now.since(due));
+        while let Some((key, action)) = self.fleet.poll(now) {
+            self.act(key, action, now);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let now = self.now();
+            self.seeds += 1;
+            let key = self
+                .fleet
+                .insert_opening(self.config.clone(), self.seeds, now);
+            let both = Interest::READABLE | Interest::WRITABLE;
+            stream.register(self.poller.registry(), Token(key.index()), both)?;
+            let accepted = tungstenite::accept_with_config(stream, Some(tungstenite_config()));
+            let socket = match accepted {
+                Ok(socket) => Socket::Open(socket),
+                Err(HandshakeError::Interrupted(handshake)) => Socket::Opening(Some(handshake)),
+                Err(HandshakeError::Failure(_)) => {
+                    self.fleet.remove(key);
+                    continue;
+                }
+            };
+            if matches!(socket, Socket::Open(_)) {
+                self.fleet.observe(key, now, Event::Opened);
+                self.tally.opened += 1;
+            }
+            if self.connections.len() <= key.index() {
+                self.connections.resize_with(key.index() + 1, || None);
+            }
+            self.connections[key.index()] = Some(Connection {
+                key,
+                socket,
+                unflushed: None,
+                falls_silent: false,
+                pongs: 0,
+                heard: now,
+            });
+            self.read(key.index());
+        }
+    }
+
+    /// Reads everything from a connection that is there, and writes what waits.
+    fn read(&mut self, index: usize) {
+        let now = self.now();
+        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
+            return;
+        };
+        let key = connection.key;
+        let mut tell = |event| {
+            self.fleet.observe(key, now, event);
+        };
+        let was_opening = matches!(connection.socket, Socket::Opening(_));
+        let over = connection.proceed(now, &mut tell).is_err();
+        if was_opening && matches!(connection.socket, Socket::Open(_)) {
+            self.tally.opened += 1;
+        }
+        if over {
+            tell(Event::Closed);
+            self.let_go(key);
+        }
+    }
+
+    fn act(&mut self, key: Key, action: Action, now: Timestamp) {
+        let Some(connection) = self
+            .connections
+            .get_mut(key.index())
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        match (action, &mut connection.socket) {
+            (Action::SendPing(id), Socket::Open(socket)) => {
+                self.tally.pings += 1;
+                let ping = Message::Ping(id.payload().to_vec().into());
+                // What would block is flushed when the socket can be written to; a loss is read.
+                connection.unflushed = Some(id);
+                if socket.send(ping).is_ok() {
+                    connection.unflushed = None;
+                    self.fleet.observe(key, now, Event::PingSent(id));
+                }
+            }
+            (Action::Close(reason), Socket::Open(socket)) => {
+                let _ = socket.close(Some(close_frame(reason)));
+            }
+            (Action::Abort(_), _) => self.let_go(key),
+            _ => {}
+        }
+    }
+
+    fn let_go(&mut self, key: Key) {
+        self.fleet.remove(key);
+        let now = self.now();
+        let slot = self.connections.get_mut(key.index());
+        let Some(connection) = slot.and_then(Option::take) else {
+            return;
+        };
+        if connection.falls_silent {
+            self.tally.silences.push(now.since(connection.heard));
+        } else {
+            self.tally.lost += 1;
+        }
+    }
+
+    fn is_done(&self, connections: usize) -> bool {
+        let mut left = self.connections.iter().flatten();
+        self.tally.opened == connections
+            && left.all(|connection| !connection.falls_silent && connection.pongs >= 3)
+    }
+
+    /// Prints what came of it; says whether it is as it should be.
+    fn report(&mut self, connections: usize, processor_time: Duration) -> bool {
+        let Tally {
+            pings, lost, late, ..
+        } = self.tally;
+        let silences = &mut self.tally.silences;
+        silences.sort();
+        let bound = self.config.detection_bound().unwrap_or_default();
+        let tolerance = self.config.stall_tolerance().unwrap_or_default();
+        let longest = silences.last().copied().unwrap_or_default();
+        let median = silences
+            .get(silences.len() / 2)
+            .copied()
+            .unwrap_or_default();
+        let let_go = silences.len();
+        println!("connections            {connections:>9}");
+        println!("fell silent            {:>9}", connections / 2);
+        println!("  let go               {let_go:>9}");
+        println!("  after (median)       {:>9.3} s", median.as_secs_f64());
+        println!("  after (longest)      {:>9.3} s", longest.as_secs_f64());
+        println!("  bound                {:>9.3} s", bound.as_secs_f64());
+        println!("answered and were lost {lost:>9}");
+        println!("pings                  {pings:>9}");
+        println!("looks were late by     {:>9.3} s", late.as_secs_f64());
+        let micros = processor_time.as_secs_f64() * 1e6 / pings.max(1) as f64;
+        println!("processor time a ping  {micros:>9.1} us, all of the server");
+        let in_time = longest <= bound + late + 2 * tolerance;
+        let_go == connections / 2 && lost == 0 && in_time
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos((now() - self.start).as_nanos() as u64)
+    }
+}
+
+impl Connection {
+    /// Goes on with the handshake, the reading and the flushing until each would block. An error if the
+    /// connection is over.
+    fn proceed(&mut self, now: Timestamp, tell: &mut impl FnMut(Event)) -> Result<(), Failed> {
+        if let Socket::Opening(handshake) = &mut self.socket {
+            match handshake.take().ok_or("the handshake failed")?.handshake() {
+                Ok(socket) => self.socket = Socket::Open(socket),
+                Err(HandshakeError::Interrupted(further)) => {
+                    *handshake = Some(further);
+                    return Ok(());
+                }
+                Err(HandshakeError::Failure(error)) => return Err(error.into()),
+            }
+            tell(Event::Opened);
+        }
+        let Socket::Open(socket) = &mut self.socket else {
+            return Ok(());
+        };
+        while let Some(message) = unless_it_blocks(socket.read())? {
+            self.heard = now;
+            match message {
+                Message::Text(text) => {
+                    self.falls_silent = text == "silent";
+                    tell(Event::Recv);
+                }
+                Message::Ping(_) => tell(Event::Ping),
+                Message::Pong(payload) => {
+                    self.pongs += 1;
+                    tell(Event::Pong(PingId::from_payload(&payload)));
+                }
+                Message::Close(_) => tell(Event::PeerClose),
+                _ => tell(Event::Recv),
+            }
+        }
+        if unless_it_blocks(socket.flush())?.is_some() {
+            if let Some(id) = self.unflushed.take() {
+                tell(Event::PingSent(id));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unless_it_blocks<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
+    match done {
+        Ok(value) => Ok(Some(value)),
+        Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn close_frame(reason: CloseReason) -> tungstenite::protocol::CloseFrame {
+    tungstenite::protocol::CloseFrame {
+        code: reason.code().unwrap_or(1000).into(),
+        reason: reason.text().into(),
+    }
+}
+
+// ---- the clients ----
+
+/// The child process; it goes with the server.
+struct Clients(Child);
+
+impl Clients {
+    fn start(address: SocketAddr, count: usize) -> io::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args(["--clients", &address.to_string(), &count.to_string()])
+            .stdin(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    fn have_ended(&mut self) -> io::Result<bool> {
+        Ok(self.0.try_wait()?.is_some())
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Every other client says that it falls silent and does; the others answer until the server is gone.
+fn be_clients(address: SocketAddr, count: usize) -> Result<ExitCode, Failed> {
+    let mut poller = Poll::new()?;
+    let mut events = Events::with_capacity(1024);
+    let mut silent = Vec::new();
+    let mut clients = Vec::new();
+    let mut to_come: VecDeque<usize> = (0..count).collect();
+    let mut left = 0;
+    while left > 0 || !to_come.is_empty() {
+        // A few at a time, so that those who are there answer meanwhile.
+        for number in to_come.drain(..to_come.len().min(50)) {
+            let stream = std::net::TcpStream::connect(address)?;
+            let url = format!("ws://{address}/");
+            let (mut client, _) =
+                tungstenite::client::client_with_config(url, stream, Some(tungstenite_config()))?;
+            if number % 2 == 1 {
+                client.send("silent".into())?;
+                silent.push(client);
+                continue;
+            }
+            client.send("lively".into())?;
+            client.get_ref().set_nonblocking(true)?;
+            let fd = rustix::fd::AsFd::as_fd(client.get_ref()).try_clone_to_owned()?;
+            let mut source = TcpStream::from_std(fd.into());
+            source.register(poller.registry(), Token(clients.len()), Interest::READABLE)?;
+            clients.push(Some((client, source)));
+            left += 1;
+        }
+        let wait = (!to_come.is_empty()).then_some(Duration::ZERO);
+        match poller.poll(&mut events, wait) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            polled => polled?,
+        }
+        for event in &events {
+            let place = &mut clients[event.token().0];
+            // tungstenite answers the pings.
+            let gone = place.as_mut().is_some_and(|(client, _)| {
+                loop {
+                    match unless_it_blocks(client.read()) {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break unless_it_blocks(client.flush()).is_err(),
+                        Err(_) => break true,
+                    }
+                }
+            });
+            if gone {
+                *place = None;
+                left -= 1;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+// ---- the system ----
+
+/// Lets this process have as many open files as it may.
+fn allow_many_files() -> io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+/// What this process has used.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the driver, and the clock is its"
+)]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,868 @@
+//! Very many policies behind one deadline.
+//!
+//! Each connection waits in one place of a [`Wheel`] for its deadline. That this moved later is not told
+//! to the wheel: when the place comes up the connection is looked at, and put where it belongs by then.
+//! Only a deadline that moved nearer is told at once.
+//!
+//! Nor is a plain message told to the connection: its instant is noted where the wheel has its own note
+//! of the connection, four connections to a cache line, until something asks for more.
+
+use alloc::boxed::Box;
+use alloc::collections::BinaryHeap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::borrow::Borrow;
+use core::cmp::Reverse;
+use core::fmt;
+use core::mem;
+
+use crate::config::TimeoutConfig;
+use crate::event::{Action, Event, Phase};
+use crate::policy::{Cold, Hot, Judged, Parts, View};
+use crate::status::Status;
+use crate::time::{Timestamp, earlier};
+
+/// The timeouts of very many connections, for a server with its own loop.
+///
+/// For each connection it decides what a [`TimeoutPolicy`](crate::TimeoutPolicy) of its own would, at
+/// the same instants, and says so through one [`poll`](Self::poll) behind one
+/// [`next_deadline`](Self::next_deadline). A message that came is a store into one cache line, not a
+/// timer operation. A connection takes about 200 bytes, all in; its configuration is shared.
+///
+/// The duties of the caller are those of a policy's: [`observe`](Self::observe) every event, read and
+/// observe everything that has arrived before a poll, and do what the poll says. Two things differ.
+/// The time is the fleet's: a `now` earlier than one that any call has seen counts as the latest seen.
+/// And `heartbeat_interval` means nothing here, for a connection is looked at when something may be
+/// due.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ws_timeout::{Action, Event, Fleet, Phase, TimeoutConfig, Timestamp};
+///
+/// let at = Timestamp::from_secs;
+/// let config = Arc::new(TimeoutConfig::builder().jitter(0.0).build()?);
+/// let mut fleet = Fleet::new();
+/// let lively = fleet.insert(config.clone(), 1, at(0));
+/// let silent = fleet.insert(config.clone(), 2, at(0));
+///
+/// fleet.observe(lively, at(5), Event::Recv);
+/// fleet.observe(lively, at(5), Event::SendOk);
+/// let Some((key, Action::SendPing(ping))) = fleet.poll(at(25)) else { panic!() };
+/// assert_eq!(key, silent);
+/// fleet.observe(silent, at(25), Event::PingSent(ping)); // when it has been flushed
+/// assert_eq!(fleet.poll(at(25)), None);
+///
+/// fleet.remove(silent);
+/// assert!(!fleet.observe(silent, at(26), Event::Recv), "that key is stale now");
+/// assert_eq!(fleet.status(lively, at(26)).map(|status| status.phase), Some(Phase::Open));
+/// # Ok::<(), ws_timeout::ConfigError>(())
+/// ```
+pub struct Fleet<C = Arc<TimeoutConfig>> {
+    /// The latest instant seen by any call.
+    now: Timestamp,
+    slots: Slots<C>,
+    wheel: Wheel,
+}
+
+/// Names one connection of a [`Fleet`]. Once that is removed its key is stale, and never names another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    slot: u32,
+    generation: u32,
+}
+
+impl Key {
+    /// A small number that no other connection has while this one is in the fleet: for a table beside
+    /// the fleet, or as a poller's token. It is used again after the removal.
+    pub const fn index(self) -> usize {
+        self.slot as usize
+    }
+}
+
+impl<C: Borrow<TimeoutConfig>> Fleet<C> {
+    /// An empty fleet.
+    pub fn new() -> Self {
+        Self {
+            now: Timestamp::ZERO,
+            slots: Slots::new(),
+            wheel: Wheel::new(),
+        }
+    }
+
+    /// Adds a connection that is open since `now`.
+    ///
+    /// `seed` settles the random parts: jitter, the marks of pings, the instant of a drain. Give each
+    /// connection its own, or all of them ping in step.
+    ///
+    /// There is room for 2³² − 1 connections; the key of one more is stale from the start.
+    pub fn insert(&mut self, config: C, seed: u64, now: Timestamp) -> Key {
+        self.starting(config, seed, now, Phase::Open)
+    }
+
+    /// Adds a connection whose opening handshake begins at `now`. See [`insert`](Self::insert).
+    pub fn insert_opening(&mut self, config: C, seed: u64, now: Timestamp) -> Key {
+        self.starting(config, seed, now, Phase::Opening)
+    }
+
+    fn starting(&mut self, config: C, seed: u64, now: Timestamp, phase: Phase) -> Key {
+        let now = self.see(now);
+        let hot = Hot::new(seed, now, phase);
+        let cold = Cold::new(seed, now);
+        let key = self.slots.insert(config, hot, cold);
+        self.settle(key.slot);
+        key
+    }
+
+    /// Forgets a connection; says whether the key named one.
+    pub fn remove(&mut self, key: Key) -> bool {
+        self.slots.remove(key)
+    }
+
+    /// Records what happened to a connection at `now`, and decides nothing. False if the key is stale.
+    #[inline]
+    pub fn observe(&mut self, key: Key, now: Timestamp, event: Event) -> bool {
+        let now = self.see(now);
+        match self.slots.note_mut(key) {
+            None => return false,
+            Some(Note {
+                message: Some(at), ..
+            }) if event == Event::Recv => *at = now,
+            Some(_) => self.record(key.slot, event),
+        }
+        true
+    }
+
+    fn record(&mut self, slot: u32, event: Event) {
+        let Some(mut parts) = self.slots.parts(slot, self.now) else {
+            return;
+        };
+        // Whole messages only move deadlines away where no ping is in flight and no grace runs.
+        let only_later =
+            parts.hot.is_plain() && matches!(event, Event::Recv | Event::SendOk | Event::Flushed);
+        parts.record(event);
+        if only_later {
+            self.slots.await_messages(slot);
+        } else {
+            self.settle(slot);
+        }
+    }
+
+    /// What is to be done at `now`: poll until `None`.
+    ///
+    /// It never says [`Action::Idle`], and an [`Action::Abort`] once; a connection that was aborted has
+    /// nothing more to say, and is there until it is [removed](Self::remove). Connections that are due
+    /// at once come in no particular order.
+    pub fn poll(&mut self, now: Timestamp) -> Option<(Key, Action)> {
+        let now = self.see(now);
+        loop {
+            for slot in self.wheel.foresee() {
+                self.slots.touch(slot);
+            }
+            let slot = self.wheel.next(now, &self.slots)?;
+            let Some(mut parts) = self.slots.parts(slot, now) else {
+                continue;
+            };
+            let due = parts.due(Judged::All);
+            let look_at = match due {
+                Ok(Action::Abort(_)) => None,
+                // What comes next is seen when the driver, who may have done it by then, polls again.
+                Ok(_) => Some(now),
+                Err(next) => parts.view().next_look(next),
+            };
+            self.arm(slot, look_at);
+            self.slots.await_messages(slot);
+            if let (Ok(action), Some(key)) = (due, self.slots.key(slot)) {
+                return Some((key, action));
+            }
+        }
+    }
+
+    /// When to poll next; `None` if nothing will ever be due.
+    ///
+    /// Never later than the earliest deadline of a connection. It can be earlier, for a deadline that
+    /// is far away or has moved away is known no more exactly than is needed; whoever polls then, to
+    /// `None`, gets a later answer. A connection causes such a look at nothing every 34 seconds, 34
+    /// milliseconds before its deadline, and where its deadline was before it moved.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.wheel.next_deadline()
+    }
+
+    /// Changes the limits of one living connection at `now`, as
+    /// [`TimeoutPolicy::set_config`](crate::TimeoutPolicy::set_config) does. False if the key is stale.
+    pub fn set_config(&mut self, key: Key, now: Timestamp, config: C) -> bool {
+        let now = self.see(now);
+        if !self.slots.set_config(key, config) {
+            return false;
+        }
+        if let Some(mut parts) = self.slots.parts(key.slot, now) {
+            parts.follow_config();
+        }
+        self.settle(key.slot);
+        true
+    }
+
+    /// The configuration in force for a connection; `None` if the key is stale.
+    pub fn config(&self, key: Key) -> Option<&TimeoutConfig> {
+        let (_, line, _) = self.slots.get(key)?;
+        Some(line.config.as_ref()?.borrow())
+    }
+
+    /// Everything that is known of a connection at `now`; `None` if the key is stale.
+    pub fn status(&self, key: Key, now: Timestamp) -> Option<Status> {
+        let (note, line, cold) = self.slots.get(key)?;
+        let mut hot = line.hot.clone();
+        note.give_message(&mut hot);
+        let view = View {
+            now: self.now,
+            hot: &hot,
+            cold,
+            config: line.config.as_ref()?.borrow(),
+        };
+        Some(view.status(self.now.max(now)))
+    }
+
+    /// Whether the key names a connection that was not removed.
+    pub fn contains(&self, key: Key) -> bool {
+        self.slots.note(key).is_some()
+    }
+
+    /// The keys of all connections.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.slots.keys()
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.slots.len
+    }
+
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn see(&mut self, now: Timestamp) -> Timestamp {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    /// Sees to it that a connection whose deadlines may have come nearer is looked at in time.
+    fn settle(&mut self, slot: u32) {
+        self.slots.await_messages(slot);
+        let place = self.slots.place(slot);
+        if self.wheel.is_looked_at_by(self.now, place) {
+            return;
+        }
+        let Some(parts) = self.slots.parts(slot, self.now) else {
+            return;
+        };
+        let view = parts.view();
+        if let Some(at) = view.next_look(view.earliest(Judged::All)) {
+            if self.wheel.is_nearer(at, place) {
+                self.arm(slot, Some(at));
+            }
+        }
+    }
+
+    /// Puts a connection where it is looked at when `at` comes.
+    fn arm(&mut self, slot: u32, at: Option<Timestamp>) {
+        let place = match at {
+            Some(at) => self.wheel.put(slot, at),
+            None => Place::NOWHERE,
+        };
+        self.slots.set_place(slot, place);
+        if self.wheel.entries() > 2 * self.slots.len + SPARE_ENTRIES {
+            self.wheel.tidy(&self.slots);
+        }
+    }
+}
+
+impl<C: Borrow<TimeoutConfig>> Default for Fleet<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C> fmt::Debug for Fleet<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("now", &self.now)
+            .field("len", &self.slots.len)
+            .finish_non_exhaustive()
+    }
+}
+
+// ---- where the connections lie ----
+
+/// What each connection consists of, apart in three tables: most of what happens touches the note only,
+/// most of the rest the line only.
+struct Slots<C> {
+    notes: Table<Note>,
+    lines: Table<Line<C>>,
+    colds: Table<Cold>,
+    /// How many slots were ever used.
+    used: u32,
+    /// Slots to be used again.
+    free: Vec<u32>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Note {
+    /// Odd while the slot is in use. A slot whose generations are used up is never used again.
+    generation: u32,
+    place: Place,
+    /// The latest message that the connection was not told of; the origin if there is none. `None`
+    /// where the connection must be told of each at once.
+    message: Option<Timestamp>,
+}
+
+impl Note {
+    const VACANT: Self = Self {
+        generation: 0,
+        place: Place::NOWHERE,
+        message: None,
+    };
+
+    fn give_message(self, hot: &mut Hot) {
+        if let Some(at) = self.message {
+            hot.take_message(at);
+        }
+    }
+}
+
+/// One cache line.
+#[repr(C, align(64))]
+struct Line<C> {
+    /// `None` while the slot is not in use.
+    config: Option<C>,
+    hot: Hot,
+}
+
+impl<C> Line<C> {
+    fn vacant() -> Self {
+        Self {
+            config: None,
+            hot: Hot::new(0, Timestamp::ZERO, Phase::Closed),
+        }
+    }
+}
+
+impl<C> Slots<C> {
+    const fn new() -> Self {
+        Self {
+            notes: Table::new(),
+            lines: Table::new(),
+            colds: Table::new(),
+            used: 0,
+            free: Vec::new(),
+            len: 0,
+        }
+    }
+
+    fn insert(&mut self, config: C, hot: Hot, cold: Cold) -> Key {
+        let slot = self.free.pop().unwrap_or(self.used);
+        if slot == self.used && slot < u32::MAX {
+            self.notes.make_room(slot, || Note::VACANT);
+            self.lines.make_room(slot, Line::vacant);
+            self.colds.make_room(slot, || cold.clone());
+            self.used += 1;
+        }
+        let mut generation = 0;
+        if let (Some(note), Some(line), Some(place)) = (
+            self.notes.get_mut(slot),
+            self.lines.get_mut(slot),
+            self.colds.get_mut(slot),
+        ) {
+            note.generation += 1;
+            generation = note.generation;
+            line.config = Some(config);
+            line.hot = hot;
+            *place = cold;
+            self.len += 1;
+        }
+        Key { slot, generation }
+    }
+
+    fn remove(&mut self, key: Key) -> bool {
+        let Some(note) = self.note_mut(key) else {
+            return false;
+        };
+        note.generation = note.generation.wrapping_add(1);
+        note.place = Place::NOWHERE;
+        if note.generation != 0 {
+            self.free.push(key.slot);
+        }
+        if let Some(line) = self.lines.get_mut(key.slot) {
+            line.config = None;
+        }
+        self.len -= 1;
+        true
+    }
+
+    fn set_config(&mut self, key: Key, config: C) -> bool {
+        if self.note(key).is_none() {
+            return false;
+        }
+        if let Some(line) = self.lines.get_mut(key.slot) {
+            line.config = Some(config);
+        }
+        true
+    }
+
+    fn get(&self, key: Key) -> Option<(&Note, &Line<C>, &Cold)> {
+        let note = self.note(key)?;
+        Some((note, self.lines.get(key.slot)?, self.colds.get(key.slot)?))
+    }
+
+    fn note(&self, key: Key) -> Option<&Note> {
+        let note = self.notes.get(key.slot)?;
+        (note.generation == key.generation).then_some(note)
+    }
+
+    #[inline]
+    fn note_mut(&mut self, key: Key) -> Option<&mut Note> {
+        let note = self.notes.get_mut(key.slot)?;
+        (note.generation == key.generation).then_some(note)
+    }
+
+    /// The parts of the connection in a slot, if one is there, after it was told of the latest message.
+    fn parts(&mut self, slot: u32, now: Timestamp) -> Option<Parts<'_>>
+    where
+        C: Borrow<TimeoutConfig>,
+    {
+        let line = self.lines.get_mut(slot)?;
+        self.notes.get(slot)?.give_message(&mut line.hot);
+        Some(Parts {
+            now,
+            hot: &mut line.hot,
+            cold: self.colds.get_mut(slot)?,
+            config: line.config.as_ref()?.borrow(),
+        })
+    }
+
+    /// Has a connection fetched from memory. Several at once take no longer than one.
+    fn touch(&self, slot: u32) {
+        if let (Some(line), Some(cold)) = (self.lines.get(slot), self.colds.get(slot)) {
+            line.hot.touch(cold);
+        }
+    }
+
+    /// Messages are noted from now on, if the connection needs not be told of them, which was told of
+    /// all so far.
+    fn await_messages(&mut self, slot: u32) {
+        if let (Some(note), Some(line)) = (self.notes.get_mut(slot), self.lines.get(slot)) {
+            note.message = line.hot.is_plain().then_some(Timestamp::ZERO);
+        }
+    }
+
+    /// Where the connection in a slot waits; nowhere if there is none.
+    fn place(&self, slot: u32) -> Place {
+        self.notes
+            .get(slot)
+            .map_or(Place::NOWHERE, |note| note.place)
+    }
+
+    fn set_place(&mut self, slot: u32, place: Place) {
+        if let Some(note) = self.notes.get_mut(slot) {
+            note.place = place;
+        }
+    }
+
+    fn key(&self, slot: u32) -> Option<Key> {
+        let generation = self.notes.get(slot)?.generation;
+        (generation % 2 == 1).then_some(Key { slot, generation })
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        (0..self.used).filter_map(|slot| self.key(slot))
+    }
+}
+
+/// An array that grows without moving what it holds, and by little at a time.
+struct Table<T> {
+    chunks: Vec<Box<[T; CHUNK]>>,
+}
+
+const CHUNK: usize = 256;
+
+impl<T> Table<T> {
+    const fn new() -> Self {
+        Self { chunks: Vec::new() }
+    }
+
+    #[inline]
+    fn get(&self, slot: u32) -> Option<&T> {
+        let slot = slot as usize;
+        Some(&self.chunks.get(slot / CHUNK)?[slot % CHUNK])
+    }
+
+    #[inline]
+    fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        let slot = slot as usize;
+        Some(&mut self.chunks.get_mut(slot / CHUNK)?[slot % CHUNK])
+    }
+
+    /// Makes room for the next slot.
+    fn make_room(&mut self, slot: u32, vacant: impl FnMut() -> T) {
+        if slot as usize / CHUNK == self.chunks.len() {
+            let chunk = Vec::from_iter(core::iter::repeat_with(vacant).take(CHUNK));
+            self.chunks.extend(Box::try_from(chunk));
+        }
+    }
+}
+
+// ---- when they are looked at ----
+
+/// Which slot to look at when.
+///
+/// A ring of buckets, each for one tick; where a deadline lies beyond the ring, its last bucket serves,
+/// and the look at that finds a deadline that is still far away. When a tick comes its bucket is sorted.
+/// What is put into that tick later goes into a heap.
+///
+/// An entry counts while the connection's [`Place`] names it; otherwise it is stale, and skipped.
+struct Wheel {
+    /// The tick that has come: the buckets of all before it, and its own, have been emptied.
+    tick: u64,
+    buckets: Vec<Vec<Entry>>,
+    /// A bit for each bucket in which something is.
+    filled: [u64; BUCKETS / 64],
+    /// How many entries are in all buckets.
+    in_buckets: usize,
+    /// What was in the bucket of the tick that has come, and is still to be looked at; the first last.
+    current: Vec<Entry>,
+    /// How many of those were foreseen.
+    foreseen: usize,
+    near: BinaryHeap<Reverse<(Timestamp, u32)>>,
+}
+
+/// When in the tick of its bucket a slot is to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// In steps of 16 nanoseconds, rounded down.
+    part: u32,
+    slot: u32,
+}
+
+const TICK_BITS: u32 = 25; // 34 ms
+const PART_BITS: u32 = 21; // 16 ns
+const STEP_BITS: u32 = TICK_BITS - PART_BITS;
+const BUCKETS: usize = 1024; // 34 s
+
+/// Stale entries that are never worth tidying up.
+const SPARE_ENTRIES: usize = 1024;
+
+/// Which entry of a slot counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place(u32);
+
+impl Place {
+    const NOWHERE: Self = Self(u32::MAX);
+    const NEAR: u32 = 1 << 31;
+
+    /// In the heap, for that nanosecond of the tick that has come.
+    fn near(at: Timestamp) -> Self {
+        Self(Self::NEAR | (at.as_nanos() % (1 << TICK_BITS)) as u32)
+    }
+
+    /// In the bucket of a tick, for a part of it.
+    fn bucket(tick: u64, part: u32) -> Self {
+        Self(((tick % BUCKETS as u64) as u32) << PART_BITS | part)
+    }
+}
+
+impl Wheel {
+    fn new() -> Self {
+        Self {
+            tick: 0,
+            buckets: (0..BUCKETS).map(|_| Vec::new()).collect(),
+            filled: [0; BUCKETS / 64],
+            in_buckets: 0,
+            current: Vec::new(),
+            foreseen: 0,
+            near: BinaryHeap::new(),
+        }
+    }
+
+    /// Puts a slot where it is looked at when `at` comes.
+    fn put(&mut self, slot: u32, at: Timestamp) -> Place {
+        let at = self.within(at);
+        let (tick, part) = (tick_of(at), part_of(at));
+        if tick == self.tick {
+            self.near.push(Reverse((at, slot)));
+            return Place::near(at);
+        }
+        let index = (tick % BUCKETS as u64) as usize;
+        if let (Some(bucket), Some(word)) =
+            (self.buckets.get_mut(index), self.filled.get_mut(index / 64))
+        {
+            if bucket.len() == bucket.capacity() {
+                bucket.reserve_exact(4 + bucket.len() / 4); // all the buckets together are large
+            }
+            bucket.push(Entry { part, slot });
+            self.in_buckets += 1;
+            *word |= 1 << (index % 64);
+        }
+        Place::bucket(tick, part)
+    }
+
+    /// The nearest instant to `at` for which there is a place.
+    fn within(&self, at: Timestamp) -> Timestamp {
+        let last = self.tick + BUCKETS as u64 - 1;
+        at.clamp(start_of(self.tick), start_of(last))
+    }
+
+    /// Whether what is put for `at` is looked at before what waits at `place`.
+    fn is_nearer(&self, at: Timestamp, place: Place) -> bool {
+        self.looked_at(place)
+            .is_none_or(|looked_at| self.within(at) < looked_at)
+    }
+
+    /// Whether what waits at `place` is looked at no later than `now`.
+    fn is_looked_at_by(&self, now: Timestamp, place: Place) -> bool {
+        self.looked_at(place)
+            .is_some_and(|looked_at| looked_at <= now)
+    }
+
+    /// When what waits there is looked at.
+    fn looked_at(&self, place: Place) -> Option<Timestamp> {
+        if place == Place::NOWHERE {
+            return None;
+        }
+        if place.0 & Place::NEAR != 0 {
+            return Some(instant(self.tick, place.0 - Place::NEAR));
+        }
+        let bucket = u64::from(place.0 >> PART_BITS);
+        let ticks = bucket.wrapping_sub(self.tick) % BUCKETS as u64;
+        let part = place.0 % (1 << PART_BITS);
+        Some(instant(self.tick + ticks, part << STEP_BITS))
+    }
+
+    /// Some of the slots that are to be looked at next, those of before left out.
+    fn foresee(&mut self) -> impl Iterator<Item = u32> + '_ {
+        const SOME: usize = 16;
+        if self.foreseen == 0 {
+            self.foreseen = self.current.len().min(SOME);
+            self.current.iter().rev().take(SOME)
+        } else {
+            [].iter().rev().take(0)
+        }
+        .map(|entry| entry.slot)
+    }
+
+    /// A slot to look at, of those for which it is time.
+    fn next<C>(&mut self, now: Timestamp, slots: &Slots<C>) -> Option<u32> {
+        loop {
+            while let Some(&entry) = self.current.last() {
+                if entry.at(self.tick) > now {
+                    break;
+                }
+                self.current.pop();
+                self.foreseen = self.foreseen.saturating_sub(1);
+                if slots.place(entry.slot) == Place::bucket(self.tick, entry.part) {
+                    return Some(entry.slot);
+                }
+            }
+            while let Some(&Reverse((at, slot))) = self.near.peek() {
+                if at > now {
+                    break;
+                }
+                self.near.pop();
+                if slots.place(slot) == Place::near(at) {
+                    return Some(slot);
+                }
+            }
+            if !self.advance(tick_of(now)) {
+                return None;
+            }
+        }
+    }
+
+    /// Goes on to the next tick with something in its bucket, or to `end` if there is none before it.
+    /// False if that has come already.
+    fn advance(&mut self, end: u64) -> bool {
+        const LAP: u64 = BUCKETS as u64;
+        if end <= self.tick {
+            return false;
+        }
+        // After a long time nothing is gained by going round more than twice.
+        let laps = (end - self.tick) / LAP;
+        self.tick += laps.saturating_sub(1) * LAP;
+
+        match self.next_filled() {
+            Some(tick) if tick <= end => {
+                self.tick = tick;
+                let index = (tick % BUCKETS as u64) as usize;
+                if let (Some(bucket), Some(word)) =
+                    (self.buckets.get_mut(index), self.filled.get_mut(index / 64))
+                {
+                    self.current = mem::take(bucket);
+                    self.foreseen = 0;
+                    self.in_buckets -= self.current.len();
+                    *word &= !(1 << (index % 64));
+                }
+                self.current.sort_unstable_by_key(|&entry| Reverse(entry));
+            }
+            _ => self.tick = end,
+        }
+        true
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        let current = self.current.last().map(|entry| entry.at(self.tick));
+        let near = self.near.peek().map(|&Reverse((at, _))| at);
+        earlier(current, near).or_else(|| self.next_filled().map(start_of))
+    }
+
+    /// The next tick with something in its bucket.
+    fn next_filled(&self) -> Option<u64> {
+        const WORDS: usize = BUCKETS / 64;
+        let from = self.tick + 1;
+        let first = (from % BUCKETS as u64) as usize;
+        let before_first = (1 << (first % 64)) - 1;
+        (0..=WORDS).find_map(|step| {
+            let word = (first / 64 + step) % WORDS;
+            let bits = match step {
+                0 => self.filled[word] & !before_first,
+                WORDS => self.filled[word] & before_first,
+                _ => self.filled[word],
+            };
+            let bucket = word * 64 + bits.trailing_zeros() as usize;
+            let ticks = bucket.wrapping_sub(first) % BUCKETS;
+            (bits != 0).then_some(from + ticks as u64)
+        })
+    }
+
+    /// How many entries there are, stale ones too.
+    fn entries(&self) -> usize {
+        self.in_buckets + self.current.len() + self.near.len()
+    }
+
+    /// Throws out what is stale, and what is there twice.
+    #[cold]
+    fn tidy<C>(&mut self, slots: &Slots<C>) {
+        let keep_one_of_each = |entries: &mut Vec<Entry>, tick| {
+            entries.sort_unstable_by_key(|&entry| Reverse(entry));
+            entries.dedup();
+            entries.retain(|entry| slots.place(entry.slot) == Place::bucket(tick, entry.part));
+            entries.shrink_to_fit();
+        };
+        keep_one_of_each(&mut self.current, self.tick);
+        self.foreseen = 0;
+        self.in_buckets = 0;
+        for (tick, bucket) in (0..).zip(&mut self.buckets) {
+            keep_one_of_each(bucket, tick);
+            self.in_buckets += bucket.len();
+        }
+        let mut near = mem::take(&mut self.near).into_vec();
+        near.sort_unstable();
+        near.dedup();
+        near.retain(|&Reverse((at, slot))| slots.place(slot) == Place::near(at));
+        self.near = near.into();
+    }
+}
+
+impl Entry {
+    fn at(self, tick: u64) -> Timestamp {
+        instant(tick, self.part << STEP_BITS)
+    }
+}
+
+fn part_of(at: Timestamp) -> u32 {
+    (at.as_nanos() % (1 << TICK_BITS)) as u32 >> STEP_BITS
+}
+
+fn tick_of(at: Timestamp) -> u64 {
+    at.as_nanos() >> TICK_BITS
+}
+
+fn start_of(tick: u64) -> Timestamp {
+    instant(tick, 0)
+}
+
+/// So many nanoseconds into a tick.
+fn instant(tick: u64, nanos: u32) -> Timestamp {
+    let start = tick.saturating_mul(1 << TICK_BITS);
+    Timestamp::from_nanos(start.saturating_add(nanos.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many entries as there may be.
+    fn bound(fleet: &Fleet<&TimeoutConfig>) -> usize {
+        2 * (fleet.len() + 1) + SPARE_ENTRIES
+    }
+
+    #[test]
+    fn a_connection_takes_as_much_as_three_cache_lines() {
+        assert_eq!(size_of::<Note>(), 16);
+        assert_eq!(size_of::<Line<Arc<TimeoutConfig>>>(), 64);
+        assert!(size_of::<Cold>() <= 112);
+    }
+
+    /// Each write brings the deadline nearer and leaves an entry behind, which would be there for half a
+    /// minute.
+    #[test]
+    fn entries_that_became_stale_are_thrown_out() {
+        let config = TimeoutConfig::DEFAULT;
+        let mut fleet = Fleet::new();
+        let keys: Vec<_> = (0..100)
+            .map(|seed| fleet.insert(&config, seed, Timestamp::ZERO))
+            .collect();
+        for millis in (0..60_000).step_by(20) {
+            let now = Timestamp::from_millis(millis);
+            for &key in &keys {
+                fleet.observe(key, now, Event::SendStart);
+                fleet.observe(key, now, Event::SendOk);
+            }
+            while let Some((key, action)) = fleet.poll(now) {
+                if let Action::SendPing(ping) = action {
+                    fleet.observe(key, now, Event::PingSent(ping));
+                    fleet.observe(key, now, Event::Pong(Some(ping)));
+                }
+            }
+            assert!(fleet.wheel.entries() <= bound(&fleet));
+        }
+    }
+
+    #[test]
+    fn entries_of_the_removed_are_thrown_out() {
+        let config = TimeoutConfig::DEFAULT;
+        let mut fleet = Fleet::new();
+        for seed in 0..100_000 {
+            let key = fleet.insert(&config, seed, Timestamp::ZERO);
+            fleet.remove(key);
+            assert!(fleet.wheel.entries() <= bound(&fleet));
+        }
+    }
+
+    #[test]
+    fn a_slot_with_no_generation_left_is_not_used_again() {
+        let config = TimeoutConfig::DEFAULT;
+        let mut fleet = Fleet::new();
+        let first = fleet.insert(&config, 0, Timestamp::ZERO);
+        let last = Key {
+            generation: u32::MAX,
+            ..first
+        };
+        fleet.slots.notes.get_mut(0).unwrap().generation = u32::MAX;
+        assert!(fleet.remove(last) && !fleet.contains(last));
+        let next = fleet.insert(&config, 0, Timestamp::ZERO);
+        assert_eq!(next.index(), 1);
+        assert!(fleet.keys().eq([next]));
+    }
+
+    #[test]
+    fn a_table_grows_over_many_chunks() {
+        let mut table = Table::new();
+        for number in 0..3 * CHUNK as u32 {
+            assert!(table.get(number).is_none() || number as usize % CHUNK > 0);
+            table.make_room(number, || 0);
+            *table.get_mut(number).unwrap() = number;
+        }
+        assert!((0..3 * CHUNK as u32).all(|number| table.get(number) == Some(&number)));
+        assert!(table.get(3 * CHUNK as u32).is_none() && table.get_mut(u32::MAX).is_none());
+    }
+}

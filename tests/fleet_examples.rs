@@ -1,0 +1,84 @@
+//! Runs the examples of the fleet as a user would: as programs, with small numbers.
+
+use std::process::{Command, Output};
+
+#[test]
+fn fleet_million_says_what_it_costs() {
+    let output = run(
+        "fleet_million",
+        &["--connections", "2000", "--seconds", "2", "--rivals"],
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let last = text.lines().last().unwrap();
+    let (share, rest) = last
+        .strip_prefix("cpu share ")
+        .and_then(|rest| rest.split_once(" % of one core, "))
+        .unwrap_or_else(|| panic!("{last}"));
+    let bytes = rest.strip_suffix(" bytes a connection").expect(last);
+    let (_, decimals) = share.split_once('.').expect(last);
+    assert!(
+        share.parse::<f64>().is_ok() && decimals.len() == 2,
+        "{last}"
+    );
+    assert!(bytes.parse::<u64>().is_ok(), "{last}");
+    // One ping in 22.5 to 25 seconds for each.
+    let pings = text
+        .lines()
+        .rev()
+        .nth(1)
+        .and_then(|line| line.split(' ').nth(2));
+    let pings: u64 = pings.and_then(|pings| pings.parse().ok()).expect(&text);
+    assert!((120..=200).contains(&pings), "{text}");
+}
+
+#[test]
+fn fleet_million_refuses_what_it_does_not_know() {
+    for args in [&["--connections", "0"][..], &["--seconds"], &["--fast"]] {
+        let output = run("fleet_million", args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn fleet_mio_lets_go_of_the_silent_and_of_nobody_else() {
+    let output = run("fleet_mio", &["--connections", "40"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    let number = |line: &str| {
+        let found = text.lines().find_map(|found| found.strip_prefix(line));
+        found.and_then(|rest| rest.trim().parse::<u64>().ok())
+    };
+    assert_eq!(number("  let go "), Some(20), "{text}");
+    assert_eq!(number("answered and were lost"), Some(0), "{text}");
+    assert!(number("pings") >= Some(20 + 20 * 3), "{text}");
+}
+
+#[test]
+fn fleet_tokio_lets_go_of_the_silent_and_of_nobody_else() {
+    let output = run("fleet_tokio", &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(
+        text.matches("Some(Abort(PongTimeout))").count(),
+        10,
+        "{text}"
+    );
+    assert!(
+        text.ends_with("let go: 10 of 10 that were silent, 0 of 10 that answer\n"),
+        "{text}"
+    );
+}
+
+/// Runs an example; cargo has built it with the tests.
+fn run(example: &str, args: &[&str]) -> Output {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests
+        .parent()
+        .unwrap()
+        .with_file_name("examples")
+        .join(example);
+    Command::new(program).args(args).output().unwrap()
+}
