@@ -7,15 +7,47 @@
 //! Without arguments, as `cargo bench` runs it, it only makes sure that each operation runs. To add one,
 //! put it into `OPERATIONS`, and its ceiling into `instructions.txt`.
 
+mod idioms;
+
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use ws_timeout::{Action, Event, Fleet, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
 
+use idioms::{Feed, Idiom, run_through};
+
 type Operation = fn(u64);
 
 const OPERATIONS: &[(&str, Operation)] = &[
+    ("read_bare", |times| read(Idiom::Bare, times)),
+    ("read_socket", |times| read(Idiom::TimeoutSocket, times)),
+    ("read_timeout", |times| read(Idiom::TimeoutNext, times)),
+    ("read_interval", |times| read(Idiom::Interval, times)),
+    ("read_reset", |times| read(Idiom::SleepReset, times)),
+    ("read_lazily", |times| read(Idiom::SleepLazy, times)),
+    ("read_many_bare", |times| read_many(Idiom::Bare, times)),
+    ("read_many_socket", |times| {
+        read_many(Idiom::TimeoutSocket, times)
+    }),
+    ("read_many_timeout", |times| {
+        read_many(Idiom::TimeoutNext, times)
+    }),
+    ("read_many_interval", |times| {
+        read_many(Idiom::Interval, times)
+    }),
+    ("read_many_reset", |times| {
+        read_many(Idiom::SleepReset, times)
+    }),
+    ("read_many_lazily", |times| {
+        read_many(Idiom::SleepLazy, times)
+    }),
+    ("echo_bare", |times| echo(Idiom::Bare, times)),
+    ("echo_socket", |times| echo(Idiom::TimeoutSocket, times)),
+    ("echo_timeout", |times| echo(Idiom::TimeoutNext, times)),
+    ("echo_interval", |times| echo(Idiom::Interval, times)),
+    ("echo_reset", |times| echo(Idiom::SleepReset, times)),
+    ("echo_lazily", |times| echo(Idiom::SleepLazy, times)),
     ("policy_observe_recv", policy_observe_recv),
     ("policy_poll_nothing_due", policy_poll_nothing_due),
     ("fleet_observe_recv", fleet_observe_recv),
@@ -125,4 +157,29 @@ fn fleet() -> (Fleet, Vec<ws_timeout::Key>) {
 
 fn at(nanos: u64) -> Timestamp {
     Timestamp::from_nanos(nanos)
+}
+
+// ---- socket ----
+
+/// A message at each wake-up is read.
+fn read(idiom: Idiom, times: u64) {
+    through(idiom, Feed::new(times, 1), false, times);
+}
+
+/// A thousand messages at each wake-up are read.
+fn read_many(idiom: Idiom, times: u64) {
+    through(idiom, Feed::new(times, 1000), false, times);
+}
+
+/// A message at each wake-up is read and sent back.
+fn echo(idiom: Idiom, times: u64) {
+    through(idiom, Feed::new(times, 1), true, times);
+}
+
+fn through(idiom: Idiom, feed: Feed, echo: bool, times: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime needs nothing to keep time");
+    assert_eq!(run_through(&runtime, idiom, feed, echo), times);
 }

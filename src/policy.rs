@@ -166,6 +166,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// Records what happened at `now`, and decides nothing.
     ///
     /// A `now` earlier than one already seen counts as the latest seen.
+    #[inline]
     pub fn observe(&mut self, now: Timestamp, event: Event) {
         let now = self.see(now);
         if event == Event::Recv && self.hot.is_plain() {

@@ -1,10 +1,13 @@
 //! What people write by hand to time a WebSocket out, beside the crate, over a stream that costs nothing.
 
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use tokio::runtime::Runtime;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tungstenite::{Error, Message};
 use ws_timeout::TimeoutConfig;
@@ -93,8 +96,24 @@ pub const IDIOMS: [(&str, Idiom); 6] = [
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the loop over `feed`; how many messages there were.
-pub async fn run(idiom: Idiom, feed: Feed, echo: bool) -> u64 {
+/// Runs the loop over `feed` to its end, as a task; how many messages there were.
+pub fn run_through(runtime: &Runtime, idiom: Idiom, feed: Feed, echo: bool) -> u64 {
+    let task = runtime.spawn(async move {
+        // Polled again at once where a scheduler would have had its turn, which is not what is measured.
+        let mut reading = pin!(unconstrained(run(idiom, feed, echo)));
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(read) = reading.as_mut().poll(cx) {
+                    return Poll::Ready(read);
+                }
+            }
+        })
+        .await
+    });
+    runtime.block_on(task).unwrap_or(0)
+}
+
+async fn run(idiom: Idiom, feed: Feed, echo: bool) -> u64 {
     match idiom {
         Idiom::Bare => bare(feed, echo).await,
         Idiom::TimeoutSocket => bare(wrap(TimeoutConfig::default(), feed), echo).await,

@@ -373,6 +373,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.both.wake_by_ref();
     }
 
+    #[inline]
     fn observe(&mut self, now: Timestamp, event: Event) {
         // Whole messages only move deadlines away, unless one answers a ping: the next ping may be
         // due before the pong would have been.

@@ -1,0 +1,94 @@
+//! What people write around tokio-tungstenite.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+
+use crate::{Socket, is_data};
+
+const PING: Message = Message::Ping(Bytes::new());
+
+/// How long a peer may be silent.
+fn limit(ping: Duration) -> Duration {
+    ping + Duration::from_secs(60)
+}
+
+fn ticks(ping: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(ping);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// `select!` between the next message and an interval.
+pub async fn interval(mut socket: Socket, ping: Duration) {
+    let mut ticks = ticks(ping);
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            message = socket.next() => {
+                let Some(Ok(message)) = message else { break };
+                heard = Instant::now();
+                if is_data(&message) && socket.send(message).await.is_err() {
+                    break;
+                }
+            }
+            _ = ticks.tick() => {
+                if heard.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// A task that reads, and one that writes what comes through a channel, and pings.
+pub async fn two_tasks(socket: Socket, ping: Duration) {
+    let (mut sink, mut stream) = socket.split();
+    let (sender, mut outbox) = mpsc::channel(32);
+    let writer = tokio::spawn(async move {
+        let mut ticks = ticks(ping);
+        loop {
+            let message = tokio::select! {
+                message = outbox.recv() => message,
+                _ = ticks.tick() => Some(PING),
+            };
+            let Some(message) = message else { break };
+            if sink.send(message).await.is_err() {
+                break;
+            }
+        }
+    });
+    while let Ok(Some(Ok(message))) = timeout(limit(ping), stream.next()).await {
+        if is_data(&message) && sender.send(message).await.is_err() {
+            break;
+        }
+    }
+    writer.abort();
+}
+
+/// `timeout` around each receive and each send; a ping when nothing came.
+pub async fn timeout_next(mut socket: Socket, ping: Duration) {
+    let mut asked = false;
+    loop {
+        match timeout(ping, socket.next()).await {
+            Ok(Some(Ok(message))) => {
+                asked = false;
+                if is_data(&message)
+                    && !matches!(timeout(ping, socket.send(message)).await, Ok(Ok(())))
+                {
+                    break;
+                }
+            }
+            Err(_) if !asked => {
+                asked = true;
+                if !matches!(timeout(ping, socket.send(PING)).await, Ok(Ok(()))) {
+                    break;
+                }
+            }
+            _ => break,
+        }
+    }
+}

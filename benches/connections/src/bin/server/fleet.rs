@@ -1,0 +1,267 @@
+//! This crate's fleet: one thread, `mio` and non-blocking tungstenite, as in `examples/fleet_mio.rs`.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use tokio_tungstenite::tungstenite::handshake::server::{NoCallback, ServerHandshake};
+use tokio_tungstenite::tungstenite::handshake::{HandshakeError, MidHandshake};
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::{Action, Event, Fleet, Key, PingId, TimeoutConfig, Timestamp};
+
+use crate::{Outcome, is_data, ours};
+
+/// Looks at its deadlines as they come, or, with `align`, only at multiples of that.
+pub fn serve(ping: Duration, align: Duration) -> Outcome {
+    let mut listener = TcpListener::bind(([127, 0, 0, 1], 0).into())?;
+    println!("listening on {}", listener.local_addr()?.port());
+    let poll = Poll::new()?;
+    listener.register(poll.registry(), LISTENER, Interest::READABLE)?;
+    let mut server = Server {
+        poll,
+        listener,
+        config: Arc::new(ours::config(ping)?),
+        fleet: Fleet::new(),
+        connections: Vec::new(),
+        start: Instant::now(),
+        seeds: 0,
+    };
+    let mut events = Events::with_capacity(1024);
+    loop {
+        server.turn(&mut events, align)?;
+    }
+}
+
+const LISTENER: Token = Token(usize::MAX);
+
+struct Server {
+    poll: Poll,
+    listener: TcpListener,
+    config: Arc<TimeoutConfig>,
+    fleet: Fleet,
+    /// By the index of their keys.
+    connections: Vec<Option<Connection>>,
+    start: Instant,
+    seeds: u64,
+}
+
+struct Connection {
+    key: Key,
+    socket: Socket,
+    /// The ping that waits in the socket's buffer.
+    unflushed: Option<PingId>,
+}
+
+enum Socket {
+    Opening(Option<MidHandshake<ServerHandshake<Transport, NoCallback>>>),
+    Open(WebSocket<Transport>),
+}
+
+impl Server {
+    /// Waits, reads everything that has arrived, then does what is due.
+    fn turn(&mut self, events: &mut Events, align: Duration) -> Outcome {
+        let due = self
+            .fleet
+            .next_deadline()
+            .map(|due| rung_in_step(due, align));
+        let mut wait = due.map(|due| due.since(self.now()));
+        loop {
+            self.poll.poll(events, wait)?;
+            let now = self.now();
+            for event in events.iter() {
+                if event.token() == LISTENER {
+                    self.accept(now)?;
+                } else {
+                    self.proceed(event.token().0, now);
+                }
+            }
+            if events.iter().count() < events.capacity() {
+                break;
+            }
+            // There may be more that has arrived.
+            wait = Some(Duration::ZERO);
+        }
+        let now = self.now();
+        if due.is_some_and(|due| due <= now) {
+            while let Some((key, action)) = self.fleet.poll(now) {
+                self.act(key, action, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, now: Timestamp) -> io::Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            self.seeds += 1;
+            let key = self
+                .fleet
+                .insert_opening(self.config.clone(), self.seeds, now);
+            let both = Interest::READABLE | Interest::WRITABLE;
+            stream.register(self.poll.registry(), Token(key.index()), both)?;
+            let transport = Transport {
+                stream,
+                is_drained: false,
+            };
+            let socket =
+                match tungstenite::accept_with_config(transport, Some(tungstenite_config())) {
+                    Ok(socket) => {
+                        self.fleet.observe(key, now, Event::Opened);
+                        Socket::Open(socket)
+                    }
+                    Err(HandshakeError::Interrupted(handshake)) => Socket::Opening(Some(handshake)),
+                    Err(HandshakeError::Failure(_)) => {
+                        self.fleet.remove(key);
+                        continue;
+                    }
+                };
+            if self.connections.len() <= key.index() {
+                self.connections.resize_with(key.index() + 1, || None);
+            }
+            self.connections[key.index()] = Some(Connection {
+                key,
+                socket,
+                unflushed: None,
+            });
+        }
+    }
+
+    fn proceed(&mut self, index: usize, now: Timestamp) {
+        let Some(connection) = &mut self.connections[index] else {
+            return;
+        };
+        let key = connection.key;
+        let mut tell = |event| {
+            self.fleet.observe(key, now, event);
+        };
+        if connection.proceed(&mut tell).is_err() {
+            self.let_go(key);
+        }
+    }
+
+    fn act(&mut self, key: Key, action: Action, now: Timestamp) {
+        let Some(connection) = &mut self.connections[key.index()] else {
+            return;
+        };
+        match (action, &mut connection.socket) {
+            (Action::SendPing(id), Socket::Open(socket)) => {
+                // What would block is flushed when the socket can be written to; a loss is read.
+                connection.unflushed = Some(id);
+                let ping = Message::Ping(id.payload().to_vec().into());
+                if socket.send(ping).is_ok() {
+                    connection.unflushed = None;
+                    self.fleet.observe(key, now, Event::PingSent(id));
+                }
+            }
+            (Action::Close(_), Socket::Open(socket)) => {
+                // What it could not write is flushed later, or aborted.
+                let _ = socket.close(None);
+            }
+            (Action::Abort(_), _) => self.let_go(key),
+            _ => {}
+        }
+    }
+
+    fn let_go(&mut self, key: Key) {
+        self.fleet.remove(key);
+        self.connections[key.index()] = None;
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.start.elapsed().as_nanos() as u64)
+    }
+}
+
+impl Connection {
+    /// Goes on with the handshake, the reading and the flushing until each would block. An error if the
+    /// connection is over.
+    fn proceed(&mut self, tell: &mut impl FnMut(Event)) -> tungstenite::Result<()> {
+        if let Socket::Opening(handshake) = &mut self.socket {
+            let Some(mut begun) = handshake.take() else {
+                return Err(tungstenite::Error::ConnectionClosed);
+            };
+            begun.get_mut().get_mut().is_drained = false;
+            match begun.handshake() {
+                Ok(socket) => self.socket = Socket::Open(socket),
+                Err(HandshakeError::Interrupted(further)) => {
+                    *handshake = Some(further);
+                    return Ok(());
+                }
+                Err(HandshakeError::Failure(error)) => return Err(error),
+            }
+            tell(Event::Opened);
+        }
+        let Socket::Open(socket) = &mut self.socket else {
+            return Ok(());
+        };
+        socket.get_mut().is_drained = false;
+        while let Some(message) = unless_it_blocks(socket.read())? {
+            tell(match &message {
+                Message::Ping(_) => Event::Ping,
+                Message::Pong(payload) => Event::Pong(PingId::from_payload(payload)),
+                Message::Close(_) => Event::PeerClose,
+                _ => Event::Recv,
+            });
+            if is_data(&message) && unless_it_blocks(socket.send(message))?.is_some() {
+                tell(Event::SendOk);
+            }
+        }
+        if unless_it_blocks(socket.flush())?.is_some() {
+            if let Some(id) = self.unflushed.take() {
+                tell(Event::PingSent(id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does not ask the kernel again when a read was short, until the poller says that more has come.
+struct Transport {
+    stream: TcpStream,
+    is_drained: bool,
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_drained {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let read = self.stream.read(buffer)?;
+        self.is_drained = 0 < read && read < buffer.len();
+        Ok(read)
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+fn unless_it_blocks<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
+    match done {
+        Ok(value) => Ok(Some(value)),
+        Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The next multiple of `align`.
+fn rung_in_step(due: Timestamp, align: Duration) -> Timestamp {
+    match align.as_nanos() as u64 {
+        0 => due,
+        align => Timestamp::from_nanos(due.as_nanos().div_ceil(align) * align),
+    }
+}

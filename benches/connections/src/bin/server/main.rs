@@ -1,0 +1,116 @@
+//! One server for each way to keep connections alive; echoes, on one thread.
+//!
+//! ```text
+//! server STACK PING_SECONDS
+//! ```
+//!
+//! Listens on a free port of the loopback and says `listening on PORT`. Whoever measures it looks at the
+//! process from outside: see `run`.
+
+mod actix;
+mod axum;
+mod by_hand;
+mod fleet;
+mod floor;
+mod jsonrpsee;
+mod ours;
+
+use std::error::Error;
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
+use ws_timeout::message::tungstenite_config;
+
+type Outcome = Result<(), Box<dyn Error>>;
+type Socket = WebSocketStream<TcpStream>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let named = match &arguments[..] {
+        [stack, seconds] => seconds.parse().ok().map(|seconds| (&stack[..], seconds)),
+        _ => None,
+    };
+    let Some((stack, seconds)) = named else {
+        eprintln!("usage: server STACK PING_SECONDS");
+        return ExitCode::from(2);
+    };
+    match serve(stack, Duration::from_secs(seconds)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("server {stack}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(stack: &str, ping: Duration) -> Outcome {
+    match stack {
+        "floor" => floor::serve(ping),
+        "fleet" => fleet::serve(ping, Duration::ZERO),
+        "fleet, aligned" => fleet::serve(ping, ours::ALIGN),
+        "actix-ws" => actix::serve(ping),
+        "axum" => on_tokio(axum::serve(ping)),
+        "jsonrpsee" => on_tokio(jsonrpsee::serve(ping)),
+        "bare" => on_tokio(accept(echo)),
+        "task" => on_tokio(ours::task(ping, Duration::ZERO)),
+        "task, aligned" => on_tokio(ours::task(ping, ours::ALIGN)),
+        "task, metered" => on_tokio(ours::metered(ping)),
+        "interval" => on_tokio(accept(move |socket| by_hand::interval(socket, ping))),
+        "two tasks" => on_tokio(accept(move |socket| by_hand::two_tasks(socket, ping))),
+        "timeout(next)" => on_tokio(accept(move |socket| by_hand::timeout_next(socket, ping))),
+        _ => Err("no such stack".into()),
+    }
+}
+
+fn on_tokio(server: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(server)
+}
+
+async fn listen() -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("listening on {}", listener.local_addr()?.port());
+    Ok(listener)
+}
+
+/// A task for each connection of tokio-tungstenite, with a read buffer of 4 KiB.
+async fn accept<F, R>(serve: F) -> Outcome
+where
+    F: Fn(Socket) -> R,
+    F: Clone + 'static + Send,
+    R: Future<Output = ()> + Send,
+{
+    let listener = listen().await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let serve = serve.clone();
+        tokio::spawn(async move {
+            if let Ok(socket) = accept_async_with_config(stream, Some(tungstenite_config())).await {
+                serve(socket).await;
+            }
+        });
+    }
+}
+
+/// No timeouts at all.
+async fn echo<S, E>(mut socket: S)
+where
+    S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Unpin,
+{
+    while let Some(Ok(message)) = socket.next().await {
+        if is_data(&message) && socket.send(message).await.is_err() {
+            break;
+        }
+    }
+}
+
+fn is_data(message: &Message) -> bool {
+    message.is_text() || message.is_binary()
+}

@@ -1,0 +1,45 @@
+//! This crate, a task for each connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_tungstenite::accept_async_with_config;
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::runtime::tokio::{open, wrap};
+use ws_timeout::{ConfigError, Metered, TimeoutConfig};
+
+use crate::{Outcome, accept, echo, listen};
+
+pub const ALIGN: Duration = Duration::from_millis(125);
+
+/// The one line around a socket.
+pub async fn task(ping: Duration, align: Duration) -> Outcome {
+    let config = Arc::new(config(ping)?);
+    accept(move |socket| echo(wrap(config.clone(), socket).with_align(align))).await
+}
+
+/// The server of the README.
+pub async fn metered(ping: Duration) -> Outcome {
+    let config = Arc::new(config(ping)?);
+    let listener = listen().await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let config = config.clone();
+        tokio::spawn(async move {
+            let stream = Metered::new(stream);
+            let meter = stream.meter();
+            let handshake = accept_async_with_config(stream, Some(tungstenite_config()));
+            if let Ok(socket) = open(config, handshake).await {
+                echo(socket.with_meter(meter)).await;
+            }
+        });
+    }
+}
+
+/// The defaults but for the ping and the end of a life.
+pub fn config(ping: Duration) -> Result<TimeoutConfig, ConfigError> {
+    TimeoutConfig::builder()
+        .ping_interval(ping)
+        .no_connection_timeout()
+        .build()
+}
