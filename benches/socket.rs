@@ -8,7 +8,16 @@ mod idioms;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion};
-use idioms::{Feed, IDIOMS, run_through};
+use idioms::{Feed, Idiom, run_through};
+
+const IDIOMS: [(&str, Idiom); 6] = [
+    ("bare", Idiom::Bare),
+    ("TimeoutSocket", Idiom::TimeoutSocket),
+    ("timeout(next)", Idiom::TimeoutNext),
+    ("select! interval", Idiom::Interval),
+    ("Sleep reset", Idiom::SleepReset),
+    ("Sleep lazily reset", Idiom::SleepLazy),
+];
 
 fn main() {
     let mut criterion = Criterion::default()

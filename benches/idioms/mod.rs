@@ -85,15 +85,6 @@ pub enum Idiom {
     SleepLazy,
 }
 
-pub const IDIOMS: [(&str, Idiom); 6] = [
-    ("bare", Idiom::Bare),
-    ("TimeoutSocket", Idiom::TimeoutSocket),
-    ("timeout(next)", Idiom::TimeoutNext),
-    ("select! interval", Idiom::Interval),
-    ("Sleep reset", Idiom::SleepReset),
-    ("Sleep lazily reset", Idiom::SleepLazy),
-];
-
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the loop over `feed` to its end, as a task; how many messages there were.
