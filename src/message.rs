@@ -80,6 +80,7 @@ mod for_tungstenite {
     use super::{Kind, Message, cut_to_fit};
 
     impl Message for tungstenite::Message {
+        #[inline]
         fn kind(&self) -> Kind<'_> {
             match self {
                 Self::Text(_) | Self::Binary(_) | Self::Frame(_) => Kind::Data,

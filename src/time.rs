@@ -36,6 +36,7 @@ impl Timestamp {
     pub const MAX: Self = Self(NonZeroU64::MAX);
 
     /// The instant `nanos` nanoseconds after the origin; `u64::MAX` gives [`Timestamp::MAX`].
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(nanos))
     }
@@ -51,6 +52,7 @@ impl Timestamp {
     }
 
     /// The instant `length` after the origin, at most [`Timestamp::MAX`].
+    #[inline]
     pub const fn from_duration(length: Duration) -> Self {
         Self::from_nanos(saturating_nanos(length))
     }
@@ -106,6 +108,7 @@ impl fmt::Debug for Timestamp {
 }
 
 /// `length` in nanoseconds; what does not fit is so long that it never ends.
+#[inline]
 pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
     length
         .as_secs()

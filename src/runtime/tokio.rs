@@ -1,6 +1,5 @@
-//! tokio: its clock, its alarm, and sockets made with them. Without a tokio runtime whose time driver is
-//! enabled, tokio itself panics. Under `tokio::time::pause` the time of day, by which a resume of the machine
-//! is noticed, goes on: after five seconds there may be a probe.
+//! tokio: its clock, its alarm, and sockets made with them. A runtime with its time driver is needed. While
+//! its clock is paused the time of day goes on: after five seconds there may be a probe, as after a resume.
 
 use std::boxed::Box;
 use std::fmt::Display;
@@ -66,6 +65,7 @@ impl Default for Timer {
 }
 
 impl crate::Timer for Timer {
+    #[inline]
     fn now(&self) -> Timestamp {
         Timestamp::from_duration(now().saturating_duration_since(self.origin))
     }

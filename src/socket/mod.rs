@@ -202,10 +202,15 @@ impl Task {
     fn register(&self, known: &mut Waker, cx: &Context<'_>) -> bool {
         let another = !known.will_wake(cx.waker());
         if another {
-            known.clone_from(cx.waker());
-            *self.lock() = known.clone();
+            self.replace(known, cx.waker());
         }
         another
+    }
+
+    #[cold]
+    fn replace(&self, known: &mut Waker, waker: &Waker) {
+        known.clone_from(waker);
+        *self.lock() = known.clone();
     }
 
     fn wake(&self) {

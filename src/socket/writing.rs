@@ -227,14 +227,18 @@ where
         &mut self,
         done: Result<(), WriteError<E>>,
     ) -> Result<(), Error<E>> {
-        match done {
-            Ok(()) => Ok(()),
-            Err(WriteError::Refused(error)) => Err(Error::Socket(error)),
-            Err(WriteError::Broken(error)) => {
+        done.map_err(|error| self.told_of_failure(error))
+    }
+
+    #[cold]
+    fn told_of_failure(&mut self, error: WriteError<E>) -> Error<E> {
+        match error {
+            WriteError::Refused(error) => Error::Socket(error),
+            WriteError::Broken(error) => {
                 report::send_error(self.label_or_dash(), &error);
                 self.write_broke(self.timer.now(), Ok(()));
                 self.tasks.reader.wake();
-                Err(Error::Socket(error))
+                Error::Socket(error)
             }
         }
     }
