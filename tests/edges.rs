@@ -220,6 +220,22 @@ fn there_is_a_row_for_each_deadline() {
 }
 
 #[test]
+fn a_message_counts_only_while_the_connection_is_open() {
+    let config = off().build().unwrap();
+    let mut closing = TimeoutPolicy::new(config, SEED, ms(0));
+    closing.observe(ms(1_000), Event::CloseStart);
+    for mut policy in [TimeoutPolicy::opening(config, SEED, ms(0)), closing] {
+        policy.observe(ms(2_000), Event::Recv);
+        let status = policy.status(ms(2_000));
+        assert_eq!(
+            (status.silent, status.since_active),
+            (secs(2), secs(2)),
+            "{status}"
+        );
+    }
+}
+
+#[test]
 fn nothing_a_nanosecond_before_a_deadline_and_the_verdict_at_it() {
     for row in rows() {
         let (mut policy, deadline) = row.ready(row.config);
