@@ -9,7 +9,8 @@
 //!   so it is for smol and async-std; the README shows a whole server.
 //! * **You have an event loop.** [`TimeoutPolicy`] is the same decisions as a pure state machine:
 //!   timestamped [`Event`]s in, [`Action`]s out. No clock, no I/O, no allocation, `no_std`, no way to
-//!   panic.
+//!   panic. For very many connections in one loop there is [`Fleet`] (feature `alloc`): the same
+//!   decisions behind one deadline.
 //!
 //! Both follow a [`TimeoutConfig`]: built in code, as a preset, or from `WS_*` variables. What is decided
 //! when is written down in [`docs/SPEC.md`][spec].
@@ -128,6 +129,10 @@
 #![cfg_attr(
     not(feature = "socket"),
     doc = "[`TimeoutSocket`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.TimeoutSocket.html"
+)]
+#![cfg_attr(
+    not(feature = "alloc"),
+    doc = "[`Fleet`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.Fleet.html"
 )]
 #![cfg_attr(
     not(feature = "tokio"),
