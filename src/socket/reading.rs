@@ -77,7 +77,9 @@ where
         while self.peer_close.is_some() && self.owes() {
             match self.write_out(self.timer.now()) {
                 // What else is owed can still leave.
-                Poll::Ready(Err(WriteError::Refused(error))) => self.refused = Some(error),
+                Poll::Ready(Err(WriteError::Refused(error))) => {
+                    self.refused = Some(Box::new(error));
+                }
                 done => return done.is_pending(),
             }
         }
@@ -216,9 +218,9 @@ where
         match (&self.verdict, &mut self.write_side) {
             (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
             (None, WriteSide::Failed(_)) if self.peer_close.is_some() => None,
-            (None, WriteSide::Failed(error)) => {
-                Some(Err(error.take().map_or(Error::Closed, Error::Socket)))
-            }
+            (None, WriteSide::Failed(error)) => Some(Err(error
+                .take()
+                .map_or(Error::Closed, |error| Error::Socket(*error)))),
             (None, WriteSide::Sound) => None,
         }
     }

@@ -1,5 +1,6 @@
 //! What goes out: in order, flushed, and in whose name.
 
+use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -175,7 +176,7 @@ where
                 Poll::Ready(Ok(())) => break,
                 Poll::Ready(Err(WriteError::Refused(error))) => {
                     report::send_error(self.label_or_dash(), &error);
-                    self.refused = Some(error);
+                    self.refused = Some(Box::new(error));
                     self.tasks.writer.wake();
                 }
                 Poll::Ready(Err(WriteError::Broken(error))) => {
@@ -214,7 +215,7 @@ where
             if let Err(error) = &error {
                 report::send_error(self.label_or_dash(), error);
             }
-            self.write_side = WriteSide::Failed(error.err());
+            self.write_side = WriteSide::Failed(error.err().map(Box::new));
         }
         self.unflushed = Unflushed::default();
         self.drop_heartbeats();
@@ -275,7 +276,9 @@ where
     pub(super) fn write_side_is_sound(&mut self) -> Result<(), Error<E>> {
         match &mut self.write_side {
             WriteSide::Sound => Ok(()),
-            WriteSide::Failed(error) => Err(error.take().map_or(Error::Closed, Error::Socket)),
+            WriteSide::Failed(error) => Err(error
+                .take()
+                .map_or(Error::Closed, |error| Error::Socket(*error))),
         }
     }
 
@@ -298,7 +301,7 @@ where
         self.may_send()?;
         self.write_side_is_sound()?;
         match (self.refused.take(), &self.farewell) {
-            (Some(error), _) => Err(Error::Socket(error)),
+            (Some(error), _) => Err(Error::Socket(*error)),
             (None, Farewell::None) => Ok(()),
             (None, _) => Err(Error::Closed),
         }
@@ -311,7 +314,7 @@ where
             return Ok(true);
         }
         if let Some(error) = self.refused.take() {
-            return Err(Error::Socket(error));
+            return Err(Error::Socket(*error));
         }
         if self.verdict.is_none() {
             self.write_side_is_sound()?;
