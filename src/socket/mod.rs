@@ -85,7 +85,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether the stream inside has ended. What was written before that may still have to leave.
     read_to_end: bool,
     /// Why a promised message was not taken when it came to it, for the task that sends.
-    refused: Option<Box<S::Error>>,
+    refused: Option<S::Error>,
     write_side: WriteSide<S::Error>,
     verdict: Option<Verdict>,
     /// Whether the stream has said how it ended.
@@ -131,7 +131,7 @@ enum Farewell<M> {
 enum WriteSide<E> {
     Sound,
     /// It failed, so the connection is over; the error, unless the task that sends was told.
-    Failed(Option<Box<E>>),
+    Failed(Option<E>),
 }
 
 /// Why something was not written.

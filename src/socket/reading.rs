@@ -77,9 +77,7 @@ where
         while self.peer_close.is_some() && self.owes() {
             match self.write_out(self.timer.now()) {
                 // What else is owed can still leave.
-                Poll::Ready(Err(WriteError::Refused(error))) => {
-                    self.refused = Some(Box::new(error));
-                }
+                Poll::Ready(Err(WriteError::Refused(error))) => self.refused = Some(error),
                 done => return done.is_pending(),
             }
         }
@@ -218,9 +216,9 @@ where
         match (&self.verdict, &mut self.write_side) {
             (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
             (None, WriteSide::Failed(_)) if self.peer_close.is_some() => None,
-            (None, WriteSide::Failed(error)) => Some(Err(error
-                .take()
-                .map_or(Error::Closed, |error| Error::Socket(*error)))),
+            (None, WriteSide::Failed(error)) => {
+                Some(Err(error.take().map_or(Error::Closed, Error::Socket)))
+            }
             (None, WriteSide::Sound) => None,
         }
     }

@@ -1,6 +1,5 @@
 //! What goes out: in order, flushed, and in whose name.
 
-use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -176,7 +175,7 @@ where
                 Poll::Ready(Ok(())) => break,
                 Poll::Ready(Err(WriteError::Refused(error))) => {
                     report::send_error(self.label_or_dash(), &error);
-                    self.refused = Some(Box::new(error));
+                    self.refused = Some(error);
                     self.tasks.writer.wake();
                 }
                 Poll::Ready(Err(WriteError::Broken(error))) => {
@@ -215,7 +214,7 @@ where
             if let Err(error) = &error {
                 report::send_error(self.label_or_dash(), error);
             }
-            self.write_side = WriteSide::Failed(error.err().map(Box::new));
+            self.write_side = WriteSide::Failed(error.err());
         }
         self.unflushed = Unflushed::default();
         self.drop_heartbeats();
@@ -276,9 +275,7 @@ where
     pub(super) fn write_side_is_sound(&mut self) -> Result<(), Error<E>> {
         match &mut self.write_side {
             WriteSide::Sound => Ok(()),
-            WriteSide::Failed(error) => Err(error
-                .take()
-                .map_or(Error::Closed, |error| Error::Socket(*error))),
+            WriteSide::Failed(error) => Err(error.take().map_or(Error::Closed, Error::Socket)),
         }
     }
 
@@ -301,7 +298,7 @@ where
         self.may_send()?;
         self.write_side_is_sound()?;
         match (self.refused.take(), &self.farewell) {
-            (Some(error), _) => Err(Error::Socket(*error)),
+            (Some(error), _) => Err(Error::Socket(error)),
             (None, Farewell::None) => Ok(()),
             (None, _) => Err(Error::Closed),
         }
@@ -314,7 +311,7 @@ where
             return Ok(true);
         }
         if let Some(error) = self.refused.take() {
-            return Err(Error::Socket(*error));
+            return Err(Error::Socket(error));
         }
         if self.verdict.is_none() {
             self.write_side_is_sound()?;
