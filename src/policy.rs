@@ -310,6 +310,17 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.hot.write_by.is_some()
     }
 
+    /// Whether a grace runs at `now`.
+    #[cfg(feature = "socket")]
+    #[inline]
+    pub(crate) fn in_grace(&self, now: Timestamp) -> bool {
+        let tolerance = self.config().stall_tolerance;
+        self.hot.rare
+            && (self.cold.grace)
+                .and_then(|began| began.deadline(tolerance))
+                .is_some_and(|end| now < end)
+    }
+
     /// When the latest grace began.
     #[cfg(feature = "socket")]
     pub(crate) fn grace(&self) -> Option<Timestamp> {

@@ -357,6 +357,23 @@ fn rule_7_a_message_does_not_touch_the_alarm() {
     assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
 }
 
+/// A grace is longer than the limit that it puts off: with it over, the limit counts from the message.
+#[test]
+fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
+    let shared = Shared::default();
+    let config = bare().idle_timeout(SECOND).stall_tolerance(3 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.at(10 * SECOND);
+    waits(&mut socket);
+    assert_eq!(shared.world().alarm, Some(13 * SECOND));
+    shared.at(10_500 * MS);
+    shared.world().incoming.push_back(data());
+    assert!(socket.next().now_or_never().is_some());
+    waits(&mut socket);
+    assert_eq!(shared.world().alarm, Some(11_500 * MS));
+}
+
 /// A transport keeps one waker for writing: that of the last who tried.
 #[test]
 fn rule_8_a_flush_of_the_reading_half_wakes_the_writer_too() {

@@ -381,9 +381,10 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     #[inline]
     fn observe(&mut self, now: Timestamp, event: Event) {
         // Whole messages only move deadlines away, unless one answers a ping: the next ping may be
-        // due before the pong would have been.
+        // due before the pong would have been. Or unless a grace runs: what it put off until its end
+        // counts from the message again.
         let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed);
-        self.stale |= !only_later || self.policy.awaits_answer();
+        self.stale |= !only_later || self.policy.awaits_answer() || self.policy.in_grace(now);
         self.policy.observe(now, event);
     }
 
