@@ -179,7 +179,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     /// When to poll next; `None` if nothing will ever be due.
     ///
-    /// Never later than the earliest deadline of a connection. It can be earlier, for a deadline that
+    /// Never later than the earliest deadline of a connection, or if that is past than the latest instant
+    /// seen. It can be earlier, for a deadline that
     /// is far away or has moved away is known no more exactly than is needed; whoever polls then, to
     /// `None`, gets a later answer. A connection causes such a look at nothing every 34 seconds, 34
     /// milliseconds before its deadline, and where its deadline was before it moved.

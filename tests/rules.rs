@@ -11,8 +11,8 @@ use std::time::Duration;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    CloseReason, Closing, Error, IdleScope, PongEvidence, TimeoutConfig, TimeoutConfigBuilder,
-    TimeoutSocket, Timestamp,
+    CloseReason, Closing, Error, Heartbeat, IdleScope, PongEvidence, TimeoutConfig,
+    TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
 type Guarded = TimeoutSocket<Wire, Hand>;
@@ -588,4 +588,106 @@ fn rule_17_a_message_is_read_when_it_is_asked_for() {
         socket.send(data()).now_or_never().unwrap().unwrap();
         assert_eq!(shared.world().reads, read);
     }
+}
+
+/// A task whose last reference is the waker in the socket. With it goes what wakes whoever waits to write.
+#[derive(Default)]
+struct OwnsTheOtherEnd(Mutex<Option<Waker>>);
+
+impl Wake for OwnsTheOtherEnd {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for OwnsTheOtherEnd {
+    fn drop(&mut self) {
+        self.0
+            .lock()
+            .unwrap()
+            .take()
+            .into_iter()
+            .for_each(Waker::wake);
+    }
+}
+
+#[test]
+fn a_half_that_changes_tasks_may_drop_the_old_task() {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let shared = Shared::default();
+        let mut socket = shared.socket(bare());
+        let owner = Arc::new(OwnsTheOtherEnd::default());
+        let old = Waker::from(owner.clone());
+        let read = socket.poll_next_unpin(&mut Context::from_waker(&old));
+        assert!(read.is_pending());
+        shared.world().full = true;
+        assert!(socket.send(data()).now_or_never().is_none());
+        *owner.0.lock().unwrap() = shared.world().write_waker.take();
+        drop((owner, old));
+        let new = Waker::from(Arc::new(Woken::default()));
+        let read = socket.poll_next_unpin(&mut Context::from_waker(&new));
+        done.send(read.is_pending()).unwrap();
+    });
+    assert_eq!(wait.recv_timeout(5 * SECOND), Ok(true));
+}
+
+/// A peer that repeats a word of the heartbeat must not hold the task for ever.
+#[test]
+fn a_poll_takes_a_bounded_number_of_heartbeats() {
+    for word in ["ping", "pong"] {
+        let shared = Shared::default();
+        let socket = shared.socket(bare()).with_heartbeat(Heartbeat::text());
+        let mut socket = socket.with_answers(Heartbeat::text());
+        let words = (0..10_000).map(|_| Message::text(word));
+        shared.world().incoming.extend(words);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut polls = 0;
+        loop {
+            polls += 1;
+            let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
+            assert!(read.is_pending());
+            if !woken.0.swap(false, Ordering::Relaxed) {
+                break;
+            }
+        }
+        assert_eq!(shared.world().reads, 10_000, "it sleeps before all is read");
+        assert!(polls > 100, "{polls} polls");
+    }
+}
+
+#[test]
+fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
+    let shared = Shared::default();
+    let word = || Heartbeat {
+        ping: Message::text("hb"),
+        pong: Message::text("hb"),
+    };
+    let config = bare().ping_interval(SECOND).pong_timeout(SECOND);
+    let socket = shared.socket(config).with_heartbeat(word());
+    let mut socket = socket.with_answers(word());
+    shared.world().incoming.push_back(Message::text("hb"));
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [Message::text("hb")]);
+    shared.at(SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().pings_sent, 1);
+    shared.world().incoming.push_back(Message::text("hb"));
+    waits(&mut socket);
+    assert_eq!(socket.status().pongs_received, 1);
+    assert_eq!(shared.world().sent.len(), 2);
+}
+
+#[test]
+fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare());
+    shared.world().full = true;
+    {
+        let mut send = pin!(socket.send_text_timeout("x", SECOND));
+        assert!(send.as_mut().now_or_never().is_none());
+        shared.at(SECOND);
+        assert!(matches!(send.now_or_never(), Some(Err(Error::TimedOut(_)))));
+    }
+    let cause = socket.status().cause;
+    assert_eq!(cause, Some(CloseReason::MessageTimeout));
 }

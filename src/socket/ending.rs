@@ -134,7 +134,7 @@ where
             self.label_or_dash(),
             self.verdict.as_ref(),
             self.peer_close.map(|close| close.code),
-            &self.policy.status(now),
+            &self.status_at(now),
         );
     }
 

@@ -210,7 +210,10 @@ impl Task {
     #[cold]
     fn replace(&self, known: &mut Waker, waker: &Waker) {
         known.clone_from(waker);
-        *self.lock() = known.clone();
+        let new = known.clone();
+        let old = std::mem::replace(&mut *self.lock(), new);
+        // With the lock free again: the last of a task may own what wakes this one.
+        drop(old);
     }
 
     fn wake(&self) {
@@ -340,7 +343,15 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// What is known of the connection now.
     pub fn status(&self) -> Status {
-        self.policy.status(self.timer.now())
+        self.status_at(self.timer.now())
+    }
+
+    fn status_at(&self, now: Timestamp) -> Status {
+        let mut status = self.policy.status(now);
+        // Of a send that took longer than its caller allowed the policy does not know.
+        let reason = self.verdict.as_ref().map(|verdict| verdict.reason);
+        status.cause = status.cause.or(reason);
+        status
     }
 
     /// The name given by [`with_label`](Self::with_label).

@@ -19,6 +19,9 @@ use crate::seed::PingId;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
+/// How many messages that are not handed on one poll takes.
+const MOST_KEPT: u32 = 64;
+
 impl<S, T, M, E> TimeoutSocket<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
@@ -27,6 +30,7 @@ where
     T: Timer,
 {
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        let mut kept = 0;
         loop {
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(self.end_of_stream());
@@ -47,6 +51,14 @@ where
                     }
                     if passes_on {
                         return Poll::Ready(Some(Ok(message)));
+                    }
+                    kept += 1;
+                    if kept == MOST_KEPT {
+                        // Whoever keeps us busy with what is not handed on must not keep the task.
+                        // Nothing is judged: not all is read.
+                        self.tasks.reader.register(&mut self.reader, cx);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -94,10 +106,16 @@ where
                 let is = |part: fn(&Heartbeat<M>) -> &M, of: &Option<Box<Heartbeat<M>>>| {
                     of.as_ref().is_some_and(|of| part(of) == message)
                 };
-                if is(|asks| &asks.pong, &self.asks) {
+                let asks_us = is(|answers| &answers.ping, &self.answers);
+                let awaited = || {
+                    let ping = self.policy.latest_ping();
+                    ping.is_some_and(|id| self.policy.awaits_pong(id))
+                };
+                // Where one word is both, it is the answer while one is awaited.
+                if is(|asks| &asks.pong, &self.asks) && (!asks_us || awaited()) {
                     self.observe(now, Event::RecvPartial { total: 0 });
                     self.pong(now, self.policy.latest_ping());
-                } else if is(|answers| &answers.ping, &self.answers) {
+                } else if asks_us {
                     self.observe(now, Event::RecvPartial { total: 0 });
                     self.observe(now, Event::Ping);
                     self.answer_owed = self.policy.phase() == Phase::Open;
