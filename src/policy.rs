@@ -298,27 +298,24 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.cold.pong_awaited && self.latest_ping() == Some(id)
     }
 
-    /// Whether a flushed ping waits for its answer.
-    #[cfg(feature = "socket")]
-    pub(crate) fn awaits_answer(&self) -> bool {
-        self.hot.ping == Ping::InFlight
-    }
-
     /// Whether the write clock runs.
     #[cfg(feature = "socket")]
     pub(crate) fn write_waits(&self) -> bool {
         self.hot.write_by.is_some()
     }
 
-    /// Whether a grace runs at `now`.
+    /// Whether a flushed ping waits for its answer, or a grace runs at `now`.
     #[cfg(feature = "socket")]
     #[inline]
-    pub(crate) fn in_grace(&self, now: Timestamp) -> bool {
-        let tolerance = self.config().stall_tolerance;
-        self.hot.rare
-            && (self.cold.grace)
-                .and_then(|began| began.deadline(tolerance))
-                .is_some_and(|end| now < end)
+    pub(crate) fn awaits_answer_or_in_grace(&self, now: Timestamp) -> bool {
+        !self.hot.is_plain() && (self.hot.ping == Ping::InFlight || self.in_grace(now))
+    }
+
+    #[cfg(feature = "socket")]
+    #[cold]
+    fn in_grace(&self, now: Timestamp) -> bool {
+        let end = (self.cold.grace).and_then(|began| began.deadline(self.config().stall_tolerance));
+        end.is_some_and(|end| now < end)
     }
 
     /// When the latest grace began.

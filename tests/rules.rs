@@ -667,7 +667,8 @@ fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
     let mut socket = socket.with_answers(word());
     shared.world().incoming.push_back(Message::text("hb"));
     waits(&mut socket);
-    assert_eq!(shared.world().sent, [Message::text("hb")]);
+    let sent = shared.world().sent.clone();
+    assert_eq!(sent, [Message::text("hb")]);
     shared.at(SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().pings_sent, 1);

@@ -395,7 +395,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         // due before the pong would have been. Or unless a grace runs: what it put off until its end
         // counts from the message again.
         let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed);
-        self.stale |= !only_later || self.policy.awaits_answer() || self.policy.in_grace(now);
+        self.stale |= !only_later || self.policy.awaits_answer_or_in_grace(now);
         self.policy.observe(now, event);
     }
 

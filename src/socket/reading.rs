@@ -103,27 +103,12 @@ where
                 if let Some(metering) = &mut self.meter {
                     metering.whole_message();
                 }
-                let is = |part: fn(&Heartbeat<M>) -> &M, of: &Option<Box<Heartbeat<M>>>| {
-                    of.as_ref().is_some_and(|of| part(of) == message)
-                };
-                let asks_us = is(|answers| &answers.ping, &self.answers);
-                let awaited = || {
-                    let ping = self.policy.latest_ping();
-                    ping.is_some_and(|id| self.policy.awaits_pong(id))
-                };
-                // Where one word is both, it is the answer while one is awaited.
-                if is(|asks| &asks.pong, &self.asks) && (!asks_us || awaited()) {
-                    self.observe(now, Event::RecvPartial { total: 0 });
-                    self.pong(now, self.policy.latest_ping());
-                } else if asks_us {
-                    self.observe(now, Event::RecvPartial { total: 0 });
-                    self.observe(now, Event::Ping);
-                    self.answer_owed = self.policy.phase() == Phase::Open;
-                } else {
-                    self.observe(now, Event::Recv);
-                    return true;
+                let speaks = self.asks.is_some() || self.answers.is_some();
+                if speaks && self.is_heartbeat(now, message) {
+                    return false;
                 }
-                false
+                self.observe(now, Event::Recv);
+                true
             }
             Kind::Ping(payload) => {
                 self.control_frame(payload.len());
@@ -151,6 +136,32 @@ where
                 self.unflushed.control = true;
                 self.verdict.is_none()
             }
+        }
+    }
+
+    /// Whether a data message is a word of the heartbeat, of which the policy is told then.
+    #[inline(never)]
+    fn is_heartbeat(&mut self, now: Timestamp, message: &M) -> bool {
+        let is = |part: fn(&Heartbeat<M>) -> &M, of: &Option<Box<Heartbeat<M>>>| {
+            of.as_ref().is_some_and(|of| part(of) == message)
+        };
+        let asks_us = is(|answers| &answers.ping, &self.answers);
+        let awaited = || {
+            let ping = self.policy.latest_ping();
+            ping.is_some_and(|id| self.policy.awaits_pong(id))
+        };
+        // Where one word is both, it is the answer while one is awaited.
+        if is(|asks| &asks.pong, &self.asks) && (!asks_us || awaited()) {
+            self.observe(now, Event::RecvPartial { total: 0 });
+            self.pong(now, self.policy.latest_ping());
+            true
+        } else if asks_us {
+            self.observe(now, Event::RecvPartial { total: 0 });
+            self.observe(now, Event::Ping);
+            self.answer_owed = self.policy.phase() == Phase::Open;
+            true
+        } else {
+            false
         }
     }
 
