@@ -55,6 +55,10 @@ struct World {
     ended: bool,
     /// Whether the transport takes nothing.
     full: bool,
+    /// Whether it has room at the next try, and wakes nobody for that.
+    room_unsaid: bool,
+    /// What the transport never takes.
+    refuses: Option<Message>,
     held: Vec<Message>,
     sent: Vec<Message>,
     write_waker: Option<Waker>,
@@ -127,13 +131,18 @@ impl Sink<Message> for Wire {
     }
 
     fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), WsError> {
-        self.0.world().held.push(message);
+        let mut world = self.0.world();
+        if world.refuses.as_ref() == Some(&message) {
+            return Err(WsError::AttackAttempt);
+        }
+        world.held.push(message);
         Ok(())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
         let mut world = self.0.world();
         if world.full {
+            world.full = !world.room_unsaid;
             world.write_waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -691,4 +700,39 @@ fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
     }
     let cause = socket.status().cause;
     assert_eq!(cause, Some(CloseReason::MessageTimeout));
+}
+
+/// The wake-up for it may have gone to the task that polled before.
+#[test]
+fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare());
+    {
+        let mut world = shared.world();
+        world.incoming.push_back(Message::Close(None));
+        world.held.push(Message::Close(None));
+        world.ended = true;
+        world.full = true;
+        world.room_unsaid = true;
+    }
+    assert!(socket.next().now_or_never().is_some());
+    let end = socket.next().now_or_never();
+    assert!(matches!(end, Some(None)), "{end:?}");
+    assert_eq!(shared.world().sent.len(), 1);
+}
+
+#[test]
+fn an_answer_that_is_refused_does_not_hold_up_our_own_ping() {
+    let shared = Shared::default();
+    let config = bare().ping_interval(SECOND).message_timeout(SECOND);
+    let mut socket = shared.socket(config).with_answers(Heartbeat::text());
+    shared.world().refuses = Some(Message::text("pong"));
+    shared.world().incoming.push_back(Message::text("ping"));
+    waits(&mut socket);
+    shared.at(2 * SECOND);
+    waits(&mut socket);
+    assert!(shared.world().sent.iter().any(Message::is_ping));
+    shared.at(4 * SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().cause, None);
 }

@@ -74,6 +74,10 @@ where
                         continue;
                     }
                     self.all_is_read();
+                    if self.read_to_end && !self.owes() {
+                        // What the end waited for has left only now, and nothing more will wake us.
+                        continue;
+                    }
                     if self.inner.is_some() && self.rang.is_none() {
                         return Poll::Pending;
                     }

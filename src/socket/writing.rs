@@ -64,6 +64,12 @@ where
                         continue;
                     }
                     Ok(()) => self.unflushed.ping = self.ping.take(),
+                    Err(error) if tries == 1 && self.answer_owed => {
+                        // It would be refused for ever, and keep our own ping behind it.
+                        self.answer_owed = false;
+                        report::send_error(self.label.as_deref().unwrap_or("-"), &error);
+                        tries = 2;
+                    }
                     Err(_) => tries -= 1,
                 }
             }
