@@ -4,8 +4,8 @@
 //! to the wheel: when the place comes up the connection is looked at, and put where it belongs by then.
 //! Only a deadline that moved nearer is told at once.
 //!
-//! Nor is a plain message told to the connection: its instant is noted where the wheel has its own note
-//! of the connection, four connections to a cache line, until something asks for more.
+//! Nor is a plain message told to the connection: its instant is noted, in tables that hold no more than
+//! that takes, until something asks for more.
 
 use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::borrow::Borrow;
 use core::cmp::Reverse;
 use core::fmt;
+use core::hint::black_box;
 use core::mem;
 
 use crate::config::TimeoutConfig;
@@ -108,7 +109,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         let now = self.see(now);
         let hot = Hot::new(seed, now, phase);
         let cold = Cold::new(seed, now);
-        let key = self.slots.insert(config, hot, cold);
+        let key = self.slots.insert(Body { config, hot, cold });
         self.settle(key.slot);
         key
     }
@@ -122,29 +123,34 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     #[inline]
     pub fn observe(&mut self, key: Key, now: Timestamp, event: Event) -> bool {
         let now = self.see(now);
-        match self.slots.note_mut(key) {
-            None => return false,
-            Some(Note {
-                message: Some(at), ..
-            }) if event == Event::Recv => *at = now,
-            Some(_) => self.record(key.slot, event),
+        if matches!(event, Event::Recv) && self.slots.note_message(key, now) {
+            return true;
         }
-        true
+        let known = self.slots.contains(key);
+        if known {
+            self.record(key.slot, event);
+        }
+        known
     }
 
+    #[inline(never)]
     fn record(&mut self, slot: u32, event: Event) {
         let Some(mut parts) = self.slots.parts(slot, self.now) else {
             return;
         };
-        // Whole messages only move deadlines away where no ping is in flight and no grace runs.
-        let only_later =
-            parts.hot.is_plain() && matches!(event, Event::Recv | Event::SendOk | Event::Flushed);
+        let (plain, rare) = (parts.hot.is_plain(), parts.hot.rare);
         parts.record(event);
-        if only_later {
-            self.slots.await_messages(slot);
-        } else {
-            self.settle(slot);
-        }
+        let view = parts.view();
+        let next = match event {
+            // Whole messages only move deadlines away where no ping is in flight and no grace runs.
+            Event::Recv | Event::SendOk | Event::Flushed if plain => None,
+            // What becomes of a ping brings only the deadlines of pings nearer, where no grace runs.
+            Event::PingSent(_) | Event::Pong(_) if !rare => view.earliest_of_pings(),
+            _ => view.earliest(Judged::All),
+        };
+        let look_at = view.next_look(next);
+        self.slots.await_messages(slot);
+        self.look_by(slot, look_at);
     }
 
     /// What is to be done at `now`: poll until `None`.
@@ -163,13 +169,15 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
                 continue;
             };
             let due = parts.due(Judged::All);
-            let look_at = match due {
-                Ok(Action::Abort(_)) => None,
+            match due {
+                Ok(Action::Abort(_)) => self.arm(slot, None),
                 // What comes next is seen when the driver, who may have done it by then, polls again.
-                Ok(_) => Some(now),
-                Err(next) => parts.view().next_look(next),
-            };
-            self.arm(slot, look_at);
+                Ok(_) => self.slots.set_place(slot, self.wheel.put_again(slot, now)),
+                Err(next) => {
+                    let look_at = parts.view().next_look(next);
+                    self.arm(slot, look_at);
+                }
+            }
             self.slots.await_messages(slot);
             if let (Ok(action), Some(key)) = (due, self.slots.key(slot)) {
                 return Some((key, action));
@@ -192,9 +200,10 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// [`TimeoutPolicy::set_config`](crate::TimeoutPolicy::set_config) does. False if the key is stale.
     pub fn set_config(&mut self, key: Key, now: Timestamp, config: C) -> bool {
         let now = self.see(now);
-        if !self.slots.set_config(key, config) {
+        let Some(body) = self.slots.body_mut(key) else {
             return false;
-        }
+        };
+        body.config = config;
         if let Some(mut parts) = self.slots.parts(key.slot, now) {
             parts.follow_config();
         }
@@ -204,27 +213,26 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     /// The configuration in force for a connection; `None` if the key is stale.
     pub fn config(&self, key: Key) -> Option<&TimeoutConfig> {
-        let (_, line, _) = self.slots.get(key)?;
-        Some(line.config.as_ref()?.borrow())
+        Some(self.slots.body(key)?.config.borrow())
     }
 
     /// Everything that is known of a connection at `now`; `None` if the key is stale.
     pub fn status(&self, key: Key, now: Timestamp) -> Option<Status> {
-        let (note, line, cold) = self.slots.get(key)?;
-        let mut hot = line.hot.clone();
-        note.give_message(&mut hot);
+        let body = self.slots.body(key)?;
+        let mut hot = body.hot.clone();
+        hot.take_message(self.slots.message(key.slot));
         let view = View {
             now: self.now,
             hot: &hot,
-            cold,
-            config: line.config.as_ref()?.borrow(),
+            cold: &body.cold,
+            config: body.config.borrow(),
         };
         Some(view.status(self.now.max(now)))
     }
 
     /// Whether the key names a connection that was not removed.
     pub fn contains(&self, key: Key) -> bool {
-        self.slots.note(key).is_some()
+        self.slots.contains(key)
     }
 
     /// The keys of all connections.
@@ -247,21 +255,20 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         self.now
     }
 
-    /// Sees to it that a connection whose deadlines may have come nearer is looked at in time.
+    /// Sees to it that a connection of which anything may have changed is looked at in time.
     fn settle(&mut self, slot: u32) {
+        let look_at = self.slots.parts(slot, self.now).and_then(|parts| {
+            let view = parts.view();
+            view.next_look(view.earliest(Judged::All))
+        });
         self.slots.await_messages(slot);
-        let place = self.slots.place(slot);
-        if self.wheel.is_looked_at_by(self.now, place) {
-            return;
-        }
-        let Some(parts) = self.slots.parts(slot, self.now) else {
-            return;
-        };
-        let view = parts.view();
-        if let Some(at) = view.next_look(view.earliest(Judged::All)) {
-            if self.wheel.is_nearer(at, place) {
-                self.arm(slot, Some(at));
-            }
+        self.look_by(slot, look_at);
+    }
+
+    /// Sees to it that a connection is looked at no later than `at`.
+    fn look_by(&mut self, slot: u32, at: Option<Timestamp>) {
+        if at.is_some_and(|at| self.wheel.is_nearer(at, self.slots.place(slot))) {
+            self.arm(slot, at);
         }
     }
 
@@ -295,12 +302,14 @@ impl<C> fmt::Debug for Fleet<C> {
 
 // ---- where the connections lie ----
 
-/// What each connection consists of, apart in three tables: most of what happens touches the note only,
-/// most of the rest the line only.
+/// What each connection consists of. Most of what happens touches the marks and the messages only: small
+/// tables, of which much is in the cache when all connections together are not.
 struct Slots<C> {
-    notes: Table<Note>,
-    lines: Table<Line<C>>,
-    colds: Table<Cold>,
+    marks: Table<Mark, 2048>,
+    /// The latest message that was noted; to be told of one again does nothing to a connection.
+    messages: Table<Timestamp, 2048>,
+    places: Table<Place, 2048>,
+    bodies: Table<Option<Body<C>>, 128>,
     /// How many slots were ever used.
     used: u32,
     /// Slots to be used again.
@@ -308,123 +317,125 @@ struct Slots<C> {
     len: usize,
 }
 
-#[derive(Clone, Copy)]
-struct Note {
-    /// Odd while the slot is in use. A slot whose generations are used up is never used again.
-    generation: u32,
-    place: Place,
-    /// The latest message that the connection was not told of; the origin if there is none. `None`
-    /// where the connection must be told of each at once.
-    message: Option<Timestamp>,
-}
+/// Whether a slot is in use, by which of all its connections, and what a message to that does.
+///
+/// It is all of a connection that a message reads. A slot whose generations are used up is never used
+/// again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Mark(u32);
 
-impl Note {
-    const VACANT: Self = Self {
-        generation: 0,
-        place: Place::NOWHERE,
-        message: None,
-    };
+impl Mark {
+    const VACANT: Self = Self(0);
+    const IN_USE: u32 = 1;
+    /// The connection must be told of each message at once.
+    const TOLD: u32 = 2;
+    const GENERATION: u32 = 4;
 
-    fn give_message(self, hot: &mut Hot) {
-        if let Some(at) = self.message {
-            hot.take_message(at);
-        }
+    fn in_use(self) -> bool {
+        self.0 & Self::IN_USE != 0
+    }
+
+    /// That of the key.
+    fn generation(self) -> u32 {
+        self.0 & !Self::TOLD
+    }
+
+    fn next(self) -> Self {
+        Self(self.generation().wrapping_add(Self::GENERATION) & !Self::IN_USE)
     }
 }
 
-/// One cache line.
-#[repr(C, align(64))]
-struct Line<C> {
-    /// `None` while the slot is not in use.
-    config: Option<C>,
+/// All that is known of a connection but its latest messages; what pings touch first.
+#[repr(C)]
+struct Body<C> {
+    config: C,
     hot: Hot,
-}
-
-impl<C> Line<C> {
-    fn vacant() -> Self {
-        Self {
-            config: None,
-            hot: Hot::new(0, Timestamp::ZERO, Phase::Closed),
-        }
-    }
+    cold: Cold,
 }
 
 impl<C> Slots<C> {
     const fn new() -> Self {
         Self {
-            notes: Table::new(),
-            lines: Table::new(),
-            colds: Table::new(),
+            marks: Table::new(),
+            messages: Table::new(),
+            places: Table::new(),
+            bodies: Table::new(),
             used: 0,
             free: Vec::new(),
             len: 0,
         }
     }
 
-    fn insert(&mut self, config: C, hot: Hot, cold: Cold) -> Key {
+    fn insert(&mut self, body: Body<C>) -> Key {
         let slot = self.free.pop().unwrap_or(self.used);
         if slot == self.used && slot < u32::MAX {
-            self.notes.make_room(slot, || Note::VACANT);
-            self.lines.make_room(slot, Line::vacant);
-            self.colds.make_room(slot, || cold.clone());
+            self.marks.make_room(slot, || Mark::VACANT);
+            self.messages.make_room(slot, || Timestamp::ZERO);
+            self.places.make_room(slot, || Place::NOWHERE);
+            self.bodies.make_room(slot, || None);
             self.used += 1;
         }
         let mut generation = 0;
-        if let (Some(note), Some(line), Some(place)) = (
-            self.notes.get_mut(slot),
-            self.lines.get_mut(slot),
-            self.colds.get_mut(slot),
-        ) {
-            note.generation += 1;
-            generation = note.generation;
-            line.config = Some(config);
-            line.hot = hot;
-            *place = cold;
+        if let (Some(mark), Some(place)) = (self.marks.get_mut(slot), self.bodies.get_mut(slot)) {
+            mark.0 |= Mark::IN_USE;
+            generation = mark.generation();
+            *place = Some(body);
             self.len += 1;
         }
         Key { slot, generation }
     }
 
     fn remove(&mut self, key: Key) -> bool {
-        let Some(note) = self.note_mut(key) else {
+        if !self.contains(key) {
             return false;
-        };
-        note.generation = note.generation.wrapping_add(1);
-        note.place = Place::NOWHERE;
-        if note.generation != 0 {
-            self.free.push(key.slot);
         }
-        if let Some(line) = self.lines.get_mut(key.slot) {
-            line.config = None;
+        if let (Some(mark), Some(body)) =
+            (self.marks.get_mut(key.slot), self.bodies.get_mut(key.slot))
+        {
+            *mark = mark.next();
+            if *mark != Mark::VACANT {
+                self.free.push(key.slot);
+            }
+            *body = None;
         }
+        self.set_place(key.slot, Place::NOWHERE);
         self.len -= 1;
         true
     }
 
-    fn set_config(&mut self, key: Key, config: C) -> bool {
-        if self.note(key).is_none() {
-            return false;
+    fn body(&self, key: Key) -> Option<&Body<C>> {
+        self.bodies
+            .get(key.slot)?
+            .as_ref()
+            .filter(|_| self.contains(key))
+    }
+
+    fn body_mut(&mut self, key: Key) -> Option<&mut Body<C>> {
+        if !self.contains(key) {
+            return None;
         }
-        if let Some(line) = self.lines.get_mut(key.slot) {
-            line.config = Some(config);
-        }
-        true
+        self.bodies.get_mut(key.slot)?.as_mut()
     }
 
-    fn get(&self, key: Key) -> Option<(&Note, &Line<C>, &Cold)> {
-        let note = self.note(key)?;
-        Some((note, self.lines.get(key.slot)?, self.colds.get(key.slot)?))
+    fn contains(&self, key: Key) -> bool {
+        let mark = self.marks.get(key.slot);
+        mark.is_some_and(|mark| mark.generation() == key.generation && mark.in_use())
     }
 
-    fn note(&self, key: Key) -> Option<&Note> {
-        let note = self.notes.get(key.slot)?;
-        (note.generation == key.generation).then_some(note)
-    }
-
+    /// Notes a message, if that will do; false if the connection must be told, or there is none.
     #[inline]
-    fn note_mut(&mut self, key: Key) -> Option<&mut Note> {
-        let note = self.notes.get_mut(key.slot)?;
-        (note.generation == key.generation).then_some(note)
+    fn note_message(&mut self, key: Key, now: Timestamp) -> bool {
+        match (self.marks.get(key.slot), self.messages.get_mut(key.slot)) {
+            (Some(mark), Some(message)) if mark.0 == key.generation => {
+                *message = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn message(&self, slot: u32) -> Timestamp {
+        self.messages.get(slot).map_or(Timestamp::ZERO, |&at| at)
     }
 
     /// The parts of the connection in a slot, if one is there, after it was told of the latest message.
@@ -432,47 +443,55 @@ impl<C> Slots<C> {
     where
         C: Borrow<TimeoutConfig>,
     {
-        let line = self.lines.get_mut(slot)?;
-        self.notes.get(slot)?.give_message(&mut line.hot);
+        let message = self.message(slot);
+        let body = self.bodies.get_mut(slot)?.as_mut()?;
+        body.hot.take_message(message);
         Some(Parts {
             now,
-            hot: &mut line.hot,
-            cold: self.colds.get_mut(slot)?,
-            config: line.config.as_ref()?.borrow(),
+            hot: &mut body.hot,
+            cold: &mut body.cold,
+            config: body.config.borrow(),
         })
     }
 
     /// Has a connection fetched from memory. Several at once take no longer than one.
     fn touch(&self, slot: u32) {
-        if let (Some(line), Some(cold)) = (self.lines.get(slot), self.colds.get(slot)) {
-            line.hot.touch(cold);
+        if let Some(Some(body)) = self.bodies.get(slot) {
+            body.hot.touch(&body.cold);
         }
+        black_box((
+            self.place(slot),
+            self.message(slot),
+            self.marks.get(slot).copied(),
+        ));
     }
 
     /// Messages are noted from now on, if the connection needs not be told of them, which was told of
     /// all so far.
     fn await_messages(&mut self, slot: u32) {
-        if let (Some(note), Some(line)) = (self.notes.get_mut(slot), self.lines.get(slot)) {
-            note.message = line.hot.is_plain().then_some(Timestamp::ZERO);
+        if let (Some(mark), Some(Some(body))) = (self.marks.get_mut(slot), self.bodies.get(slot)) {
+            mark.0 = match body.hot.is_plain() {
+                true => mark.generation(),
+                false => mark.generation() | Mark::TOLD,
+            };
         }
     }
 
     /// Where the connection in a slot waits; nowhere if there is none.
     fn place(&self, slot: u32) -> Place {
-        self.notes
-            .get(slot)
-            .map_or(Place::NOWHERE, |note| note.place)
+        self.places.get(slot).map_or(Place::NOWHERE, |&place| place)
     }
 
-    fn set_place(&mut self, slot: u32, place: Place) {
-        if let Some(note) = self.notes.get_mut(slot) {
-            note.place = place;
+    fn set_place(&mut self, slot: u32, value: Place) {
+        if let Some(place) = self.places.get_mut(slot) {
+            *place = value;
         }
     }
 
     fn key(&self, slot: u32) -> Option<Key> {
-        let generation = self.notes.get(slot)?.generation;
-        (generation % 2 == 1).then_some(Key { slot, generation })
+        let mark = self.marks.get(slot).filter(|mark| mark.in_use())?;
+        let generation = mark.generation();
+        Some(Key { slot, generation })
     }
 
     fn keys(&self) -> impl Iterator<Item = Key> + '_ {
@@ -481,13 +500,11 @@ impl<C> Slots<C> {
 }
 
 /// An array that grows without moving what it holds, and by little at a time.
-struct Table<T> {
+struct Table<T, const CHUNK: usize> {
     chunks: Vec<Box<[T; CHUNK]>>,
 }
 
-const CHUNK: usize = 256;
-
-impl<T> Table<T> {
+impl<T, const CHUNK: usize> Table<T, CHUNK> {
     const fn new() -> Self {
         Self { chunks: Vec::new() }
     }
@@ -535,6 +552,8 @@ struct Wheel {
     /// How many of those were foreseen.
     foreseen: usize,
     near: BinaryHeap<Reverse<(Timestamp, u32)>>,
+    /// What is looked at once more before all else, and the instant in its place.
+    again: Option<(Timestamp, u32)>,
 }
 
 /// When in the tick of its bucket a slot is to be looked at.
@@ -582,6 +601,7 @@ impl Wheel {
             current: Vec::new(),
             foreseen: 0,
             near: BinaryHeap::new(),
+            again: None,
         }
     }
 
@@ -607,6 +627,14 @@ impl Wheel {
         Place::bucket(tick, part)
     }
 
+    /// Puts the slot that was looked at last, at `now`, where it is looked at once more before all else.
+    fn put_again(&mut self, slot: u32, now: Timestamp) -> Place {
+        let last = instant(self.tick, (1 << TICK_BITS) - 1);
+        let at = now.min(last);
+        self.again = Some((at, slot));
+        Place::near(at)
+    }
+
     /// The nearest instant to `at` for which there is a place.
     fn within(&self, at: Timestamp) -> Timestamp {
         let last = self.tick + BUCKETS as u64 - 1;
@@ -617,12 +645,6 @@ impl Wheel {
     fn is_nearer(&self, at: Timestamp, place: Place) -> bool {
         self.looked_at(place)
             .is_none_or(|looked_at| self.within(at) < looked_at)
-    }
-
-    /// Whether what waits at `place` is looked at no later than `now`.
-    fn is_looked_at_by(&self, now: Timestamp, place: Place) -> bool {
-        self.looked_at(place)
-            .is_some_and(|looked_at| looked_at <= now)
     }
 
     /// When what waits there is looked at.
@@ -653,6 +675,11 @@ impl Wheel {
 
     /// A slot to look at, of those for which it is time.
     fn next<C>(&mut self, now: Timestamp, slots: &Slots<C>) -> Option<u32> {
+        if let Some((at, slot)) = self.again.take() {
+            if slots.place(slot) == Place::near(at) {
+                return Some(slot);
+            }
+        }
         loop {
             while let Some(&entry) = self.current.last() {
                 if entry.at(self.tick) > now {
@@ -710,6 +737,9 @@ impl Wheel {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
+        if let Some((at, _)) = self.again {
+            return Some(at);
+        }
         let current = self.current.last().map(|entry| entry.at(self.tick));
         let near = self.near.peek().map(|&Reverse((at, _))| at);
         earlier(current, near).or_else(|| self.next_filled().map(start_of))
@@ -798,9 +828,11 @@ mod tests {
 
     #[test]
     fn a_connection_takes_as_much_as_three_cache_lines() {
-        assert_eq!(size_of::<Note>(), 16);
-        assert_eq!(size_of::<Line<Arc<TimeoutConfig>>>(), 64);
-        assert!(size_of::<Cold>() <= 112);
+        let small = size_of::<Mark>() + size_of::<Timestamp>() + size_of::<Place>();
+        assert_eq!(
+            small + size_of::<Option<Body<Arc<TimeoutConfig>>>>(),
+            3 * 64
+        );
     }
 
     /// Each write brings the deadline nearer and leaves an entry behind, which would be there for half a
@@ -845,10 +877,10 @@ mod tests {
         let mut fleet = Fleet::new();
         let first = fleet.insert(&config, 0, Timestamp::ZERO);
         let last = Key {
-            generation: u32::MAX,
+            generation: !Mark::TOLD,
             ..first
         };
-        fleet.slots.notes.get_mut(0).unwrap().generation = u32::MAX;
+        *fleet.slots.marks.get_mut(0).unwrap() = Mark(u32::MAX);
         assert!(fleet.remove(last) && !fleet.contains(last));
         let next = fleet.insert(&config, 0, Timestamp::ZERO);
         assert_eq!(next.index(), 1);
@@ -857,7 +889,8 @@ mod tests {
 
     #[test]
     fn a_table_grows_over_many_chunks() {
-        let mut table = Table::new();
+        const CHUNK: usize = 256;
+        let mut table = Table::<_, CHUNK>::new();
         for number in 0..3 * CHUNK as u32 {
             assert!(table.get(number).is_none() || number as usize % CHUNK > 0);
             table.make_room(number, || 0);

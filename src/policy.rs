@@ -91,7 +91,7 @@ pub(crate) struct Hot {
     phase: Phase,
     ping: Ping,
     /// Whether a clock of [`Cold`] may be running; while it is false, `Cold` holds no deadline.
-    rare: bool,
+    pub(crate) rare: bool,
     /// The part of the jitter that shortens the connection's life, in 65536ths.
     life_draw: u16,
     /// The part of the jitter that shortens the wait for the next ping, in 65536ths.
@@ -506,6 +506,15 @@ impl View<'_> {
         next
     }
 
+    /// The earlier deadline of those which the flush of a ping and its pong bring nearer, if either does.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn earliest_of_pings(&self) -> Option<Timestamp> {
+        earlier(
+            self.deadline(DeadlineKind::Pong),
+            self.deadline(DeadlineKind::NextPing),
+        )
+    }
+
     /// When to look next: at `next`, which is the earliest deadline of the table, or at what an answer
     /// to the ping that is out would leave, if that comes earlier but not at once. So an answer, as a
     /// rule, brings nothing nearer.
@@ -516,10 +525,11 @@ impl View<'_> {
         }
         let mut hot = self.hot.clone();
         hot.ping = Ping::Quiet;
-        let answered = View { hot: &hot, ..*self }.earliest(Judged::All);
+        let answered = View { hot: &hot, ..*self }.deadline(DeadlineKind::NextPing);
         earlier(next, answered.filter(|&at| at > self.now))
     }
 
+    #[inline(always)]
     fn deadline(&self, kind: DeadlineKind) -> Option<Timestamp> {
         let mut found = None;
         self.each_deadline(|row| {
@@ -921,11 +931,17 @@ impl Hot {
         self.phase == Phase::Open && self.ping != Ping::InFlight && !self.rare
     }
 
-    /// Brings what an expiry reads into the cache.
+    /// Brings what an expiry reads into the cache, wherever its lines begin.
     #[cfg(feature = "alloc")]
     #[inline]
     pub(crate) fn touch(&self, cold: &Cold) {
-        core::hint::black_box((self.phase, cold.seed, cold.pong_awaited));
+        core::hint::black_box((
+            self.opened,
+            self.write_by,
+            self.phase,
+            cold.seed,
+            cold.pong_awaited,
+        ));
     }
 
     /// Records a whole message where that [is plain](Self::is_plain). It does what it does to every

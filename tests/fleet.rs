@@ -183,19 +183,48 @@ fn an_abort_comes_once_and_the_key_stays_until_it_is_removed() {
 #[test]
 fn whoever_stops_polling_is_told_to_go_on() {
     let config = TimeoutConfig::builder().jitter(0.0).build().unwrap();
-    let mut fleet = Fleet::<&TimeoutConfig>::default();
-    for seed in 0..3 {
-        fleet.insert(&config, seed, secs(0));
+    for connections in [1, 3] {
+        let mut fleet = Fleet::<&TimeoutConfig>::default();
+        for seed in 0..connections {
+            fleet.insert(&config, seed, secs(0));
+        }
+        for _ in 0..connections {
+            assert!(fleet.next_deadline().is_some_and(|next| next <= secs(25)));
+            assert!(matches!(
+                fleet.poll(secs(25)),
+                Some((_, Action::SendPing(_)))
+            ));
+        }
+        // The ping that was not written waits no longer than that.
+        assert!(fleet.next_deadline().is_some_and(|next| next <= secs(26)));
+        assert_eq!(fleet.poll(secs(25)), None);
+        assert!(fleet.next_deadline() > Some(secs(25)));
     }
-    for _ in 0..3 {
-        assert!(fleet.next_deadline().is_some_and(|next| next <= secs(25)));
-        assert!(matches!(
-            fleet.poll(secs(25)),
-            Some((_, Action::SendPing(_)))
-        ));
-    }
-    assert_eq!(fleet.poll(secs(25)), None);
-    assert!(fleet.next_deadline() > Some(secs(25)));
+}
+
+#[test]
+fn the_flush_of_a_ping_can_bring_its_end_nearer() {
+    let config = TimeoutConfig::builder()
+        .message_timeout(Duration::from_secs(20))
+        .pong_timeout(Duration::from_secs(5));
+    let mut both = Both::new();
+    both.insert(config.build().unwrap(), 0, secs(0), false);
+    both.poll(secs(25), false);
+    let ping = both.singles.values().next().unwrap().policy.ping_id(1);
+    both.call(0, secs(26), Call::Observe(Event::PingSent(ping)));
+    both.walk(3);
+}
+
+#[test]
+fn a_pong_in_a_grace_can_bring_the_next_deadline_nearer() {
+    let config = TimeoutConfig::builder()
+        .idle_timeout(Duration::from_secs(1))
+        .stall_tolerance(Duration::from_secs(3));
+    let mut both = Both::new();
+    both.insert(config.build().unwrap(), 0, secs(0), false);
+    both.poll(secs(10), true);
+    both.call(0, secs(11), Call::Observe(Event::Pong(None)));
+    both.walk(3);
 }
 
 #[test]

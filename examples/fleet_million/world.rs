@@ -34,6 +34,8 @@ pub struct World<K: Keeper> {
     pongs: VecDeque<Vec<(K::Handle, [u8; 8])>>,
     asked: Vec<Ping>,
     spent: Spent,
+    /// How long it takes to read the processor time, which is no part of what is spent.
+    reading: Duration,
 }
 
 /// Processor time of what is measured, and how often it was done.
@@ -41,6 +43,8 @@ pub struct World<K: Keeper> {
 struct Spent {
     on_messages: Duration,
     on_the_rest: Duration,
+    /// How often the processor time was read for each of the two.
+    looks: u32,
     messages: u64,
     pings: u64,
 }
@@ -66,7 +70,7 @@ impl<K: Keeper> World<K> {
             for _ in 0..seconds {
                 world.second();
             }
-            cost = Some(world.spent.over(seconds));
+            cost = Some(world.spent.over(seconds, world.reading));
         });
         let handles = 2 * u64::from(connections) * size_of::<K::Handle>() as u64;
         Cost {
@@ -99,6 +103,7 @@ impl<K: Keeper> World<K> {
             pongs: vec![Vec::new(); ROUND_TRIP].into(),
             asked: Vec::new(),
             spent: Spent::default(),
+            reading: reading(),
         }
     }
 
@@ -119,7 +124,8 @@ impl<K: Keeper> World<K> {
             |part: u32| (self.order.len() as u64 * u64::from(part) / u64::from(LOOKS)) as usize;
         let parts: Vec<_> = (0..LOOKS).map(|look| part(look)..part(look + 1)).collect();
         parts.into_iter().for_each(|part| self.look(part));
-        self.spent.on_messages + self.spent.on_the_rest
+        let (on_messages, on_the_rest) = self.spent.without_readings(self.reading);
+        on_messages + on_the_rest
     }
 
     /// Hands the messages and pongs over that came since the last look, and what is due.
@@ -140,6 +146,7 @@ impl<K: Keeper> World<K> {
         self.keeper.poll(now, &mut self.asked);
         let end = processor_time();
 
+        self.spent.looks += 1;
         self.spent.on_messages += between - begin;
         self.spent.on_the_rest += end - between;
         self.spent.pings += self.asked.len() as u64;
@@ -170,18 +177,38 @@ impl<K: Keeper> World<K> {
 }
 
 impl Spent {
-    fn over(&self, seconds: u32) -> Cost {
+    fn over(&self, seconds: u32, reading: Duration) -> Cost {
+        let (on_messages, on_the_rest) = self.without_readings(reading);
         let nanos = |time: Duration, by: u64| time.as_nanos() as f64 / by.max(1) as f64;
-        let all = self.on_messages + self.on_the_rest;
+        let all = on_messages + on_the_rest;
         Cost {
             share: 100.0 * all.as_secs_f64() / f64::from(seconds),
-            nanos_a_message: nanos(self.on_messages, self.messages),
-            nanos_a_ping: nanos(self.on_the_rest, self.pings),
+            nanos_a_message: nanos(on_messages, self.messages),
+            nanos_a_ping: nanos(on_the_rest, self.pings),
             bytes: 0,
             messages: self.messages,
             pings: self.pings,
         }
     }
+
+    /// What was spent, less the readings of the processor time, of which one falls into each part.
+    fn without_readings(&self, reading: Duration) -> (Duration, Duration) {
+        let readings = reading * self.looks;
+        (
+            self.on_messages.saturating_sub(readings),
+            self.on_the_rest.saturating_sub(readings),
+        )
+    }
+}
+
+/// How long it takes to read the processor time.
+fn reading() -> Duration {
+    const READINGS: u32 = 100_000;
+    let begin = processor_time();
+    for _ in 1..READINGS {
+        processor_time();
+    }
+    (processor_time() - begin) / READINGS
 }
 
 /// What this thread has used.
