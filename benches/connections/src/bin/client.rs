@@ -249,8 +249,11 @@ impl Clients {
     }
 }
 
-/// The first byte, the payload and what follows the first frame, if it is whole.
-fn frame(bytes: &[u8]) -> io::Result<Option<(u8, &[u8], &[u8])>> {
+/// The first byte of a frame, its payload, and what follows it.
+type Frame<'a> = (u8, &'a [u8], &'a [u8]);
+
+/// The first frame, if it is whole.
+fn frame(bytes: &[u8]) -> io::Result<Option<Frame<'_>>> {
     let &[kind, length, ref rest @ ..] = bytes else {
         return Ok(None);
     };

@@ -70,7 +70,10 @@ impl Server {
             .map(|due| rung_in_step(due, align));
         let mut wait = due.map(|due| due.since(self.now()));
         loop {
-            self.poll.poll(events, wait)?;
+            match self.poll.poll(events, wait) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
             let now = self.now();
             for event in events.iter() {
                 if event.token() == LISTENER {
@@ -214,10 +217,10 @@ impl Connection {
                 tell(Event::SendOk);
             }
         }
-        if unless_it_blocks(socket.flush())?.is_some() {
-            if let Some(id) = self.unflushed.take() {
-                tell(Event::PingSent(id));
-            }
+        if unless_it_blocks(socket.flush())?.is_some()
+            && let Some(id) = self.unflushed.take()
+        {
+            tell(Event::PingSent(id));
         }
         Ok(())
     }

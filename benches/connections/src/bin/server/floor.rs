@@ -31,7 +31,10 @@ pub fn serve(ping: Duration) -> Outcome {
         let wait = due
             .front()
             .map(|(at, _)| at.saturating_duration_since(Instant::now()));
-        poll.poll(&mut events, wait)?;
+        match poll.poll(&mut events, wait) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            polled => polled?,
+        }
         for event in &events {
             if event.token() != LISTENER {
                 let stream = &mut streams[event.token().0];
