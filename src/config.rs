@@ -216,6 +216,8 @@ impl TimeoutConfig {
     /// The shorter of `idle_timeout` (in scope `inbound`) and `ping_interval` + (`message_timeout`, or
     /// if off `pong_timeout`) + `pong_timeout` (if both are on); `None` if neither stands. Late
     /// looks at the clock and up to two stall graces come on top; `connection_timeout` is left out.
+    /// Where the verdict begins a closing handshake, as that of `idle_timeout` does, the stream of a
+    /// socket ends up to `close_timeout` later.
     ///
     /// ```
     /// use core::time::Duration;

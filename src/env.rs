@@ -169,7 +169,10 @@ pub struct EnvConfig {
 ///
 /// let loaded = TimeoutConfig::from_vars([("WS_JITER", "0.2"), ("WS_URL", "wss://example.com")])?;
 /// let lines: Vec<_> = loaded.unknown.iter().map(|unknown| unknown.to_string()).collect();
-/// assert_eq!(lines, ["WS_JITER is unknown; did you mean WS_JITTER?", "WS_URL is unknown"]);
+/// assert_eq!(lines, [
+///     "WS_JITER is unknown to ws-timeout; did you mean WS_JITTER?",
+///     "WS_URL is unknown to ws-timeout",
+/// ]);
 /// # Ok::<(), ws_timeout::EnvError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +215,11 @@ impl UnknownVariable {
 
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is unknown", cut(&self.name).escape_debug())?;
+        write!(
+            f,
+            "{} is unknown to ws-timeout",
+            cut(&self.name).escape_debug()
+        )?;
         match self.nearest {
             Some(nearest) => write!(f, "; did you mean {nearest}?"),
             None => Ok(()),

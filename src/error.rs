@@ -2,6 +2,7 @@
 
 use std::boxed::Box;
 use std::fmt;
+use std::time::Duration;
 
 use crate::event::CloseReason;
 use crate::status::Status;
@@ -31,6 +32,8 @@ pub enum Error<E> {
 pub struct Verdict {
     /// The limit that was reached first.
     pub reason: CloseReason,
+    /// How long it was, where it is not one of the configuration but of a single call.
+    pub within: Option<Duration>,
     /// What was known when it was.
     pub status: Box<Status>,
     /// How the closing went.
@@ -82,14 +85,12 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
 /// The limit that was reached, how the closing went, and the status then.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, {} ({}): {}",
-            self.reason,
-            self.reason.text(),
-            self.closing,
-            self.status
-        )
+        write!(f, "{}, ", self.reason)?;
+        match self.within {
+            Some(within) => write!(f, "a send was not done within the {within:?} it was given")?,
+            None => f.write_str(self.reason.text())?,
+        }
+        write!(f, " ({}): {}", self.closing, self.status)
     }
 }
 

@@ -3,6 +3,15 @@
 use std::string::String;
 
 /// A WebSocket message of whatever library.
+///
+/// Implemented for the messages of tungstenite 0.30 (feature `tungstenite`), which are those of
+/// tokio-tungstenite 0.30 and async-tungstenite 0.35. The messages of another library are wrapped in a type of
+/// one's own that implements it, and its socket in a `Stream + Sink` of that type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message that ws-timeout knows",
+    note = "with the feature `tungstenite` the messages of tungstenite 0.30 are (tokio-tungstenite 0.30, async-tungstenite 0.35)",
+    note = "the messages of another version or library need a type of your own that implements `ws_timeout::Message`"
+)]
 pub trait Message: Clone + PartialEq {
     /// What kind of message this is.
     fn kind(&self) -> Kind<'_>;

@@ -1,12 +1,14 @@
 //! What goes into the log: one function a line, with its key-values.
 //!
 //! Everything has the target `ws_timeout`. Routine is `debug`, open and close are `info`, a verdict is
-//! `warn`.
+//! `warn` if it is about trouble.
 
 use std::fmt;
+use std::format;
+use std::string::String;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log};
 
 use crate::config::TimeoutConfig;
 use crate::error::Verdict;
@@ -14,16 +16,21 @@ use crate::event::CloseReason;
 use crate::rtt::Rtt;
 use crate::seed::PingId;
 use crate::status::Status;
+use crate::time::brief;
 
 const TARGET: &str = "ws_timeout";
 
-pub(crate) fn opened(label: &str, config: &TimeoutConfig) {
+pub(crate) fn opened(label: &str, config: &TimeoutConfig, metered: bool) {
+    let write = config.message_timeout().filter(|_| !metered);
+    let write = write.map_or(String::new(), |limit| {
+        format!("; without a meter a message has {limit:?} to leave, however large")
+    });
     match config.detection_bound() {
         Some(bound) => {
-            info!(target: TARGET, event = "opened", label, bound:? = bound; "{label}: opened, a silent peer is noticed within {bound:?}");
+            info!(target: TARGET, event = "opened", label, metered, bound:? = bound; "{label}: opened, a silent peer is noticed within {bound:?}{write}");
         }
         None => {
-            info!(target: TARGET, event = "opened", label; "{label}: opened, a silent peer can stay unnoticed");
+            info!(target: TARGET, event = "opened", label, metered; "{label}: opened, a silent peer can stay unnoticed{write}");
         }
     }
 }
@@ -60,22 +67,21 @@ pub(crate) fn handshake_failed(error: &impl fmt::Display) {
 
 pub(crate) fn dropped(label: &str, status: &Status) {
     let age = status.age;
-    info!(target: TARGET, event = "dropped", label, age:? = age; "{label}: dropped by the program after {age:?}: {status}");
+    info!(target: TARGET, event = "dropped", label, age:? = age; "{label}: dropped by the program after {:?}: {status}", brief(age));
 }
 
-/// `asked` is the limit where it is not one of the configuration's but of a single call.
-pub(crate) fn verdict(
-    label: &str,
-    verdict: &Verdict,
-    config: &TimeoutConfig,
-    asked: Option<Duration>,
-) {
+/// That a connection goes because it was asked to or has lived its life is no trouble of anyone's.
+pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
+    let level = match verdict.reason {
+        CloseReason::Drain | CloseReason::ConnectionTimeout => Level::Info,
+        _ => Level::Warn,
+    };
     let limit = verdict.reason.name();
-    let allowed = OrNone(asked.or_else(|| limit_of(verdict.reason, config)));
+    let allowed = OrNone(verdict.within.or_else(|| limit_of(verdict.reason, config)));
     let code = OrNone(config.close_code(verdict.reason));
     let age = verdict.status.age;
-    warn!(
-        target: TARGET, event = "verdict", label, limit, allowed:? = allowed, age:? = age, code:? = code;
+    log!(
+        target: TARGET, level, event = "verdict", label, limit, allowed:? = allowed, age:? = age, code:? = code;
         "{label}: {verdict}"
     );
 }
@@ -92,18 +98,18 @@ pub(crate) fn closed(
             let limit = verdict.reason.name();
             info!(
                 target: TARGET, event = "closed", label, limit, age:? = age;
-                "{label}: closed after {age:?}: {limit}, {}", verdict.closing
+                "{label}: closed after {:?}: {limit}, {}", brief(age), verdict.closing
             );
         }
         (None, Some(code)) => {
             let code = OrNone(code);
             info!(
                 target: TARGET, event = "closed", label, age:? = age, code:? = code;
-                "{label}: closed after {age:?} with the peer's code {code:?}"
+                "{label}: closed after {:?} with the peer's code {code:?}", brief(age)
             );
         }
         (None, None) => {
-            info!(target: TARGET, event = "closed", label, age:? = age; "{label}: closed after {age:?}");
+            info!(target: TARGET, event = "closed", label, age:? = age; "{label}: closed after {:?}", brief(age));
         }
     }
 }

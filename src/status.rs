@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use crate::event::{CloseReason, Phase};
 use crate::rtt::Rtt;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, brief};
 
 /// Everything that a policy knew at one instant; made by
 /// [`TimeoutPolicy::status`](crate::TimeoutPolicy::status).
@@ -53,7 +53,7 @@ pub struct Status {
 /// One line: the phase, then whatever is out of the ordinary, then each deadline with the time left.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, age {:?}", self.phase, self.age)?;
+        write!(f, "{}, age {:?}", self.phase, brief(self.age))?;
         if let Some(cause) = self
             .cause
             .filter(|&cause| self.phase != Phase::Aborted(cause))
@@ -63,13 +63,14 @@ impl fmt::Display for Status {
         write!(
             f,
             ", silent {:?}, sent {:?} ago",
-            self.silent, self.since_sent
+            brief(self.silent),
+            brief(self.since_sent)
         )?;
         if let Some(waiting) = self.ping_unsent {
-            write!(f, ", ping unsent {waiting:?}")?;
+            write!(f, ", ping unsent {:?}", brief(waiting))?;
         }
         if let Some(waiting) = self.ping_unanswered {
-            write!(f, ", ping unanswered {waiting:?}")?;
+            write!(f, ", ping unanswered {:?}", brief(waiting))?;
         }
         if self.write_waits {
             f.write_str(", write waits")?;
@@ -86,13 +87,13 @@ impl fmt::Display for Status {
             write!(f, ", rtt {:?}", Duration::from_micros(rtt.smoothed))?;
         }
         if let Some(left) = self.grace_left {
-            write!(f, ", grace {left:?} left")?;
+            write!(f, ", grace {:?} left", brief(left))?;
         }
         for (kind, at) in self.deadlines.iter() {
             if at > self.at {
-                write!(f, "; {kind} in {:?}", at.since(self.at))?;
+                write!(f, "; {kind} in {:?}", brief(at.since(self.at)))?;
             } else {
-                write!(f, "; {kind} due since {:?}", self.at.since(at))?;
+                write!(f, "; {kind} due since {:?}", brief(self.at.since(at)))?;
             }
         }
         Ok(())

@@ -116,6 +116,17 @@ pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
         .saturating_add(length.subsec_nanos() as u64)
 }
 
+/// `length` for a line of the log: milliseconds tell enough of seconds, microseconds of what is shorter.
+pub(crate) const fn brief(length: Duration) -> Duration {
+    let nanos = length.subsec_nanos();
+    let step = if length.as_secs() > 0 {
+        1_000_000
+    } else {
+        1000
+    };
+    Duration::new(length.as_secs(), nanos - nanos % step)
+}
+
 /// The earlier of two deadlines, of which `None` never comes.
 #[inline]
 pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {

@@ -446,7 +446,10 @@ fn unknown_variables_are_warnings() {
         assert_eq!(unknown.name(), name);
         assert_eq!(unknown.nearest(), nearest, "{name}");
         let hint = nearest.map_or(String::new(), |known| format!("; did you mean {known}?"));
-        assert_eq!(unknown.to_string(), format!("{name} is unknown{hint}"));
+        assert_eq!(
+            unknown.to_string(),
+            format!("{name} is unknown to ws-timeout{hint}")
+        );
         assert!(!format!("{loaded:?}").contains("secret"));
     }
 }
@@ -473,7 +476,7 @@ fn an_unknown_name_of_any_length_is_readable() {
     assert_eq!(loaded.unknown[0].nearest(), None);
     let line = loaded.unknown[0].to_string();
     assert!(line.starts_with(r"WS_\u{1b}[2J\nXXX"), "{line}");
-    assert!(line.ends_with("X… is unknown"), "{line}");
+    assert!(line.ends_with("X… is unknown to ws-timeout"), "{line}");
     assert!(line.len() < 200, "{line}");
 }
 

@@ -17,7 +17,7 @@ use crate::socket::TimeoutSocket;
 use crate::time::Timestamp;
 
 /// Guards a socket whose opening handshake is done.
-pub fn wrap<S: TryStream>(
+pub fn wrap<S: TryStream<Ok: crate::Message>>(
     config: impl Into<Arc<TimeoutConfig>>,
     socket: S,
 ) -> TimeoutSocket<S, Timer> {
@@ -34,7 +34,7 @@ pub fn open<S, E, F>(
     handshake: F,
 ) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>>
 where
-    S: TryStream,
+    S: TryStream<Ok: crate::Message>,
     E: Display,
     F: Future<Output = Result<S, E>>,
 {

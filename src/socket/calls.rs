@@ -98,7 +98,7 @@ where
     /// [`send_text`](Self::send_text), at most `within` from this call.
     ///
     /// If that is over the connection is too, with
-    /// [`CloseReason::MessageTimeout`]: how much of the message has left is not known, and nothing can
+    /// [`CloseReason::MessageTimeout`] and [`Verdict::within`](crate::Verdict::within): how much of the message has left is not known, and nothing can
     /// follow half a message.
     ///
     /// # Errors
@@ -152,11 +152,14 @@ where
     ///
     /// Takes at most `close_timeout` (and up to `stall_tolerance` if this process stalls). Gives the
     /// code of the peer's Close frame, if there was one. On a connection that has ended it does
-    /// nothing.
+    /// nothing, and tells how that ended if the stream has not yet.
+    ///
+    /// It stands before the `close` of the socket inside and that of `SinkExt`, which takes no code:
+    /// `SinkExt::close(&mut socket)`.
     ///
     /// # Errors
     /// [`Error::CloseCode`] for a code that can never be sent; [`Error::TimedOut`] if the peer did not
-    /// answer in time, or the policy had ended the connection before; [`Error::Socket`] if the socket
+    /// answer in time, or the policy ended the connection and the stream has not said so yet; [`Error::Socket`] if the socket
     /// inside failed.
     pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
     where

@@ -97,11 +97,12 @@ where
     pub(super) fn give_up_sending(&mut self, now: Timestamp, within: Duration) {
         let verdict = Verdict {
             reason: CloseReason::MessageTimeout,
+            within: Some(within),
             status: Box::new(self.policy.status(now)),
             closing: Closing::Unwritten,
         };
         let config = self.policy.config();
-        report::verdict(self.label_or_dash(), &verdict, config, Some(within));
+        report::verdict(self.label_or_dash(), &verdict, config);
         self.verdict = Some(verdict);
         self.observe(now, Event::Closed);
         self.report_end(now);
@@ -122,10 +123,11 @@ where
         }
         let verdict = Verdict {
             reason,
+            within: None,
             status: Box::new(status.unwrap_or_else(|| self.policy.status(now))),
             closing,
         };
-        report::verdict(self.label_or_dash(), &verdict, self.policy.config(), None);
+        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
         self.verdict = Some(verdict);
     }
 

@@ -96,7 +96,8 @@ where
         }
         if !self.announced {
             self.announced = true;
-            report::opened(self.label_or_dash(), self.policy.config());
+            let metered = self.meter.is_some();
+            report::opened(self.label_or_dash(), self.policy.config(), metered);
         }
     }
 

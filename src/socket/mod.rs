@@ -37,7 +37,8 @@ use crate::timer::Timer;
 /// only while someone polls the reading half, so a program that only sends must poll that too.
 ///
 /// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …) and is
-/// itself one, so `StreamExt::split` works on it. Made by the functions in
+/// itself one, so `StreamExt::split` works on it (the halves are a plain stream and sink, without the
+/// calls below). Made by the functions in
 /// [`runtime`](crate::runtime). No task is spawned.
 ///
 /// What differs from the socket inside:
@@ -352,6 +353,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         let reason = self.verdict.as_ref().map(|verdict| verdict.reason);
         status.cause = status.cause.or(reason);
         status
+    }
+
+    /// The socket inside, such as to ask the transport for its address; `None` once the connection has
+    /// ended.
+    pub fn get_ref(&self) -> Option<&S> {
+        self.inner.as_ref()
     }
 
     /// The name given by [`with_label`](Self::with_label).

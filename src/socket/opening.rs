@@ -52,10 +52,11 @@ where
                     Action::Abort(reason) => {
                         let verdict = Verdict {
                             reason,
+                            within: None,
                             status: Box::new(status),
                             closing: Closing::Unwritten,
                         };
-                        report::verdict("-", &verdict, policy.config(), None);
+                        report::verdict("-", &verdict, policy.config());
                         return Poll::Ready(Err(Error::TimedOut(verdict)));
                     }
                     _ => {
