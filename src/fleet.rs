@@ -4,7 +4,7 @@
 //! to the wheel: when the place comes up the connection is looked at, and put where it belongs by then.
 //! Only a deadline that moved nearer is told at once.
 //!
-//! Nor is a plain message told to the connection: its instant is noted, in tables that hold no more than
+//! Nor is a plain message told to the connection: its instant is noted, in a table that holds no more than
 //! that takes, until something asks for more.
 
 use alloc::boxed::Box;
@@ -302,12 +302,10 @@ impl<C> fmt::Debug for Fleet<C> {
 
 // ---- where the connections lie ----
 
-/// What each connection consists of. Most of what happens touches the marks and the messages only: small
-/// tables, of which much is in the cache when all connections together are not.
+/// What each connection consists of. Most of what happens touches the notes only: a small table, of which
+/// much is in the cache when all connections together are not.
 struct Slots<C> {
-    marks: Table<Mark, 2048>,
-    /// The latest message that was noted; to be told of one again does nothing to a connection.
-    messages: Table<Timestamp, 2048>,
+    notes: Table<Note, 2048>,
     places: Table<Place, 2048>,
     bodies: Table<Option<Body<C>>, 128>,
     /// How many slots were ever used.
@@ -318,14 +316,11 @@ struct Slots<C> {
 }
 
 /// Whether a slot is in use, by which of all its connections, and what a message to that does.
-///
-/// It is all of a connection that a message reads. A slot whose generations are used up is never used
-/// again.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A slot whose generations are used up is never used again.
+#[derive(Clone, Copy)]
 struct Mark(u32);
 
 impl Mark {
-    const VACANT: Self = Self(0);
     const IN_USE: u32 = 1;
     /// The connection must be told of each message at once.
     const TOLD: u32 = 2;
@@ -345,6 +340,32 @@ impl Mark {
     }
 }
 
+/// All of a connection that a message touches.
+struct Note {
+    mark: Mark,
+    /// The latest message that was noted, in nanoseconds, as two halves of which neither needs padding. To
+    /// be told of one again does nothing to a connection.
+    message: [u32; 2],
+}
+
+impl Note {
+    const VACANT: Self = Self {
+        mark: Mark(0),
+        message: [0; 2],
+    };
+
+    fn message(&self) -> Timestamp {
+        let [low, high] = self.message.map(u64::from);
+        Timestamp::from_nanos(high << 32 | low)
+    }
+
+    #[inline]
+    fn set_message(&mut self, at: Timestamp) {
+        let nanos = at.as_nanos();
+        self.message = [nanos as u32, (nanos >> 32) as u32];
+    }
+}
+
 /// All that is known of a connection but its latest messages; what pings touch first.
 #[repr(C)]
 struct Body<C> {
@@ -356,8 +377,7 @@ struct Body<C> {
 impl<C> Slots<C> {
     const fn new() -> Self {
         Self {
-            marks: Table::new(),
-            messages: Table::new(),
+            notes: Table::new(),
             places: Table::new(),
             bodies: Table::new(),
             used: 0,
@@ -369,14 +389,15 @@ impl<C> Slots<C> {
     fn insert(&mut self, body: Body<C>) -> Key {
         let slot = self.free.pop().unwrap_or(self.used);
         if slot == self.used && slot < u32::MAX {
-            self.marks.make_room(slot, || Mark::VACANT);
-            self.messages.make_room(slot, || Timestamp::ZERO);
+            self.notes.make_room(slot, || Note::VACANT);
             self.places.make_room(slot, || Place::NOWHERE);
             self.bodies.make_room(slot, || None);
             self.used += 1;
         }
         let mut generation = 0;
-        if let (Some(mark), Some(place)) = (self.marks.get_mut(slot), self.bodies.get_mut(slot)) {
+        if let (Some(Note { mark, .. }), Some(place)) =
+            (self.notes.get_mut(slot), self.bodies.get_mut(slot))
+        {
             mark.0 |= Mark::IN_USE;
             generation = mark.generation();
             *place = Some(body);
@@ -389,11 +410,11 @@ impl<C> Slots<C> {
         if !self.contains(key) {
             return false;
         }
-        if let (Some(mark), Some(body)) =
-            (self.marks.get_mut(key.slot), self.bodies.get_mut(key.slot))
+        if let (Some(Note { mark, .. }), Some(body)) =
+            (self.notes.get_mut(key.slot), self.bodies.get_mut(key.slot))
         {
             *mark = mark.next();
-            if *mark != Mark::VACANT {
+            if mark.0 != 0 {
                 self.free.push(key.slot);
             }
             *body = None;
@@ -418,16 +439,16 @@ impl<C> Slots<C> {
     }
 
     fn contains(&self, key: Key) -> bool {
-        let mark = self.marks.get(key.slot);
+        let mark = self.notes.get(key.slot).map(|note| note.mark);
         mark.is_some_and(|mark| mark.generation() == key.generation && mark.in_use())
     }
 
     /// Notes a message, if that will do; false if the connection must be told, or there is none.
     #[inline]
     fn note_message(&mut self, key: Key, now: Timestamp) -> bool {
-        match (self.marks.get(key.slot), self.messages.get_mut(key.slot)) {
-            (Some(mark), Some(message)) if mark.0 == key.generation => {
-                *message = now;
+        match self.notes.get_mut(key.slot) {
+            Some(note) if note.mark.0 == key.generation => {
+                note.set_message(now);
                 true
             }
             _ => false,
@@ -435,7 +456,8 @@ impl<C> Slots<C> {
     }
 
     fn message(&self, slot: u32) -> Timestamp {
-        self.messages.get(slot).map_or(Timestamp::ZERO, |&at| at)
+        let note = self.notes.get(slot);
+        note.map_or(Timestamp::ZERO, Note::message)
     }
 
     /// The parts of the connection in a slot, if one is there, after it was told of the latest message.
@@ -459,17 +481,15 @@ impl<C> Slots<C> {
         if let Some(Some(body)) = self.bodies.get(slot) {
             body.hot.touch(&body.cold);
         }
-        black_box((
-            self.place(slot),
-            self.message(slot),
-            self.marks.get(slot).copied(),
-        ));
+        black_box((self.place(slot), self.message(slot)));
     }
 
     /// Messages are noted from now on, if the connection needs not be told of them, which was told of
     /// all so far.
     fn await_messages(&mut self, slot: u32) {
-        if let (Some(mark), Some(Some(body))) = (self.marks.get_mut(slot), self.bodies.get(slot)) {
+        if let (Some(Note { mark, .. }), Some(Some(body))) =
+            (self.notes.get_mut(slot), self.bodies.get(slot))
+        {
             mark.0 = match body.hot.is_plain() {
                 true => mark.generation(),
                 false => mark.generation() | Mark::TOLD,
@@ -489,7 +509,11 @@ impl<C> Slots<C> {
     }
 
     fn key(&self, slot: u32) -> Option<Key> {
-        let mark = self.marks.get(slot).filter(|mark| mark.in_use())?;
+        let mark = self
+            .notes
+            .get(slot)
+            .map(|note| note.mark)
+            .filter(|mark| mark.in_use())?;
         let generation = mark.generation();
         Some(Key { slot, generation })
     }
@@ -828,7 +852,7 @@ mod tests {
 
     #[test]
     fn a_connection_takes_as_much_as_three_cache_lines() {
-        let small = size_of::<Mark>() + size_of::<Timestamp>() + size_of::<Place>();
+        let small = size_of::<Note>() + size_of::<Place>();
         assert_eq!(
             small + size_of::<Option<Body<Arc<TimeoutConfig>>>>(),
             3 * 64
@@ -880,7 +904,7 @@ mod tests {
             generation: !Mark::TOLD,
             ..first
         };
-        *fleet.slots.marks.get_mut(0).unwrap() = Mark(u32::MAX);
+        fleet.slots.notes.get_mut(0).unwrap().mark = Mark(u32::MAX);
         assert!(fleet.remove(last) && !fleet.contains(last));
         let next = fleet.insert(&config, 0, Timestamp::ZERO);
         assert_eq!(next.index(), 1);
