@@ -16,8 +16,8 @@ pub enum Error<E> {
     TimedOut(Verdict),
     /// The socket inside failed.
     Socket(E),
-    /// The connection had ended before without a verdict, or our own Close frame is on its way: nothing
-    /// can be sent. From the stream: it ended because a write failed, and the send was told why.
+    /// The connection had ended before without a verdict, or the closing handshake has begun, by either
+    /// side: nothing can be sent. From the stream: it ended because a write failed, and the send was told why.
     Closed,
     /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
     CloseCode(u16),

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Put it around the TCP or TLS stream *before* the WebSocket handshake, and give its
 /// [`meter`](Metered::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
 /// socket then sees the bytes of a message that is not whole yet, and those that the transport has
-/// taken of a large write.
+/// taken of a large write. Control frames are no part of a message: their size is taken off as if they were
+/// masked, so on the side of a client each that comes with a message takes four bytes too many.
 #[derive(Debug)]
 pub struct Metered<IO> {
     io: IO,
@@ -112,8 +113,10 @@ impl Metering {
         self.partial = 0;
     }
 
-    /// A control frame was handed over: its wire size is no part of a message. The masking key is
-    /// taken for granted, which for the frames of a server errs on the lenient side.
+    /// A control frame was handed over: its wire size is no part of a message. Whether it had a masking key
+    /// is not known here: the frames of a client have one, those of a server have none. It is taken for
+    /// granted, so a client counts four bytes of a message too few for each control frame that comes with
+    /// it. Without, a server would take the keys of pings for a message that has begun, and never goes on.
     pub(crate) fn control_frame(&mut self, payload: usize) {
         const HEADER_AND_MASK: u64 = 6;
         let wire = HEADER_AND_MASK.saturating_add(payload as u64);

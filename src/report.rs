@@ -89,6 +89,7 @@ pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
 pub(crate) fn closed(
     label: &str,
     verdict: Option<&Verdict>,
+    begun_here: bool,
     peer_code: Option<Option<u16>>,
     status: &Status,
 ) {
@@ -103,9 +104,14 @@ pub(crate) fn closed(
         }
         (None, Some(code)) => {
             let code = OrNone(code);
+            let how = if begun_here {
+                "by this side, the peer answered"
+            } else {
+                "by the peer"
+            };
             info!(
                 target: TARGET, event = "closed", label, age:? = age, code:? = code;
-                "{label}: closed after {:?} with the peer's code {code:?}", brief(age)
+                "{label}: closed after {:?} {how} with code {code:?}", brief(age)
             );
         }
         (None, None) => {

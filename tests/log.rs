@@ -9,6 +9,7 @@ use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use tokio::io::{DuplexStream, duplex};
 use tokio_tungstenite::WebSocketStream;
+use tungstenite::Message;
 use tungstenite::protocol::Role;
 use ws_timeout::runtime::tokio::{Timer, wrap};
 use ws_timeout::{Metered, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket};
@@ -91,6 +92,25 @@ async fn with_a_meter_nothing_is_said_of_large_messages() {
     let [opened, _, _] = lines("metered");
     let expected = "metered: opened, a silent peer is noticed within 60s";
     assert_eq!(opened.text, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_closed_is_told() {
+    let mut left = silent("left", builder()).await;
+    left.close(4000, "").await.unwrap();
+    let [_, closed] = lines("left");
+    let by = "by this side, the peer answered with code 4000";
+    assert_eq!(closed.text, format!("left: closed after 0ns {by}"));
+    closed.says(&[("event", "closed"), ("code", "4000")]);
+
+    let (mut stayed, mut client) = pair("stayed", builder()).await;
+    client.close(None).await.unwrap();
+    assert!(matches!(stayed.recv().await, Ok(Some(Message::Close(_)))));
+    tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
+    assert_eq!(stayed.recv().await.unwrap(), None);
+    let [_, closed] = lines("stayed");
+    let by = "by the peer with code none";
+    assert_eq!(closed.text, format!("stayed: closed after 0ns {by}"));
 }
 
 /// Nothing but `message_timeout` of a second.

@@ -2,6 +2,7 @@
 //! others have theirs in `socket.rs`; CONTRIBUTING.md lists which test guards which rule.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -55,6 +56,8 @@ struct World {
     ended: bool,
     /// Whether the transport takes nothing.
     full: bool,
+    /// Whether it has no place for a message either.
+    no_place: bool,
     /// Whether it has room at the next try, and wakes nobody for that.
     room_unsaid: bool,
     /// What the transport never takes.
@@ -126,7 +129,12 @@ impl Stream for Wire {
 impl Sink<Message> for Wire {
     type Error = WsError;
 
-    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        let mut world = self.0.world();
+        if world.no_place {
+            world.write_waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -583,6 +591,114 @@ fn rule_15_a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_e
     let end = socket.next().now_or_never();
     assert!(matches!(end, Some(None)), "{end:?}");
     assert!(shared.world().dropped);
+}
+
+/// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455, 5.5.1), and the
+/// answer to the peer's is one.
+#[test]
+fn nothing_is_sent_once_the_peer_has_closed() {
+    for our_own_waits in [false, true] {
+        let shared = Shared::default();
+        let mut socket = shared.socket(bare());
+        waits(&mut socket);
+        let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+        ready.unwrap().unwrap();
+        if our_own_waits {
+            shared.world().full = true;
+            socket.feed(data()).now_or_never().unwrap().unwrap();
+            let closing = SinkExt::close(&mut socket).now_or_never();
+            assert!(closing.is_none());
+        }
+        shared.world().incoming.push_back(Message::Close(None));
+        assert!(socket.next().now_or_never().is_some());
+        shared.world().full = false;
+        assert!(matches!(
+            socket.start_send_unpin(data()),
+            Err(Error::Closed)
+        ));
+        let sent = socket.send(data()).now_or_never();
+        assert!(matches!(sent, Some(Err(Error::Closed))), "{sent:?}");
+        SinkExt::close(&mut socket).now_or_never().unwrap().unwrap();
+        assert_eq!(shared.world().sent.len(), usize::from(our_own_waits));
+        assert!(shared.world().held.is_empty());
+    }
+}
+
+#[test]
+fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
+    for verdict in [false, true] {
+        let shared = Shared::default();
+        let config = bare()
+            .ping_interval(SECOND)
+            .idle_timeout(2 * SECOND)
+            .close_timeout(2 * SECOND);
+        let mut socket = shared.socket(config);
+        waits(&mut socket);
+        let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+        ready.unwrap().unwrap();
+        shared.at(SECOND);
+        waits(&mut socket);
+        // The ping has taken the place.
+        shared.world().no_place = true;
+        socket.start_send_unpin(data()).unwrap();
+        if verdict {
+            shared.at(2 * SECOND);
+            waits(&mut socket);
+        }
+        shared.world().incoming.push_back(Message::Close(None));
+        assert_eq!(socket.next().now_or_never().is_none(), verdict);
+        shared.world().no_place = false;
+        match socket.flush().now_or_never() {
+            Some(Err(Error::Closed)) if !verdict => {
+                socket.flush().now_or_never().unwrap().unwrap();
+            }
+            Some(Err(Error::TimedOut(_))) if verdict => {}
+            other => panic!("{other:?}"),
+        }
+        waits(&mut socket);
+        let world = shared.world();
+        assert!(world.held.is_empty());
+        assert_eq!(world.sent.len(), 1);
+        assert!(world.sent[0].is_ping());
+    }
+}
+
+#[test]
+fn a_promised_message_that_is_refused_is_told_to_whoever_sends() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    waits(&mut socket);
+    let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+    ready.unwrap().unwrap();
+    shared.at(SECOND);
+    waits(&mut socket);
+    // The ping has taken the place.
+    shared.world().refuses = Some(data());
+    socket.start_send_unpin(data()).unwrap();
+    waits(&mut socket);
+    let told = socket.flush().now_or_never();
+    assert!(matches!(told, Some(Err(Error::Socket(_)))), "{told:?}");
+    let sent = socket.send(Message::text("next")).now_or_never();
+    assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
+}
+
+#[test]
+fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare());
+    waits(&mut socket);
+    shared.world().no_place = true;
+    shared.world().full = true;
+    let writer = Arc::new(Woken::default());
+    let waker = Waker::from(writer.clone());
+    let cx = &mut Context::from_waker(&waker);
+    assert!(socket.poll_ready_unpin(cx).is_pending());
+    writer.0.store(false, Ordering::Relaxed);
+    shared.world().incoming.push_back(Message::Close(None));
+    assert!(socket.next().now_or_never().is_some());
+    assert!(writer.0.load(Ordering::Relaxed));
+    let told = socket.poll_ready_unpin(cx);
+    assert!(matches!(told, Poll::Ready(Err(Error::Closed))), "{told:?}");
 }
 
 #[test]

@@ -1026,6 +1026,33 @@ async fn a_spent_budget_is_not_taken_for_silence() {
     assert_eq!(messages, 4);
 }
 
+/// So large a message takes more than one turn to read.
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_does_not_cost_a_receive_its_message() {
+    const LENGTH: usize = 1 << 20;
+    let (mut server, mut client) = pair(bare(), 2 * LENGTH).await;
+    let mut receiving = pin!(server.recv_timeout(SECOND));
+    assert!(receiving.as_mut().now_or_never().is_none());
+    client.send(Message::binary(vec![0; LENGTH])).await.unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    match receiving.await.unwrap() {
+        Received::Message(message) => assert_eq!(message.len(), LENGTH),
+        other => panic!("no message but {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receive_that_is_over_leaves_the_limits_of_the_connection() {
+    let (mut server, _client) = pair(bare().idle_timeout(2 * SECOND), 64).await;
+    let start = now();
+    let received = server.recv_timeout(SECOND).await.unwrap();
+    assert_eq!(received, Received::TimedOut);
+    took(start, SECOND);
+    let end = tokio::time::timeout(10 * SECOND, server.next()).await;
+    let end = end.expect("the verdict comes, and the end of its close");
+    assert_eq!(timed_out(end.unwrap()).reason, CloseReason::IdleTimeout);
+}
+
 #[tokio::test(start_paused = true)]
 async fn close_frames_may_cross() {
     for (role, other) in [(Role::Server, Role::Client), (Role::Client, Role::Server)] {
@@ -1151,7 +1178,7 @@ async fn a_promised_message_is_not_lost_in_silence() {
     server.start_send_unpin(Message::text("promised")).unwrap();
     client.close(None).await.unwrap();
     assert!(server.recv().await.unwrap().unwrap().is_close());
-    assert!(matches!(server.flush().await, Err(Error::Socket(_))));
+    assert!(matches!(server.flush().await, Err(Error::Closed)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1292,7 +1319,7 @@ async fn a_send_that_was_given_up_is_no_write_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_message_does_not_hold_up_what_was_written_before() {
+async fn a_message_that_a_close_overtakes_does_not_hold_up_what_was_written_before() {
     let (transport, mut client) = duplex(64);
     let mut server = over(bare().ping_interval(SECOND), transport).await;
     assert!(
@@ -1308,6 +1335,7 @@ async fn a_refused_message_does_not_hold_up_what_was_written_before() {
             .is_err()
     );
     assert_eq!(server.status().pings_sent, 1);
+    server.start_send_unpin(Message::text("promised")).unwrap();
     let client = tokio::spawn(async move {
         client.write_all(&frame(8, &[3, 232])).await.unwrap();
         client.shutdown().await.unwrap();
@@ -1318,9 +1346,8 @@ async fn a_refused_message_does_not_hold_up_what_was_written_before() {
     });
     tokio::time::sleep(10 * MS).await;
     assert!(server.recv().await.unwrap().unwrap().is_close());
-    server.start_send_unpin(Message::text("promised")).unwrap();
     while server.recv().await.unwrap().is_some() {}
-    assert!(matches!(server.flush().await, Err(Error::Socket(_))));
+    assert!(matches!(server.flush().await, Err(Error::Closed)));
     assert_eq!(client.await.unwrap(), 1004 + 10 + 4);
 }
 
@@ -1597,36 +1624,74 @@ fn window() -> usize {
     taken
 }
 
-/// While this thread is blocked the peer makes room: what the reactor has not seen is not held against it.
+/// While this thread is blocked the peer makes room: what the reactor has not seen is not held against it,
+/// even where the caller allows no time at all.
 #[test]
 fn a_blocked_thread_does_not_cost_a_send_with_a_limit_of_its_own() {
     use std::io::Read;
 
     let size = window() * 5 / 4;
+    for within in [200 * MS, Duration::ZERO] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (go, told) = std::sync::mpsc::channel();
+        let peer = std::thread::spawn(move || {
+            let mut tcp = listener.accept().unwrap().0;
+            told.recv().unwrap();
+            tcp.read_to_end(&mut Vec::new()).unwrap()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+            let socket = WebSocketStream::from_raw_socket(tcp, Role::Server, None).await;
+            let mut server = wrap(bare().build().unwrap(), socket);
+            let mut sending = pin!(server.send_text_timeout("x".repeat(size), within));
+            assert!(sending.as_mut().now_or_never().is_none());
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+            std::thread::park_timeout(400 * MS);
+            sending.await.unwrap();
+        });
+        assert!(peer.join().unwrap() > size);
+    }
+}
+
+/// While this thread is blocked a message comes in good time, which the reactor has not seen.
+#[test]
+fn a_blocked_thread_does_not_cost_a_receive_its_message() {
+    use std::io::Write;
+
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (go, told) = std::sync::mpsc::channel();
-    let peer = std::thread::spawn(move || {
-        let mut tcp = listener.accept().unwrap().0;
-        told.recv().unwrap();
-        tcp.read_to_end(&mut Vec::new()).unwrap()
-    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
         let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut peer = listener.accept().unwrap().0;
         let socket = WebSocketStream::from_raw_socket(tcp, Role::Server, None).await;
         let mut server = wrap(bare().build().unwrap(), socket);
-        let mut sending = pin!(server.send_text_timeout("x".repeat(size), 200 * MS));
-        assert!(sending.as_mut().now_or_never().is_none());
-        tokio::task::yield_now().await;
-        go.send(()).unwrap();
+        {
+            let mut receiving = pin!(server.recv_timeout(200 * MS));
+            assert!(receiving.as_mut().now_or_never().is_none());
+            tokio::task::yield_now().await;
+            peer.write_all(&frame(1, b"in time")).unwrap();
+            std::thread::park_timeout(400 * MS);
+            let received = receiving.await.unwrap();
+            assert_eq!(received, Received::Message(Message::text("in time")));
+        }
+        // What was there before the call is in time, whatever that allows.
+        peer.write_all(&frame(1, b"before")).unwrap();
         std::thread::park_timeout(400 * MS);
-        sending.await.unwrap();
+        let received = server.recv_timeout(Duration::ZERO).await.unwrap();
+        assert_eq!(received, Received::Message(Message::text("before")));
+        let received = server.recv_timeout(Duration::ZERO).await.unwrap();
+        assert_eq!(received, Received::TimedOut);
     });
-    assert!(peer.join().unwrap() > size);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use crate::error::Error;
 #[cfg(doc)]
 use crate::event::CloseReason;
 use crate::message::Message;
+use crate::time::Timestamp;
 use crate::timer::Timer;
 
 /// What [`TimeoutSocket::recv_timeout`] found.
@@ -61,7 +62,10 @@ where
     /// As [`recv`](Self::recv).
     pub async fn recv_timeout(&mut self, within: Duration) -> Result<Received<M>, Error<E>> {
         let until = self.timer.now().checked_add(within);
+        let mut rang = None;
         poll_fn(|cx| {
+            self.alarm_rings();
+            rang = rang.max(self.rang);
             if let Poll::Ready(read) = self.poll_recv(cx) {
                 return Poll::Ready(match read {
                     Some(Ok(message)) => Ok(Received::Message(message)),
@@ -69,11 +73,9 @@ where
                     None => Ok(Received::Closed),
                 });
             }
-            let now = self.timer.now();
-            if until.is_some_and(|until| until <= now) {
+            if until.is_some_and(|until| self.is_over(until, rang)) {
                 return Poll::Ready(Ok(Received::TimedOut));
             }
-            self.set_alarm(now, until);
             Poll::Pending
         })
         .await
@@ -87,7 +89,7 @@ where
     /// # Errors
     /// [`Error::TimedOut`] when the policy has ended the connection, [`Error::Socket`] when the socket
     /// inside failed or did not take the message, [`Error::Closed`] when the connection had ended or is
-    /// being closed by this side.
+    /// being closed, by either side.
     pub async fn send_text(&mut self, text: impl Into<String>) -> Result<(), Error<E>>
     where
         Self: Unpin,
@@ -185,18 +187,31 @@ where
             let Some(by) = by.filter(|_| sent.is_pending()) else {
                 return sent;
             };
-            // As with every limit on what the peer takes: only a try after an alarm that rang counts.
-            let now = self.timer.now();
-            let tried = self.rang.is_some_and(|rang| rang >= by);
-            if by <= now && tried && self.has_budget() {
+            if self.is_over(by, self.rang) {
+                let now = self.timer.now();
                 self.give_up_sending(now, within);
                 return Poll::Ready(self.may_send());
             }
-            let soon = now.checked_add(A_MOMENT).unwrap_or(now);
-            self.set_alarm(now, Some(by.max(soon)));
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether a caller's own limit is over, which a try has just not met; if not, the alarm is set to it.
+    ///
+    /// As with every limit on the peer only a try after an alarm that `rang` counts: until the reactor has
+    /// turned, neither what came in time is seen nor the room that was made.
+    fn is_over(&mut self, by: Timestamp, rang: Option<Timestamp>) -> bool {
+        let now = self.timer.now();
+        let tried = rang.is_some_and(|rang| rang >= by);
+        if by <= now && tried && self.has_budget() {
+            // To ask took the alarm.
+            self.stale = true;
+            return true;
+        }
+        let soon = now.checked_add(A_MOMENT).unwrap_or(now);
+        self.set_alarm(now, Some(by.max(soon)));
+        false
     }
 
     /// Hands over `message`, once, and flushes it.

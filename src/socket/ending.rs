@@ -135,6 +135,7 @@ where
         report::closed(
             self.label_or_dash(),
             self.verdict.as_ref(),
+            !matches!(self.farewell, Farewell::None),
             self.peer_close.map(|close| close.code),
             &self.status_at(now),
         );

@@ -86,7 +86,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether the stream inside has ended. What was written before that may still have to leave.
     read_to_end: bool,
     /// Why a promised message was not taken when it came to it, for the task that sends.
-    refused: Option<S::Error>,
+    refused: Option<Error<S::Error>>,
     write_side: WriteSide<S::Error>,
     verdict: Option<Verdict>,
     /// Whether the stream has said how it ended.

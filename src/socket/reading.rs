@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::{Farewell, PeerClose, TimeoutSocket, WriteError, WriteSide};
+use super::{Farewell, PeerClose, TimeoutSocket, WriteSide};
 use crate::error::{Closing, Error};
 use crate::event::{Event, Phase};
 use crate::message::{Heartbeat, Kind, Message};
@@ -90,14 +90,7 @@ where
     /// that, could leave. (tungstenite's server ends its stream as soon as the answer is in its buffer.)
     pub(super) fn reply_waits(&mut self) -> bool {
         self.read_to_end = true;
-        while self.peer_close.is_some() && self.owes() {
-            match self.write_out(self.timer.now()) {
-                // What else is owed can still leave.
-                Poll::Ready(Err(WriteError::Refused(error))) => self.refused = Some(error),
-                done => return done.is_pending(),
-            }
-        }
-        false
+        self.peer_close.is_some() && self.owes() && self.write_out(self.timer.now()).is_pending()
     }
 
     /// Tells the policy of a message; whether it is handed on.
@@ -135,9 +128,14 @@ where
                     // The frames have crossed; the reply does for ours.
                     self.farewell = Farewell::None;
                 }
+                if self.slot.take().is_some() && self.verdict.is_none() {
+                    self.refused = Some(Error::Closed);
+                }
                 self.observe(now, Event::PeerClose);
                 // tungstenite has queued the reply.
                 self.unflushed.control = true;
+                // Nothing may follow the reply, and whoever waits to send is told.
+                self.tasks.writer.wake();
                 self.verdict.is_none()
             }
         }

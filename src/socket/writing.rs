@@ -181,7 +181,7 @@ where
                 Poll::Ready(Ok(())) => break,
                 Poll::Ready(Err(WriteError::Refused(error))) => {
                     report::send_error(self.label_or_dash(), &error);
-                    self.refused = Some(error);
+                    self.refused = Some(Error::Socket(error));
                     self.tasks.writer.wake();
                 }
                 Poll::Ready(Err(WriteError::Broken(error))) => {
@@ -288,14 +288,11 @@ where
     /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
     #[inline]
     fn is_free_to_send(&self) -> bool {
-        self.inner.is_some()
-            && self.verdict.is_none()
-            && self.refused.is_none()
-            && matches!(self.write_side, WriteSide::Sound)
-            && matches!(self.farewell, Farewell::None)
+        self.policy.phase() == Phase::Open && self.refused.is_none()
     }
 
-    /// Nothing may follow our own Close frame.
+    /// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455, 5.5.1),
+    /// and the answer to the peer's is one too.
     #[inline]
     pub(super) fn may_send_more(&mut self) -> Result<(), Error<E>> {
         if self.is_free_to_send() {
@@ -303,11 +300,7 @@ where
         }
         self.may_send()?;
         self.write_side_is_sound()?;
-        match (self.refused.take(), &self.farewell) {
-            (Some(error), _) => Err(Error::Socket(error)),
-            (None, Farewell::None) => Ok(()),
-            (None, _) => Err(Error::Closed),
-        }
+        Err(self.refused.take().unwrap_or(Error::Closed))
     }
 
     /// Whether there is something to flush; after the end, whether all had left.
@@ -317,7 +310,7 @@ where
             return Ok(true);
         }
         if let Some(error) = self.refused.take() {
-            return Err(Error::Socket(error));
+            return Err(error);
         }
         if self.verdict.is_none() {
             self.write_side_is_sound()?;

@@ -1,9 +1,8 @@
 //! Ten thousand connections at once, half of which die. The server and the clients are a process each.
 
-use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::io::{self, Write};
-use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::MS;
+use crate::SECOND;
 use crate::host::Runtime;
+use crate::parts::monotonic;
 use crate::peers::crowd::Client;
 use crate::process::Process;
 
@@ -21,6 +21,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Long enough for the one thread of so many clients on a busy machine.
 const PONG_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long what was written may take to another process of a busy machine.
+const ON_ITS_WAY: Duration = SECOND;
+
+/// Of so many clients that live one may answer late, or the test has shown nothing.
+const ONE_LATE_OF: usize = 100;
 
 /// By how much the server of so many may be late on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
@@ -60,27 +66,34 @@ fn half_die(runtime: Runtime) {
     let address = server.line();
     let mut clients = Process::start("crowd", &[("ADDRESS", &address)]);
 
+    let mut accounts = Vec::new();
     let none_open = server.memory();
     clients.say(&format!("open {few}"));
-    clients.expect("open");
+    assert_eq!(reply(&clients, &mut accounts), "open");
     let few_open = server.memory();
     clients.say(&format!("open {all}"));
-    clients.expect("open");
+    assert_eq!(reply(&clients, &mut accounts), "open");
     let all_open = server.memory();
     clients.say("die");
-    let dead = all / 2;
-    for _ in 0..dead {
-        let end = server.line();
-        let fields: Vec<&str> = end.split(' ').collect();
-        assert_eq!(fields[0], "pong_timeout", "{end}");
-        let [silent, unanswered] = [fields[1], fields[2]].map(|ms| ms.parse::<u32>().unwrap() * MS);
-        assert!(unanswered >= PONG_TIMEOUT, "{end}");
-        let bound = PING_INTERVAL + PONG_TIMEOUT;
-        assert!(silent <= bound + LATE, "{end}");
+    let died = reply(&clients, &mut accounts);
+    let died = died.split(' ').map(|port| port.parse().unwrap());
+    let mut unnoticed: HashSet<u16> = died.collect();
+    let living = all - unnoticed.len();
+    let mut verdicts = HashMap::new();
+    while !unnoticed.is_empty() {
+        let verdict = next_verdict(&server);
+        if !unnoticed.remove(&verdict.port) {
+            verdicts.insert(verdict.port, verdict);
+        }
     }
-    // All others have answered since, and live.
+    // All others have answered since, and live, unless they were ended.
     clients.say("count");
-    clients.expect(&format!("{} live", all - dead));
+    assert_eq!(reply(&clients, &mut accounts), "all");
+    let ended = judge(&server, verdicts, &clients, accounts);
+    assert!(
+        ended * ONE_LATE_OF <= living,
+        "void, this machine is too busy: {ended} of {living} clients answered late, for which the server is not to blame"
+    );
     let half_open = server.memory();
 
     let each = |from: u64, to: u64, count: usize| (to as f64 - from as f64) / count as f64;
@@ -100,15 +113,171 @@ fn half_die(runtime: Runtime) {
     );
 }
 
+/// What the clients reply, and before it the accounts of those that have ended.
+#[track_caller]
+fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
+    loop {
+        let line = clients.line();
+        match Account::heard(&line) {
+            Some(account) => accounts.push(account),
+            None => return line,
+        }
+    }
+}
+
+/// The next that the server says of a connection's end.
+#[track_caller]
+fn next_verdict(server: &Process) -> Verdict {
+    let line = server.line();
+    let verdict = Verdict::heard(&line);
+    assert!(verdict.unanswered >= PONG_TIMEOUT, "{line}");
+    let bound = PING_INTERVAL + PONG_TIMEOUT;
+    assert!(verdict.silent <= bound + LATE, "{line}");
+    verdict
+}
+
+/// Compares each verdict with the account of the client that it ended, and the other way round; gives how
+/// many there are.
+#[track_caller]
+fn judge(
+    server: &Process,
+    mut verdicts: HashMap<u16, Verdict>,
+    clients: &Process,
+    mut accounts: Vec<Account>,
+) -> usize {
+    let mut ended = 0;
+    while !(accounts.is_empty() && verdicts.is_empty()) {
+        let account = accounts
+            .pop()
+            .unwrap_or_else(|| Account::heard(&clients.line()).unwrap());
+        while !verdicts.contains_key(&account.port) {
+            let verdict = next_verdict(server);
+            verdicts.insert(verdict.port, verdict);
+        }
+        let verdict = &verdicts[&account.port];
+        assert!(
+            !verdict.is_wrong(&account),
+            "a live one is lost: {verdict:?} {account:?}"
+        );
+        say(&format!("a client answered late: {verdict:?} {account:?}"));
+        verdicts.remove(&account.port);
+        ended += 1;
+    }
+    ended
+}
+
+/// That a ping was not answered in time, as the server has it.
+#[derive(Debug)]
+struct Verdict {
+    port: u16,
+    silent: Duration,
+    unanswered: Duration,
+    /// Pings asked for, this one included.
+    pings: u64,
+    /// When it was given, or a little before: on the clock that all processes share.
+    at: Duration,
+}
+
+/// What a client did until its connection ended.
+#[derive(Debug)]
+struct Account {
+    port: u16,
+    /// Pings that it read and answered.
+    pongs: u64,
+    /// When the last of its pongs had been written.
+    written: Duration,
+    /// Whether it has read all that the server sent, up to its Close frame.
+    read_to_close: bool,
+}
+
+impl Verdict {
+    #[track_caller]
+    fn heard(line: &str) -> Self {
+        let numbers = line.strip_prefix("pong_timeout ").map(numbers);
+        let Some(Some([silent, unanswered, port, pings, at])) = numbers else {
+            panic!("{line}");
+        };
+        Self {
+            port: port.try_into().unwrap(),
+            silent: Duration::from_millis(silent),
+            unanswered: Duration::from_millis(unanswered),
+            pings,
+            at: Duration::from_millis(at),
+        }
+    }
+
+    /// Whether the peer did all that could be asked of it: the pong was on its way before it was due, or the
+    /// ping never came.
+    fn is_wrong(&self, account: &Account) -> bool {
+        let due = self.at - self.unanswered + PONG_TIMEOUT;
+        let answered = account.pongs == self.pings && account.written + ON_ITS_WAY < due;
+        let never_asked = account.pongs < self.pings && account.read_to_close;
+        answered || never_asked
+    }
+}
+
+impl Account {
+    fn new(client: &Client) -> Self {
+        Self {
+            port: client.port,
+            pongs: 0,
+            written: Duration::ZERO,
+            read_to_close: false,
+        }
+    }
+
+    /// Waits for a ping and answers it.
+    async fn answer(&mut self, client: &mut Client) -> io::Result<()> {
+        let ping = client.ping().await;
+        self.read_to_close = client.closed;
+        client.pong(&ping?).await?;
+        self.pongs += 1;
+        self.written = monotonic();
+        Ok(())
+    }
+
+    fn say(&self) {
+        let written = self.written.as_millis();
+        let read_to_close = u8::from(self.read_to_close);
+        eprintln!(
+            "ended {} {} {written} {read_to_close}",
+            self.port, self.pongs
+        );
+    }
+
+    fn heard(line: &str) -> Option<Self> {
+        let [port, pongs, written, read_to_close] = numbers(line.strip_prefix("ended ")?)?;
+        Some(Self {
+            port: port.try_into().ok()?,
+            pongs,
+            written: Duration::from_millis(written),
+            read_to_close: read_to_close != 0,
+        })
+    }
+}
+
+/// So many numbers, and nothing else.
+fn numbers<const N: usize>(line: &str) -> Option<[u64; N]> {
+    let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
+    numbers.ok()?.try_into().ok()
+}
+
+/// Says it beside what the test harness keeps to itself.
+fn say(line: &str) {
+    io::stderr()
+        .write_all(format!("{line}\n").as_bytes())
+        .unwrap();
+}
+
 /// Ten thousand, or as many as a process may open here, which is said then.
 fn as_many_as_may_be() -> usize {
     const ALL: u64 = 10_000;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let all = ALL.min(most.saturating_sub(100)) / 10 * 10;
     if all < ALL {
-        let fewer =
-            format!("with {all} connections in place of {ALL}: a process may open {most} files\n");
-        io::stderr().write_all(fewer.as_bytes()).unwrap();
+        say(&format!(
+            "with {all} connections in place of {ALL}: a process may open {most} files"
+        ));
     }
     all.try_into().unwrap()
 }
@@ -120,7 +289,8 @@ pub fn open_many_files() {
 }
 
 /// The clients. What they do they are told in lines: to open connections until there are so many; to let half
-/// of them die; to count those that live when each has answered a ping since.
+/// of them die, and say which; to wait until each of the others has answered a ping since or ended. A client
+/// that ends says what it did.
 pub fn clients() {
     open_many_files();
     let (heard, orders) = mpsc::unbounded_channel();
@@ -140,8 +310,8 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<String>) {
     const AT_ONCE: usize = 64;
     let address = std::env::var("ADDRESS").unwrap().parse().unwrap();
     let (word, dying) = watch::channel(false);
+    let (dies, mut deaths) = mpsc::unbounded_channel();
     let (answered, mut answers) = mpsc::unbounded_channel();
-    let living = Rc::new(Cell::new(0));
     let mut open: usize = 0;
     while let Some(order) = orders.recv().await {
         match order.split_once(' ') {
@@ -150,28 +320,29 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<String>) {
                 let opening = (open..until).map(|_| Client::open(address));
                 let mut opening = stream::iter(opening).buffer_unordered(AT_ONCE);
                 while let Some(client) = opening.next().await {
-                    let client = client.unwrap();
+                    let (client, dying) = (client.unwrap(), dying.clone());
                     if open % 2 == 0 {
-                        let (dying, answered) = (dying.clone(), answered.clone());
-                        let living = living.clone();
-                        living.set(living.get() + 1);
-                        spawn_local(async move {
-                            live(client, dying, answered).await;
-                            living.set(living.get() - 1);
-                        });
+                        spawn_local(live(client, dying, answered.clone()));
                     } else {
-                        spawn_local(die_at(client, dying.clone()));
+                        spawn_local(die_at(client, dying, dies.clone()));
                     }
                     open += 1;
                 }
                 eprintln!("open");
             }
-            _ if order == "die" => drop(word.send(true)),
+            _ if order == "die" => {
+                word.send(true).unwrap();
+                let mut died = Vec::new();
+                for _ in 0..open / 2 {
+                    died.extend(deaths.recv().await.unwrap());
+                }
+                eprintln!("{}", died.join(" "));
+            }
             _ if order == "count" => {
                 for _ in 0..open.div_ceil(2) {
                     answers.recv().await.unwrap();
                 }
-                eprintln!("{} live", living.get());
+                eprintln!("all");
             }
             _ => panic!("no such order: {order}"),
         }
@@ -179,30 +350,44 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<String>) {
 }
 
 /// Answers pings for as long as the connection lasts, and says so when it does for the first time after the
-/// others are dead.
+/// others are dead, or has ended.
 async fn live(
     mut client: Client,
     dying: watch::Receiver<bool>,
     answered: mpsc::UnboundedSender<()>,
 ) {
+    let mut account = Account::new(&client);
     let mut answered = Some(answered);
-    while let Ok(payload) = client.ping().await {
-        client.pong(&payload).await.unwrap();
+    while account.answer(&mut client).await.is_ok() {
         if *dying.borrow() {
             if let Some(answered) = answered.take() {
                 answered.send(()).unwrap();
             }
         }
     }
+    account.say();
+    if let Some(answered) = answered {
+        answered.send(()).unwrap();
+    }
 }
 
-/// Answers pings until it is told to die, and then keeps its socket and reads no more.
-async fn die_at(mut client: Client, mut dying: watch::Receiver<bool>) {
-    loop {
-        tokio::select! {
-            _ = dying.changed() => break,
-            ping = client.ping() => client.pong(&ping.unwrap()).await.unwrap(),
+/// Answers pings until it is told to die, says that it does, and then keeps its socket and reads no more. If
+/// it has ended before, there is nothing to say.
+async fn die_at(
+    mut client: Client,
+    mut dying: watch::Receiver<bool>,
+    dies: mpsc::UnboundedSender<Option<String>>,
+) {
+    let mut account = Account::new(&client);
+    let lives = async { while account.answer(&mut client).await.is_ok() {} };
+    tokio::select! {
+        _ = dying.changed() => {
+            dies.send(Some(client.port.to_string())).unwrap();
+            pending().await
+        }
+        () = lives => {
+            account.say();
+            dies.send(None).unwrap();
         }
     }
-    pending().await
 }

@@ -2,8 +2,10 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
-use ws_timeout::TimeoutConfig;
+use rustix::time::{ClockId, clock_gettime};
+use ws_timeout::{TimeoutConfig, Timestamp};
 
 use crate::host::{Host, Runtime};
 use crate::{End, Ours, connection, peers};
@@ -22,7 +24,8 @@ pub fn client() {
 }
 
 /// A server on the runtime that is asked for, with its limits from the environment; it says where it
-/// listens, and how each of its connections ended.
+/// listens, and how each of its connections ended: on a timeout with the silence, the age of the ping that was
+/// not answered, the port of the peer, the number of pings and when that was.
 pub fn server() {
     crate::crowd::open_many_files();
     let runtime = Runtime::named(&variable("RUNTIME"));
@@ -37,21 +40,30 @@ pub fn server() {
     for tcp in listener.incoming() {
         let (tcp, config) = (tcp.unwrap(), config.clone());
         host.spawn(async move {
+            let port = tcp.peer_addr().map_or(0, |peer| peer.port());
+            // The clock of the socket starts just after this.
+            let origin = monotonic();
             match connection(runtime, tcp, ours, config).await {
-                End::TimedOut(verdict) => eprintln!(
-                    "{} {} {}",
-                    verdict.reason,
-                    verdict.status.silent.as_millis(),
-                    verdict
-                        .status
-                        .ping_unanswered
-                        .unwrap_or_default()
-                        .as_millis(),
-                ),
+                End::TimedOut(verdict) => {
+                    let status = verdict.status;
+                    eprintln!(
+                        "{} {} {} {port} {} {}",
+                        verdict.reason,
+                        status.silent.as_millis(),
+                        status.ping_unanswered.unwrap_or_default().as_millis(),
+                        status.pings_sent,
+                        (origin + status.at.since(Timestamp::ZERO)).as_millis(),
+                    );
+                }
                 other => eprintln!("{other:?}"),
             }
         });
     }
+}
+
+/// The time now on the monotonic clock, which is one for all processes.
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::Monotonic).try_into().unwrap()
 }
 
 fn variable(name: &str) -> String {

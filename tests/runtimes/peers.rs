@@ -62,14 +62,21 @@ pub mod crowd {
     use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
     use tokio::net::TcpStream;
 
-    use super::{PING, PONG, REQUEST, frame};
+    use super::{CLOSE, PING, PONG, REQUEST, frame};
 
-    pub struct Client(BufStream<TcpStream>);
+    pub struct Client {
+        stream: BufStream<TcpStream>,
+        /// Its own port, by which its server knows it.
+        pub port: u16,
+        /// Whether the server's Close frame was read.
+        pub closed: bool,
+    }
 
     impl Client {
         /// Connects, and runs the opening handshake.
         pub async fn open(address: SocketAddr) -> io::Result<Self> {
             let tcp = TcpStream::connect(address).await?;
+            let port = tcp.local_addr()?.port();
             let mut stream = BufStream::with_capacity(256, 256, tcp);
             stream.write_all(REQUEST).await?;
             stream.flush().await?;
@@ -80,24 +87,29 @@ pub mod crowd {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            Ok(Self(stream))
+            Ok(Self {
+                stream,
+                port,
+                closed: false,
+            })
         }
 
         /// The payload of the next ping; no other frame may come.
         pub async fn ping(&mut self) -> io::Result<Vec<u8>> {
             let mut head = [0; 2];
-            self.0.read_exact(&mut head).await?;
+            self.stream.read_exact(&mut head).await?;
+            self.closed = head[0] == 0x80 | CLOSE;
             if head[0] != 0x80 | PING {
                 return Err(io::Error::other(format!("no ping but {head:?}")));
             }
             let mut payload = vec![0; head[1].into()];
-            self.0.read_exact(&mut payload).await?;
+            self.stream.read_exact(&mut payload).await?;
             Ok(payload)
         }
 
         pub async fn pong(&mut self, payload: &[u8]) -> io::Result<()> {
-            self.0.write_all(&frame(PONG, payload)).await?;
-            self.0.flush().await
+            self.stream.write_all(&frame(PONG, payload)).await?;
+            self.stream.flush().await
         }
     }
 }
