@@ -1,11 +1,16 @@
-//! A client that stays connected: sends each line of its input, and prints one line an event.
+//! A client that is connected as long as its input is open: sends each line of it, and prints one line an
+//! event.
 //!
 //! ```text
 //! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example client -- --runtime tokio ws://127.0.0.1:8080
 //! ```
 //!
 //! `--runtime` is `tokio` (the default), `smol` or `async-std`. The last argument is the address of the
-//! server; there is no TLS here. At the end of its input it closes the connection.
+//! server, here that of the command in the example `echo`; there is no TLS here.
+//!
+//! At the end of its input it closes the connection, drops what still comes, and ends with 0. So it does
+//! at once where there is no input, as in a service or after `</dev/null`. `tail -f /dev/null |` before it
+//! is an input that stays open and says nothing.
 //!
 //! The events are on standard output: `opened`, `received`, `closed`, or `failed` and why, which may be
 //! a limit. The log goes to standard error; `RUST_LOG=ws_timeout=debug` shows each ping. A connection that
@@ -283,7 +288,15 @@ impl Arguments {
             return Err(refused(&"accepted is ws://HOST:PORT/…"));
         }
         let host = uri.host().ok_or_else(|| refused(&"it has no host"))?;
-        let address = format!("{host}:{}", uri.port_u16().unwrap_or(80));
+        let host_and_port = uri
+            .authority()
+            .and_then(|all| all.as_str().rsplit('@').next());
+        let port = match uri.port_u16() {
+            Some(port) => port,
+            None if host_and_port == Some(host) => 80,
+            None => return Err(refused(&"accepted is a port from 0 to 65535")),
+        };
+        let address = format!("{host}:{port}");
         Ok(Self {
             runtime,
             address,

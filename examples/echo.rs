@@ -1,12 +1,13 @@
 //! An echo server that is guarded by the crate and configured from the environment.
 //!
 //! ```text
-//! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example echo -- --runtime tokio
+//! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example echo -- --runtime tokio --addr 127.0.0.1:8080
 //! ```
 //!
-//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--addr HOST:PORT` is where it listens, by default a free port of 127.0.0.1. `--heartbeat text` asks
-//! the peer with text messages, `ping` and `pong`, in place of frames. `--label NAME` names the
-//! connections in the log: `NAME-1`, `NAME-2` and so on.
+//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--addr HOST:PORT` is where it listens, by
+//! default a free port of 127.0.0.1. `--heartbeat text` asks the peer with text messages, `ping` and
+//! `pong`, in place of frames. `--label NAME` names the connections in the log: `NAME-1`, `NAME-2` and so
+//! on. The example `client` is somebody to talk to.
 //!
 //! The first line on standard output tells the address, so that a script can wait for it. The log goes
 //! to standard error; `RUST_LOG=ws_timeout=debug` shows each ping. A bad environment or bad arguments
@@ -61,7 +62,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments, config: TimeoutConfig) -> io::Result<Infallible> {
-    let listener = TcpListener::bind(&arguments.address)?;
+    let address = &arguments.address;
+    let listener = TcpListener::bind(address).map_err(|error| {
+        io::Error::new(error.kind(), format!("no listening on {address}: {error}"))
+    })?;
     let mut out = io::stdout();
     writeln!(out, "listening on ws://{}", listener.local_addr()?)?;
     out.flush()?;
@@ -261,7 +265,9 @@ impl Arguments {
 fn host_and_port(address: String) -> Result<String, String> {
     match address.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(address),
-        _ => Err(format!("--addr is {address:?}, accepted is HOST:PORT")),
+        _ => Err(format!(
+            "--addr is {address:?}, accepted is HOST:PORT with a port from 0 to 65535"
+        )),
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -31,19 +32,64 @@ use ws_timeout::{Action, CloseReason, Event, Fleet, Key, PingId, TimeoutConfig, 
 
 type Failed = Box<dyn Error>;
 
-fn main() -> Result<ExitCode, Failed> {
-    let args: Vec<_> = std::env::args().skip(1).collect();
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    allow_many_files()?;
-    match args[..] {
-        [] => serve(10_000),
-        ["--connections", count] => serve(count.parse()?),
-        ["--clients", address, count] => be_clients(address.parse()?, count.parse()?),
-        _ => Err("the only option is --connections NUMBER".into()),
+const USAGE: &str = "usage: fleet_mio [--connections NUMBER]";
+
+fn main() -> ExitCode {
+    let task = match Task::parse(std::env::args_os().skip(1)) {
+        Ok(task) => task,
+        Err(problem) => {
+            eprintln!("fleet_mio: {problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match task {
+        Task::Serve(connections) => serve(connections),
+        Task::BeClients(number, server) => be_clients(number, server),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("fleet_mio: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+enum Task {
+    Serve(usize),
+    /// What the child process does.
+    BeClients(usize, SocketAddr),
+}
+
+impl Task {
+    fn parse(given: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let mut task = Self::Serve(10_000);
+        let mut given = given.map(|text| text.to_string_lossy().into_owned());
+        while let Some(flag) = given.next() {
+            let mut value = || given.next().ok_or(format!("{flag} lacks its value"));
+            match flag.as_str() {
+                "--connections" => task = Self::Serve(number(&value()?)?),
+                "--clients" => {
+                    let server = value()?;
+                    let address = server
+                        .parse()
+                        .map_err(|_| format!("{server:?} is no address"))?;
+                    task = Self::BeClients(number(&value()?)?, address);
+                }
+                _ => return Err(format!("{flag} is no argument")),
+            }
+        }
+        Ok(task)
     }
 }
 
+/// At least one that falls silent and one that does not.
+fn number(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|&number| number >= 2)
+        .ok_or_else(|| format!("--connections is {text:?}, accepted is a whole number from 2"))
+}
+
 fn serve(connections: usize) -> Result<ExitCode, Failed> {
+    allow_files_for(connections)?;
     let config = TimeoutConfig::builder()
         .ping_interval(Duration::from_secs(1))
         .pong_timeout(Duration::from_secs(5))
@@ -390,7 +436,7 @@ impl Drop for Clients {
 }
 
 /// Every other client says that it falls silent and does; the others answer until the server is gone.
-fn be_clients(address: SocketAddr, count: usize) -> Result<ExitCode, Failed> {
+fn be_clients(count: usize, address: SocketAddr) -> Result<ExitCode, Failed> {
     let mut poller = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let mut silent = Vec::new();
@@ -445,9 +491,17 @@ fn be_clients(address: SocketAddr, count: usize) -> Result<ExitCode, Failed> {
 
 // ---- the system ----
 
-/// Lets this process have as many open files as it may.
-fn allow_many_files() -> io::Result<()> {
+/// Lets this process and its child have as many open files as they may, if that is enough.
+fn allow_files_for(connections: usize) -> Result<(), Failed> {
+    // In the child, a silent client has one and a lively one has two.
+    let needed = (connections as u64).saturating_mul(3) / 2 + 100;
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Some(maximum) = maximum.filter(|&maximum| maximum < needed) {
+        return Err(format!(
+            "the limit of {maximum} open files is too low: {connections} connections need {needed}"
+        )
+        .into());
+    }
     let current = maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }

@@ -108,6 +108,13 @@ async fn serve(stream: DuplexStream, timers: mpsc::UnboundedSender<Told>) -> Opt
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if let Some(argument) = std::env::args_os().nth(1) {
+        eprintln!(
+            "fleet_tokio: {} is no argument\nusage: fleet_tokio",
+            argument.to_string_lossy()
+        );
+        return ExitCode::from(2);
+    }
     let config = TimeoutConfig::builder()
         .ping_interval(Duration::from_millis(500))
         .pong_timeout(Duration::from_secs(3))

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! A client comes, talks, and falls silent: the log shows how it is let go. A real server keeps the default
-//! limits or takes them from the environment, names its connections and counts their bytes: see the README.
+//! limits or takes them from the environment, and names its connections: see the README.
 
-use std::error::Error;
+use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{accept_async_with_config, client_async, tungstenite};
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{TimeoutConfig, runtime};
+use ws_timeout::{Error, Metered, TimeoutConfig, runtime};
 
-type Failure = Box<dyn Error + Send + Sync>;
+type Failure = Box<dyn StdError + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -41,22 +41,36 @@ async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), 
         let (tcp, peer) = listener.accept().await?;
         let config = config.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(tcp, config).await {
-                println!("{peer}: {error}");
+            match converse(tcp, config).await {
+                Ok(()) => println!("{peer}: closed"),
+                Err(Error::TimedOut(end)) if end.reason.is_planned() => {
+                    println!("{peer}: ended as planned: {}", end.reason);
+                }
+                Err(error) => println!("{peer}: {error}"),
             }
         });
     }
 }
 
-async fn converse(tcp: TcpStream, config: Arc<TimeoutConfig>) -> Result<(), Failure> {
-    let handshake = accept_async_with_config(tcp, Some(tungstenite_config()));
-    // THE LINE. It was: `let mut socket = handshake.await?;`
-    let mut socket = runtime::tokio::open(config, handshake).await?;
+async fn converse(
+    tcp: TcpStream,
+    config: Arc<TimeoutConfig>,
+) -> Result<(), Error<tungstenite::Error>> {
+    let transport = Metered::new(tcp); // counts bytes, so that large messages are seen to move
+    let meter = transport.meter();
+    let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
+    // THE LINE. It was: `let socket = handshake.await?;`
+    let socket = runtime::tokio::open(config, handshake).await?;
+    let mut socket = socket.with_meter(meter);
 
     while let Some(message) = socket.next().await {
         let message = message?;
         if message.is_text() || message.is_binary() {
-            socket.send(message).await?;
+            // Read on after a send that failed: the peer may still have something to say, and the stream
+            // tells how it all ended.
+            if let Err(error) = socket.send(message).await {
+                println!("not sent: {error}");
+            }
         }
     }
     Ok(())

@@ -156,6 +156,19 @@ impl CloseReason {
         }
     }
 
+    /// Whether this side meant the connection to end, because it has lived its life or was asked to go.
+    /// Every other reason is trouble.
+    ///
+    /// ```
+    /// use ws_timeout::CloseReason;
+    ///
+    /// assert!(CloseReason::ConnectionTimeout.is_planned() && CloseReason::Drain.is_planned());
+    /// assert!(!CloseReason::IdleTimeout.is_planned());
+    /// ```
+    pub const fn is_planned(self) -> bool {
+        matches!(self, Self::ConnectionTimeout | Self::Drain)
+    }
+
     /// The name as the configuration has it, such as `pong_timeout`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -8,8 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Put it around the TCP or TLS stream *before* the WebSocket handshake, and give its
 /// [`meter`](Metered::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
 /// socket then sees the bytes of a message that is not whole yet, and those that the transport has
-/// taken of a large write. Control frames are no part of a message: their size is taken off as if they were
-/// masked, so on the side of a client each that comes with a message takes four bytes too many.
+/// taken of a large write.
+///
+/// TCP takes more only once a good part of its send buffer is free, on Linux a third: of 4 MiB, a peer that
+/// reads a megabyte a second needs longer than a second for that. Where large messages go to slow peers, let
+/// `message_timeout` be longer or the buffer smaller.
+///
+/// Control frames are no part of a message: their size is taken off as if they were masked, so on the side
+/// of a client each that comes with a message takes four bytes too many.
 #[derive(Debug)]
 pub struct Metered<IO> {
     io: IO,

@@ -70,11 +70,11 @@ pub(crate) fn dropped(label: &str, status: &Status) {
     info!(target: TARGET, event = "dropped", label, age:? = age; "{label}: dropped by the program after {:?}: {status}", brief(age));
 }
 
-/// That a connection goes because it was asked to or has lived its life is no trouble of anyone's.
 pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
-    let level = match verdict.reason {
-        CloseReason::Drain | CloseReason::ConnectionTimeout => Level::Info,
-        _ => Level::Warn,
+    let level = if verdict.reason.is_planned() {
+        Level::Info
+    } else {
+        Level::Warn
     };
     let limit = verdict.reason.name();
     let allowed = OrNone(verdict.within.or_else(|| limit_of(verdict.reason, config)));

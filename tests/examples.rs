@@ -153,6 +153,36 @@ fn echo_refuses_bad_arguments() {
 }
 
 #[test]
+fn a_port_beyond_the_last_is_told_to_be_one() {
+    let url = "ws://127.0.0.1:65536/";
+    for (name, arguments) in [
+        ("echo", &["--addr", "127.0.0.1:65536"][..]),
+        ("shutdown", &["--addr", "127.0.0.1:65536"]),
+        ("client", &[url]),
+    ] {
+        let (status, _, err) = run(name, arguments, &[]);
+        assert_eq!(status.code(), Some(2), "{name}: {err}");
+        assert!(err.contains("127.0.0.1:65536"), "{name}: {err}");
+        assert!(err.contains("a port from 0 to 65535"), "{name}: {err}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for name in ["echo", "shutdown"] {
+        let (status, out, err) = run(name, &["--addr", &address], &[]);
+        assert_eq!(status.code(), Some(1), "{name}: {err}");
+        assert_eq!(out, "", "{name}");
+        assert!(
+            err.starts_with(&format!("{name}: no listening on {address}: ")),
+            "{err}"
+        );
+    }
+}
+
+#[test]
 fn echo_warns_of_a_misspelt_variable() {
     let echo = Server::start(
         "echo",
@@ -327,7 +357,8 @@ fn shutdown_on_a_signal_tells_each_client_and_ends_well() {
 
 #[test]
 fn shutdown_refuses_bad_arguments() {
-    let bad: [&[&str]; 6] = [
+    let bad: [&[&str]; 7] = [
+        &["--addr", "nowhere"],
         &["--within"],
         &["--within", "0"],
         &["--within", "soon"],
@@ -340,6 +371,25 @@ fn shutdown_refuses_bad_arguments() {
         assert_eq!(status.code(), Some(2), "{arguments:?}: {err}");
         assert_eq!(out, "", "{arguments:?}");
         assert!(err.contains("\nusage: shutdown "), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn shutdown_tells_how_many_files_it_needs() {
+    let few = "ulimit -n 256 && exec \"$0\" --connections 1000";
+    let output = Command::new("sh")
+        .args([OsStr::new("-c"), few.as_ref(), program("shutdown").as_ref()])
+        .output()
+        .unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    for text in [
+        "the limit of 256 open files",
+        "1000 connections need 1100",
+        "500, need 600",
+    ] {
+        assert!(err.contains(text), "{err}");
     }
 }
 
@@ -358,7 +408,7 @@ fn client_sends_what_is_typed_and_prints_what_comes() {
         let answered = "closed by this side, answered with 1000 \"\"";
         assert_eq!(client.next_event(), answered, "{runtime}");
         assert_eq!(client.status().code(), Some(0), "{runtime}");
-        echo.logs("with the peer's code 1000");
+        echo.logs("by the peer with code 1000");
     }
 }
 
@@ -527,17 +577,7 @@ struct Program(Child);
 impl Program {
     /// Starts a built example in an environment in which nothing configures it but `variables`.
     fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        // Cargo puts tests into PROFILE/deps and examples into PROFILE/examples.
-        let test = std::env::current_exe().unwrap();
-        let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-        let program = test.ancestors().nth(2).unwrap().join("examples").join(file);
-        assert!(
-            program.exists(),
-            "{} is not there: `cargo test --test` does not build it, `cargo build --examples` does",
-            program.display()
-        );
-
-        let mut command = Command::new(program);
+        let mut command = Command::new(program(name));
         for (inherited, _) in std::env::vars_os() {
             let bytes = inherited.as_encoded_bytes();
             if bytes.starts_with(b"WS_") || bytes.starts_with(b"RUST_LOG") {
@@ -558,6 +598,20 @@ impl Drop for Program {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A built example.
+fn program(name: &str) -> PathBuf {
+    // Cargo puts tests into PROFILE/deps and examples into PROFILE/examples.
+    let test = std::env::current_exe().unwrap();
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let program = test.ancestors().nth(2).unwrap().join("examples").join(file);
+    assert!(
+        program.exists(),
+        "{} is not there: `cargo test --test` does not build it, `cargo build --examples` does",
+        program.display()
+    );
+    program
 }
 
 /// The lines of a pipe as they come.

@@ -33,11 +33,52 @@ fn fleet_million_says_what_it_costs() {
 }
 
 #[test]
-fn fleet_million_refuses_what_it_does_not_know() {
-    for args in [&["--connections", "0"][..], &["--seconds"], &["--fast"]] {
-        let output = run("fleet_million", args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(!output.stderr.is_empty());
+fn a_wrong_argument_is_told_with_what_it_held_and_what_is_accepted() {
+    let wrong = [
+        (
+            "fleet_million",
+            &["--connections", "0"][..],
+            "--connections is \"0\", accepted is ",
+        ),
+        (
+            "fleet_million",
+            &["--seconds", "x"],
+            "--seconds is \"x\", accepted is ",
+        ),
+        ("fleet_million", &["--seconds"], "--seconds lacks its value"),
+        ("fleet_million", &["--help"], "--help is no argument"),
+        (
+            "fleet_mio",
+            &["--connections", "0"],
+            "--connections is \"0\", accepted is ",
+        ),
+        (
+            "fleet_mio",
+            &["--connections", "x"],
+            "--connections is \"x\", accepted is ",
+        ),
+        (
+            "fleet_mio",
+            &["--connections"],
+            "--connections lacks its value",
+        ),
+        ("fleet_mio", &["--help"], "--help is no argument"),
+        ("fleet_tokio", &["--help"], "--help is no argument"),
+    ];
+    for (example, args, problem) in wrong {
+        let output = run(example, args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{example} {args:?}: {errors}"
+        );
+        assert!(output.stdout.is_empty(), "{example} {args:?}");
+        assert!(
+            errors.starts_with(&format!("{example}: {problem}")),
+            "{errors}"
+        );
+        assert!(errors.contains(&format!("\nusage: {example}")), "{errors}");
     }
 }
 

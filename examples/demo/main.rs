@@ -41,8 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(18);
 type Failure = Box<dyn Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some() {
-        eprintln!("usage: demo");
+    if let Some(argument) = std::env::args_os().nth(1) {
+        eprintln!(
+            "demo: {} is no argument\nusage: demo",
+            argument.to_string_lossy()
+        );
         return ExitCode::from(2);
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();

@@ -16,57 +16,58 @@
 mod keepers;
 mod world;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use keepers::{BinaryHeaps, DelayQueues, Fleets, Keeper, Sleeps, Sweep, Trees};
 use world::{Cost, World};
 
+const USAGE: &str = "usage: fleet_million [--connections NUMBER] [--seconds NUMBER] [--rivals]";
+
 fn main() -> ExitCode {
-    match Options::from_args() {
-        Ok(options) => {
-            options.run();
+    match Arguments::parse(std::env::args_os().skip(1)) {
+        Ok(arguments) => {
+            arguments.run();
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            eprintln!("fleet_million: {problem}");
+            eprintln!("fleet_million: {problem}\n{USAGE}");
             ExitCode::from(2)
         }
     }
 }
 
-struct Options {
+struct Arguments {
     connections: u32,
     seconds: u32,
     rivals: bool,
 }
 
-impl Options {
-    fn from_args() -> Result<Self, String> {
-        let mut options = Self {
+impl Arguments {
+    fn parse(given: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let mut arguments = Self {
             connections: 1_000_000,
             seconds: 60,
             rivals: false,
         };
-        let mut args = std::env::args().skip(1);
-        while let Some(arg) = args.next() {
+        let mut given = given.map(|text| text.to_string_lossy().into_owned());
+        while let Some(flag) = given.next() {
             let mut number = || {
-                let value = args.next().and_then(|value| value.parse().ok());
-                value
-                    .filter(|&number| number > 0)
-                    .ok_or(format!("{arg} needs a number"))
+                let text = given.next().ok_or(format!("{flag} lacks its value"))?;
+                let number = text.parse().ok();
+                number.filter(|&number| number >= 1).ok_or_else(|| {
+                    let most = u32::MAX;
+                    format!("{flag} is {text:?}, accepted is a whole number from 1 to {most}")
+                })
             };
-            match arg.as_str() {
-                "--connections" => options.connections = number()?,
-                "--seconds" => options.seconds = number()?,
-                "--rivals" => options.rivals = true,
-                _ => {
-                    return Err(format!(
-                        "{arg} is none of --connections, --seconds and --rivals"
-                    ));
-                }
+            match flag.as_str() {
+                "--connections" => arguments.connections = number()?,
+                "--seconds" => arguments.seconds = number()?,
+                "--rivals" => arguments.rivals = true,
+                _ => return Err(format!("{flag} is no argument")),
             }
         }
-        Ok(options)
+        Ok(arguments)
     }
 
     fn run(&self) {

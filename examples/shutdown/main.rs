@@ -79,7 +79,9 @@ async fn run(address: String, config: TimeoutConfig, within: Duration) -> Result
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // To change the code of the Close frame to 1012, "service restart":
     // `config.to_builder().drain_code(DrainCode::ServiceRestart).build()?`.
-    let listener = TcpListener::bind(address).await?;
+    let listener = TcpListener::bind(&address)
+        .await
+        .map_err(|error| format!("no listening on {address}: {error}"))?;
     let shutdown = told_to_stop()?;
     println!("listening on ws://{}", listener.local_addr()?);
 
@@ -233,7 +235,7 @@ impl Arguments {
             let mut value = || given.next().ok_or(format!("{flag} lacks its value"));
             match flag.as_str() {
                 "--within" => arguments.within = seconds(&value()?)?,
-                "--addr" => arguments.task = Task::Serve(value()?),
+                "--addr" => arguments.task = Task::Serve(host_and_port(value()?)?),
                 "--connections" => arguments.task = Task::Rehearse(number(&value()?)?),
                 "--clients" => {
                     let server = value()?;
@@ -246,6 +248,15 @@ impl Arguments {
             }
         }
         Ok(arguments)
+    }
+}
+
+fn host_and_port(address: String) -> Result<String, String> {
+    match address.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => Ok(address),
+        _ => Err(format!(
+            "--addr is {address:?}, accepted is HOST:PORT with a port from 0 to 65535"
+        )),
     }
 }
 

@@ -58,10 +58,16 @@ pub async fn run(clients: usize, config: TimeoutConfig, within: Duration) -> Res
 /// As many connections as this process may have files, and in words if that is fewer than wanted.
 fn allowed(wanted: usize) -> Result<usize, Failure> {
     const FOR_THE_REST: usize = 100;
-    let files = rlimit::increase_nofile_limit((wanted + FOR_THE_REST) as u64)?;
+    let needed = wanted.saturating_add(FOR_THE_REST);
+    let files = rlimit::increase_nofile_limit(needed as u64)?;
     let allowed = wanted.min((files as usize).saturating_sub(FOR_THE_REST));
     if allowed < FEWEST {
-        return Err(format!("the limit of {files} open files is too low").into());
+        let fewest = FEWEST + FOR_THE_REST;
+        return Err(format!(
+            "the limit of {files} open files is too low: {wanted} connections need {needed}, and the fewest \
+             that tell anything, {FEWEST}, need {fewest}"
+        )
+        .into());
     }
     if allowed < wanted {
         println!("{allowed} connections in place of {wanted}: the limit is {files} open files");
