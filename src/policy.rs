@@ -304,6 +304,18 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.hot.write_by.is_some()
     }
 
+    /// Records a whole message if that does nothing but move deadlines away; whether it did.
+    #[cfg(feature = "socket")]
+    #[inline]
+    pub(crate) fn observe_plain_recv(&mut self, now: Timestamp) -> bool {
+        let plain = self.hot.is_plain();
+        if plain {
+            let now = self.see(now);
+            self.hot.take_message(now);
+        }
+        plain
+    }
+
     /// Whether a flushed ping waits for its answer, or a grace runs at `now`.
     #[cfg(feature = "socket")]
     #[inline]
@@ -344,13 +356,14 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         due
     }
 
-    /// The earliest deadline of the table that is later than `now`.
+    /// The earliest deadline of the table that is later than `now`, or that an answer to the ping that is
+    /// out would leave.
     #[cfg(feature = "socket")]
-    pub(crate) fn next_deadline_after(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn next_look_after(&self, now: Timestamp) -> Option<Timestamp> {
         let view = self.view();
         let mut next = None;
         view.each_deadline(|row| next = earlier(next, view.counts_as(&row).filter(|&at| at > now)));
-        next
+        view.next_look(next)
     }
 
     #[inline]
@@ -518,7 +531,7 @@ impl View<'_> {
     /// When to look next: at `next`, which is the earliest deadline of the table, or at what an answer
     /// to the ping that is out would leave, if that comes earlier but not at once. So an answer, as a
     /// rule, brings nothing nearer.
-    #[cfg(feature = "alloc")]
+    #[cfg(any(feature = "alloc", feature = "socket"))]
     pub(crate) fn next_look(&self, next: Option<Timestamp>) -> Option<Timestamp> {
         if self.hot.ping == Ping::Quiet {
             return next;

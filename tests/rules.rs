@@ -391,6 +391,30 @@ fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
     assert_eq!(shared.world().alarm, Some(11_500 * MS));
 }
 
+/// The alarm is set once a ping: when that goes out, to what the answer will leave.
+#[test]
+fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
+    for align in [Duration::ZERO, 125 * MS] {
+        let shared = Shared::default();
+        let config = bare().ping_interval(SECOND).pong_timeout(10 * SECOND);
+        let mut socket = shared
+            .socket(config.stall_tolerance(SECOND))
+            .with_align(align);
+        waits(&mut socket);
+        for second in 1..=10 {
+            shared.at(second * SECOND);
+            waits(&mut socket);
+            let pong = shared.pong();
+            shared.at(second * SECOND + 30 * MS);
+            shared.world().incoming.push_back(pong);
+            waits(&mut socket);
+            assert_eq!(socket.status().pongs_received, u64::from(second));
+            assert_eq!(shared.world().alarm, Some((second + 1) * SECOND));
+            assert_eq!(shared.world().alarms_set, second + 1);
+        }
+    }
+}
+
 /// A transport keeps one waker for writing: that of the last who tried.
 #[test]
 fn rule_8_a_flush_of_the_reading_half_wakes_the_writer_too() {
@@ -512,13 +536,30 @@ fn rule_11_the_answer_to_a_ping_is_flushed_and_no_message() {
         world.held.push(Message::Pong("hello".into()));
     }
     assert!(socket.next().now_or_never().is_some());
-    waits(&mut socket);
+    // Whoever has it may be long at it.
     assert_eq!(shared.world().sent, [Message::Pong("hello".into())]);
+    waits(&mut socket);
     let status = socket.status();
     assert_eq!(
         (status.since_sent, status.since_active),
         (Duration::ZERO, SECOND)
     );
+}
+
+#[test]
+fn rule_11_the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
+    let shared = Shared::default();
+    let words = Heartbeat::<Message>::text();
+    let mut socket = shared
+        .socket(bare().idle_timeout(10 * SECOND))
+        .with_answers(words.clone());
+    waits(&mut socket);
+    shared.world().incoming.extend([words.ping, data()]);
+    assert_eq!(
+        socket.next().now_or_never().unwrap().unwrap().unwrap(),
+        data()
+    );
+    assert_eq!(shared.world().sent, [words.pong]);
 }
 
 #[test]

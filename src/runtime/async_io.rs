@@ -72,9 +72,9 @@ impl crate::Timer for Timer {
     }
 
     fn set(&mut self, at: Timestamp) {
-        let wait = at.since(crate::Timer::now(self));
-        self.alarm
-            .set_at(now().checked_add(wait).unwrap_or_else(now));
+        let from_origin = at.since(Timestamp::ZERO);
+        let deadline = self.origin.checked_add(from_origin);
+        self.alarm.set_at(deadline.unwrap_or_else(now));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -71,8 +71,8 @@ impl crate::Timer for Timer {
     }
 
     fn set(&mut self, at: Timestamp) {
-        let wait = at.since(crate::Timer::now(self));
-        let deadline = now().checked_add(wait).unwrap_or_else(now);
+        let from_origin = at.since(Timestamp::ZERO);
+        let deadline = self.origin.checked_add(from_origin).unwrap_or_else(now);
         match &mut self.alarm {
             Some(alarm) => alarm.as_mut().reset(deadline),
             None => self.alarm = Some(Box::pin(sleep_until(deadline))),

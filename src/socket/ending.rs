@@ -34,7 +34,7 @@ where
     ) {
         self.give_verdict(now, reason, Closing::UnderWay, status);
         self.drop_heartbeats();
-        self.farewell = Farewell::Owed(self.close_frame(reason));
+        self.farewell = Farewell::Owed(Box::new(self.close_frame(reason)));
         self.act_before_judging(now);
         self.tasks.writer.wake();
     }
@@ -56,7 +56,7 @@ where
             Farewell::None if both_closed => Closing::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
                 self.drop_heartbeats();
-                self.farewell = Farewell::Owed(self.close_frame(reason));
+                self.farewell = Farewell::Owed(Box::new(self.close_frame(reason)));
                 match self.write_out(now) {
                     Poll::Ready(Ok(())) => {
                         self.read_off();

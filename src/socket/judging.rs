@@ -25,18 +25,18 @@ where
     /// Whether the alarm has just rung.
     pub(super) fn alarm_rings(&mut self) -> bool {
         if self.alarm.is_none()
-            || !self.tasks.were_woken()
+            || !self.tasks.heard_the_bell()
             || self
                 .timer
-                .poll(&mut Context::from_waker(&self.both))
+                .poll(&mut Context::from_waker(&self.bell))
                 .is_pending()
         {
             return false;
         }
         self.rang = self.alarm.take();
         let now = self.timer.now();
-        let ahead = self.timer.wall().saturating_sub(now.since(Timestamp::ZERO));
-        let asleep = ahead.saturating_sub(self.wall_ahead);
+        let ahead = wall_ahead(&self.timer, now);
+        let asleep = ahead.since(self.wall_ahead);
         self.wall_ahead = ahead;
         if asleep > RESUME && self.policy.config().pong_timeout().is_some() {
             report::resumed(self.label_or_dash(), asleep);
@@ -75,15 +75,15 @@ where
             let due = self.policy.next_deadline().filter(|&at| at <= now);
             let before = due.map(|_| self.policy.status(now));
             match self.policy.decide(now, judged) {
-                Action::SendPing(id) => {
-                    self.ping = Some(id);
+                Action::SendPing(_) => {
+                    self.ping_owed = true;
                     self.act_before_judging(now);
                 }
                 Action::Close(reason) => self.close_with(now, reason, before),
                 Action::Abort(reason) => self.abort(now, reason, before),
                 Action::Idle { until } => {
                     let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
-                    let next = earlier(until, self.policy.next_deadline_after(now));
+                    let next = earlier(until, self.policy.next_look_after(now));
                     let next = next.map(|at| self.aligned(now, at));
                     self.set_alarm(now, earlier(soon, next));
                     break;
@@ -96,7 +96,7 @@ where
         }
         if !self.announced {
             self.announced = true;
-            let metered = self.meter.is_some();
+            let metered = self.meter().is_some();
             report::opened(self.label_or_dash(), self.policy.config(), metered);
         }
     }
@@ -105,14 +105,13 @@ where
     /// task has done much in one turn. Asking takes the alarm.
     pub(super) fn has_budget(&mut self) -> bool {
         self.alarm = None;
-        self.timer.has_budget(&mut Context::from_waker(&self.both))
+        self.timer.has_budget(&mut Context::from_waker(&self.bell))
     }
 
     /// `at`, or the next instant after it at which the alarms of all connections may ring. The clock of
     /// the day is the one that they share.
     fn aligned(&self, now: Timestamp, at: Timestamp) -> Timestamp {
-        let most = self.policy.config().stall_tolerance();
-        let align = most.map_or(self.align, |most| self.align.min(most / 2));
+        let align = self.align();
         if align.is_zero() {
             return at;
         }
@@ -133,7 +132,7 @@ where
             self.alarm = Some(at);
             if self
                 .timer
-                .poll(&mut Context::from_waker(&self.both))
+                .poll(&mut Context::from_waker(&self.bell))
                 .is_ready()
             {
                 self.rang = self.alarm.take();
@@ -141,6 +140,11 @@ where
             }
         }
     }
+}
+
+/// By how much the clock of the day is ahead of the timer's.
+pub(super) fn wall_ahead(timer: &impl Timer, now: Timestamp) -> Timestamp {
+    Timestamp::from_duration(timer.wall().saturating_sub(now.since(Timestamp::ZERO)))
 }
 
 /// The least difference between the clocks that counts as a resume.

@@ -28,7 +28,6 @@ use crate::message::{Heartbeat, Kind, Message};
 use crate::metered::{Meter, Metering};
 use crate::policy::TimeoutPolicy;
 use crate::report;
-use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::Timestamp;
 use crate::timer::Timer;
@@ -67,43 +66,66 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether a deadline may have come nearer since the alarm was set.
     stale: bool,
     tasks: Arc<Tasks>,
-    /// What `tasks` holds.
+    /// What `tasks.reader` holds.
     reader: Waker,
-    writer: Waker,
-    /// Wakes both tasks. The alarm and the writing side of the socket inside know no other waker, so
-    /// neither half can put out the waker of the other.
+    /// Wakes both tasks. The writing side of the socket inside knows no other waker, so neither half can
+    /// put out the waker of the other.
     both: Waker,
+    /// Wakes both tasks, too, and is all that the alarm knows.
+    bell: Waker,
     /// A message that was promised a place which a ping then took.
-    slot: Option<S::Ok>,
+    slot: Option<Box<S::Ok>>,
     /// Whether the socket inside has said that it can take a message, and none was given to it since.
     ready: bool,
     /// What was given to the socket inside and not flushed since.
     unflushed: Unflushed,
-    /// A ping that is still to be given to the socket inside.
-    ping: Option<PingId>,
+    /// Whether the latest ping is still to be given to the socket inside.
+    ping_owed: bool,
+    /// Whether an answer to the peer's own heartbeat is.
+    answer_owed: bool,
     farewell: Farewell<S::Ok>,
     peer_close: Option<PeerClose>,
     /// Whether the stream inside has ended. What was written before that may still have to leave.
     read_to_end: bool,
     /// Why a promised message was not taken when it came to it, for the task that sends.
-    refused: Option<Error<S::Error>>,
+    refused: Option<Box<Error<S::Error>>>,
     write_side: WriteSide<S::Error>,
     verdict: Option<Verdict>,
     /// Whether the stream has said how it ended.
     told: bool,
+    /// `None` where nothing was asked for.
+    extras: Option<Box<Extras<S::Ok>>>,
+    /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
+    wall_ahead: Timestamp,
+    announced: bool,
+}
+
+/// What else a socket was asked for, which few are.
+#[derive(Debug)]
+struct Extras<M> {
     meter: Option<Metering>,
     /// How the peer is asked, if not by Ping frames.
-    asks: Option<Box<Heartbeat<S::Ok>>>,
+    asks: Option<Box<Heartbeat<M>>>,
     /// What the peer asks, if not by Ping frames alone.
-    answers: Option<Box<Heartbeat<S::Ok>>>,
-    /// Whether the peer's latest such message is still to be answered.
-    answer_owed: bool,
-    label: Option<Arc<str>>,
+    answers: Option<Box<Heartbeat<M>>>,
     /// How late an alarm may ring so that many ring together.
     align: Duration,
-    /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
-    wall_ahead: Duration,
-    announced: bool,
+    label: Option<Arc<str>>,
+}
+
+impl<M> Extras<M> {
+    const NONE: Self = Self {
+        meter: None,
+        asks: None,
+        answers: None,
+        align: Duration::ZERO,
+        label: None,
+    };
+
+    fn label_or_dash(this: Option<&Self>) -> &str {
+        this.and_then(|extras| extras.label.as_deref())
+            .unwrap_or("-")
+    }
 }
 
 /// What was given to the socket inside and not flushed since.
@@ -111,7 +133,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
 struct Unflushed {
     data: bool,
     control: bool,
-    ping: Option<PingId>,
+    ping: bool,
 }
 
 /// Our own Close frame.
@@ -120,7 +142,7 @@ enum Farewell<M> {
     /// There is none.
     None,
     /// To be written when all else has left: on a full buffer tungstenite would lose it for good.
-    Owed(M),
+    Owed(Box<M>),
     /// Given to the socket inside, not flushed.
     Written,
     /// Flushed.
@@ -132,7 +154,7 @@ enum Farewell<M> {
 enum WriteSide<E> {
     Sound,
     /// It failed, so the connection is over; the error, unless the task that sends was told.
-    Failed(Option<E>),
+    Failed(Box<Option<E>>),
 }
 
 /// Why something was not written.
@@ -155,10 +177,14 @@ struct PeerClose {
 struct Tasks {
     reader: Task,
     writer: Task,
-    /// Whether both were woken, by the alarm or by a transport that has room, since the alarm was last
-    /// asked: without that it cannot have rung.
-    woken: AtomicBool,
+    /// Whether the alarm has woken them since it was last asked: without that it cannot have rung.
+    bell_rang: AtomicBool,
 }
+
+/// What the alarm wakes. Many transports wake a writer that waits for nothing at each thing to read, so
+/// who was woken by what is to be told apart.
+#[derive(Debug)]
+struct Bell(Arc<Tasks>);
 
 /// The task that polls one half. The lock is taken when another one does, and to wake it.
 #[derive(Debug)]
@@ -169,14 +195,19 @@ impl Tasks {
         Self {
             reader: Task::new(),
             writer: Task::new(),
-            woken: AtomicBool::new(false),
+            bell_rang: AtomicBool::new(false),
         }
     }
 
-    /// Whether both were woken since the last call.
-    fn were_woken(&self) -> bool {
-        // A load is much less than a swap, and the answer is no at almost every message.
-        self.woken.load(Ordering::Acquire) && self.woken.swap(false, Ordering::AcqRel)
+    #[inline]
+    fn bell_rang(&self) -> bool {
+        self.bell_rang.load(Ordering::Acquire)
+    }
+
+    /// Whether the alarm has woken them since the last call.
+    fn heard_the_bell(&self) -> bool {
+        // A load is much less than a swap, and the answer is mostly no.
+        self.bell_rang() && self.bell_rang.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -186,9 +217,19 @@ impl Wake for Tasks {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
         self.reader.wake();
         self.writer.wake();
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.bell_rang.store(true, Ordering::Release);
+        self.0.wake_by_ref();
     }
 }
 
@@ -197,24 +238,26 @@ impl Task {
         Self(Mutex::new(Waker::noop().clone()))
     }
 
-    /// Makes the task of `cx` the one to wake, in place of `known`; whether that is another. If so, what it
-    /// waits for may have come before.
-    #[inline]
-    fn register(&self, known: &mut Waker, cx: &Context<'_>) -> bool {
-        let another = !known.will_wake(cx.waker());
+    /// Makes the task of `cx` the one to wake; whether that is another. If so, what it waits for may have
+    /// come before.
+    fn register(&self, cx: &Context<'_>) -> bool {
+        let another = !self.lock().will_wake(cx.waker());
         if another {
-            self.replace(known, cx.waker());
+            let new = cx.waker().clone();
+            let old = std::mem::replace(&mut *self.lock(), new);
+            // With the lock free again: the last of a task may own what wakes this one.
+            drop(old);
         }
         another
     }
 
-    #[cold]
-    fn replace(&self, known: &mut Waker, waker: &Waker) {
-        known.clone_from(waker);
-        let new = known.clone();
-        let old = std::mem::replace(&mut *self.lock(), new);
-        // With the lock free again: the last of a task may own what wakes this one.
-        drop(old);
+    /// The same where the one to wake is known without the lock.
+    #[inline]
+    fn register_in_place_of(&self, known: &mut Waker, cx: &Context<'_>) {
+        if !known.will_wake(cx.waker()) {
+            known.clone_from(cx.waker());
+            self.register(cx);
+        }
     }
 
     fn wake(&self) {
@@ -254,15 +297,14 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         E: fmt::Display,
     {
         let policy = TimeoutPolicy::opening(config.into(), random_seed(), timer.now());
-        opening::run_handshake(policy, timer, handshake)
+        // A task is for all its life as large as it ever gets, and handshakes are large.
+        opening::run_handshake(policy, timer, Box::pin(handshake))
     }
 
     fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
         let tasks = Arc::new(Tasks::new());
         Self {
-            wall_ahead: timer
-                .wall()
-                .saturating_sub(timer.now().since(Timestamp::ZERO)),
+            wall_ahead: judging::wall_ahead(&timer, timer.now()),
             inner: Some(socket),
             policy,
             timer,
@@ -270,13 +312,14 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             rang: None,
             stale: true,
             both: Waker::from(tasks.clone()),
+            bell: Waker::from(Arc::new(Bell(tasks.clone()))),
             tasks,
             reader: Waker::noop().clone(),
-            writer: Waker::noop().clone(),
             slot: None,
             ready: false,
             unflushed: Unflushed::default(),
-            ping: None,
+            ping_owed: false,
+            answer_owed: false,
             farewell: Farewell::None,
             peer_close: None,
             read_to_end: false,
@@ -284,19 +327,14 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             write_side: WriteSide::Sound,
             verdict: None,
             told: false,
-            meter: None,
-            asks: None,
-            answers: None,
-            answer_owed: false,
-            label: None,
-            align: Duration::ZERO,
+            extras: None,
             announced: false,
         }
     }
 
     /// Names the connection, by its user or its number, in every line of the log.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.label = Some(label.into());
+        self.extras().label = Some(label.into());
         self
     }
 
@@ -306,7 +344,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `idle_timeout` or `pong_timeout` to arrive is silence, one that trickles is not noticed, and a
     /// large write to a slow reader has `message_timeout` in all instead of without progress.
     pub fn with_meter(mut self, meter: Meter) -> Self {
-        self.meter = Some(Metering::new(meter));
+        self.extras().meter = Some(Metering::new(meter));
         self
     }
 
@@ -315,7 +353,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// [`Heartbeat::ping`] goes out when a ping is due, and each [`Heartbeat::pong`] that comes is taken
     /// out of the stream and answers the ping that is out. All other data passes, also meanwhile.
     pub fn with_heartbeat(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.asks = Some(Box::new(heartbeat));
+        self.extras().asks = Some(Box::new(heartbeat));
         self
     }
 
@@ -325,7 +363,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// To the policy it is a Ping frame: a sign of life, but no activity, and `max_ping_rate` limits it.
     /// Of several that come while the transport takes nothing, the latest is answered.
     pub fn with_answers(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.answers = Some(Box::new(heartbeat));
+        self.extras().answers = Some(Box::new(heartbeat));
         self
     }
 
@@ -338,7 +376,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are kept as they are.
     pub fn with_align(mut self, align: Duration) -> Self {
-        self.align = align;
+        self.extras().align = align;
         self
     }
 
@@ -363,7 +401,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// The name given by [`with_label`](Self::with_label).
     pub fn label(&self) -> Option<&str> {
-        self.label.as_deref()
+        self.extras.as_ref()?.label.as_deref()
     }
 
     /// The configuration in force.
@@ -401,13 +439,38 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         // Whole messages only move deadlines away, unless one answers a ping: the next ping may be
         // due before the pong would have been. Or unless a grace runs: what it put off until its end
         // counts from the message again.
-        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed);
-        self.stale |= !only_later || self.policy.awaits_answer_or_in_grace(now);
+        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
+            && !self.policy.awaits_answer_or_in_grace(now);
         self.policy.observe(now, event);
+        self.stale |= !only_later && self.alarm_is_late();
+    }
+
+    /// Whether the alarm, if any, rings too late for what comes next.
+    fn alarm_is_late(&self) -> bool {
+        let next = self.policy.next_deadline();
+        let latest = next.and_then(|at| at.checked_add(self.align()));
+        latest.is_some_and(|latest| self.alarm.is_none_or(|alarm| latest < alarm))
+    }
+
+    /// How late an alarm may ring.
+    fn align(&self) -> Duration {
+        let asked = self.extras.as_ref().map(|extras| extras.align);
+        let most = self.policy.config().stall_tolerance().map(|most| most / 2);
+        asked.map_or(Duration::ZERO, |asked| {
+            most.map_or(asked, |most| asked.min(most))
+        })
     }
 
     fn label_or_dash(&self) -> &str {
-        self.label.as_deref().unwrap_or("-")
+        Extras::label_or_dash(self.extras.as_deref())
+    }
+
+    fn extras(&mut self) -> &mut Extras<S::Ok> {
+        self.extras.get_or_insert_with(|| Box::new(Extras::NONE))
+    }
+
+    fn meter(&mut self) -> Option<&mut Metering> {
+        self.extras.as_mut()?.meter.as_mut()
     }
 }
 
@@ -421,6 +484,7 @@ where
 {
     type Item = Result<M, Error<E>>;
 
+    #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().poll_recv(cx)
     }
@@ -461,7 +525,7 @@ where
                 let now = this.timer.now();
                 match this.write_out(now) {
                     Poll::Ready(done) => this.told_of_write(done)?,
-                    Poll::Pending if this.tasks.writer.register(&mut this.writer, cx) => continue,
+                    Poll::Pending if this.tasks.writer.register(cx) => continue,
                     Poll::Pending if this.slot.is_some() => ready!(this.sending_half_waits(now))?,
                     Poll::Pending => {}
                 }
@@ -476,7 +540,7 @@ where
                 this.ready = done.is_ok();
                 return Poll::Ready(this.told_of_write(done.map_err(WriteError::Broken)));
             }
-            if this.tasks.writer.register(&mut this.writer, cx) {
+            if this.tasks.writer.register(cx) {
                 continue;
             }
             let now = this.timer.now();
@@ -505,7 +569,7 @@ where
             Pin::new(inner).start_send(message).map_err(Error::Socket)?;
         } else {
             // A ping has taken the place that was promised.
-            this.slot = Some(message);
+            this.slot = Some(Box::new(message));
         }
         this.unflushed.data |= data;
         this.unflushed.control |= !data;
@@ -528,7 +592,7 @@ where
                     }
                     return Poll::Ready(told);
                 }
-                Poll::Pending if this.tasks.writer.register(&mut this.writer, cx) => {}
+                Poll::Pending if this.tasks.writer.register(cx) => {}
                 Poll::Pending => return this.sending_half_waits(now),
             }
         }
@@ -555,7 +619,7 @@ impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
         f.debug_struct("TimeoutSocket")
             .field("policy", &self.policy)
             .field("timer", &self.timer)
-            .field("label", &self.label)
+            .field("label", &self.label())
             .field("verdict", &self.verdict)
             .finish_non_exhaustive()
     }

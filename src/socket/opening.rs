@@ -3,7 +3,7 @@
 use std::boxed::Box;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
@@ -22,7 +22,7 @@ use crate::timer::{Timer, within_a_day};
 pub(super) async fn run_handshake<S, T, E, F>(
     mut policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     mut timer: T,
-    handshake: F,
+    mut handshake: Pin<Box<F>>,
 ) -> Result<TimeoutSocket<S, T>, Error<E>>
 where
     S: TryStream,
@@ -30,7 +30,6 @@ where
     F: Future<Output = Result<S, E>>,
     E: fmt::Display,
 {
-    let mut handshake = pin!(handshake);
     let mut alarm = None;
     let done = poll_fn(|cx| {
         let mut rang = None;

@@ -11,7 +11,7 @@ use futures_util::sink::Sink;
 use super::{Farewell, PeerClose, TimeoutSocket, WriteSide};
 use crate::error::{Closing, Error};
 use crate::event::{Event, Phase};
-use crate::message::{Heartbeat, Kind, Message};
+use crate::message::{Kind, Message};
 use crate::metered::Metering;
 use crate::policy::Judged;
 use crate::report;
@@ -29,24 +29,65 @@ where
     E: fmt::Display,
     T: Timer,
 {
+    /// A pass of the reading half. Almost every message, and every wait, has the short way.
+    #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        match self.poll_inner(cx) {
+            Poll::Ready(Some(Ok(message))) if self.only_observes(&message) => {
+                Poll::Ready(Some(Ok(message)))
+            }
+            Poll::Pending if self.only_waits(cx) => Poll::Pending,
+            read => self.go_on(read, cx),
+        }
+    }
+
+    #[inline]
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, E>>> {
+        match &mut self.inner {
+            Some(inner) if !self.read_to_end => Pin::new(inner).poll_next(cx),
+            _ => Poll::Ready(None),
+        }
+    }
+
+    /// Tells the policy of a message, if that is all there is to do at it; whether it was.
+    #[inline]
+    fn only_observes(&mut self, message: &M) -> bool {
+        if self.stale || self.extras.is_some() || !matches!(message.kind(), Kind::Data) {
+            return false;
+        }
+        let now = self.timer.now();
+        self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_recv(now)
+    }
+
+    /// Whether there is nothing to do but wait, where nothing was left to read.
+    #[inline]
+    fn only_waits(&mut self, cx: &Context<'_>) -> bool {
+        self.tasks.reader.register_in_place_of(&mut self.reader, cx);
+        let rings = self.rang.is_some() || self.tasks.bell_rang();
+        !(rings || self.stale || self.extras.is_some() || self.owes())
+    }
+
+    /// All that can come of what was read, until there is something to say.
+    fn go_on(
+        &mut self,
+        read: Poll<Option<Result<M, E>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<M, Error<E>>>> {
+        let mut first = Some(read);
         let mut kept = 0;
         loop {
-            let Some(inner) = &mut self.inner else {
+            if self.inner.is_none() {
                 return Poll::Ready(self.end_of_stream());
-            };
-            let read = if self.read_to_end {
-                Poll::Ready(None)
-            } else {
-                Pin::new(inner).poll_next(cx)
-            };
-            match read {
+            }
+            match first.take().unwrap_or_else(|| self.poll_inner(cx)) {
                 Poll::Ready(Some(Ok(message))) => {
                     let now = self.timer.now();
                     let passes_on = self.received(now, &message);
                     // A ring that was taken just before this message has left no alarm.
                     let alarm = self.alarm.or(self.rang);
-                    if self.stale || alarm.is_some_and(|alarm| alarm <= now) {
+                    let rings = alarm.is_some_and(|alarm| alarm <= now);
+                    // An answer leaves at once: who reads may be long at what is handed on.
+                    if self.stale || rings || self.unflushed.control || self.answer_owed {
                         self.look_between(now);
                     }
                     if passes_on {
@@ -56,7 +97,7 @@ where
                     if kept == MOST_KEPT {
                         // Whoever keeps us busy with what is not handed on must not keep the task.
                         // Nothing is judged: not all is read.
-                        self.tasks.reader.register(&mut self.reader, cx);
+                        self.tasks.reader.register_in_place_of(&mut self.reader, cx);
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
@@ -68,7 +109,7 @@ where
                     return Poll::Ready(self.transport_ended(None));
                 }
                 Poll::Pending | Poll::Ready(None) => {
-                    self.tasks.reader.register(&mut self.reader, cx);
+                    self.tasks.reader.register_in_place_of(&mut self.reader, cx);
                     // What had arrived when the alarm rang is to be read before anything is judged.
                     if self.alarm_rings() {
                         continue;
@@ -97,11 +138,10 @@ where
     pub(super) fn received(&mut self, now: Timestamp, message: &M) -> bool {
         match message.kind() {
             Kind::Data => {
-                if let Some(metering) = &mut self.meter {
+                if let Some(metering) = self.meter() {
                     metering.whole_message();
                 }
-                let speaks = self.asks.is_some() || self.answers.is_some();
-                if speaks && self.is_heartbeat(now, message) {
+                if self.extras.is_some() && self.is_heartbeat(now, message) {
                     return false;
                 }
                 self.observe(now, Event::Recv);
@@ -129,7 +169,7 @@ where
                     self.farewell = Farewell::None;
                 }
                 if self.slot.take().is_some() && self.verdict.is_none() {
-                    self.refused = Some(Error::Closed);
+                    self.refused = Some(Box::new(Error::Closed));
                 }
                 self.observe(now, Event::PeerClose);
                 // tungstenite has queued the reply.
@@ -144,16 +184,18 @@ where
     /// Whether a data message is a word of the heartbeat, of which the policy is told then.
     #[inline(never)]
     fn is_heartbeat(&mut self, now: Timestamp, message: &M) -> bool {
-        let is = |part: fn(&Heartbeat<M>) -> &M, of: &Option<Box<Heartbeat<M>>>| {
-            of.as_ref().is_some_and(|of| part(of) == message)
+        let Some(extras) = &self.extras else {
+            return false;
         };
-        let asks_us = is(|answers| &answers.ping, &self.answers);
+        let asks = extras.asks.as_ref();
+        let answers = extras.answers.as_ref();
+        let asks_us = answers.is_some_and(|answers| answers.ping == *message);
         let awaited = || {
             let ping = self.policy.latest_ping();
             ping.is_some_and(|id| self.policy.awaits_pong(id))
         };
         // Where one word is both, it is the answer while one is awaited.
-        if is(|asks| &asks.pong, &self.asks) && (!asks_us || awaited()) {
+        if asks.is_some_and(|asks| asks.pong == *message) && (!asks_us || awaited()) {
             self.observe(now, Event::RecvPartial { total: 0 });
             self.pong(now, self.policy.latest_ping());
             true
@@ -176,14 +218,14 @@ where
     }
 
     pub(super) fn control_frame(&mut self, payload: usize) {
-        if let Some(metering) = &mut self.meter {
+        if let Some(metering) = self.meter() {
             metering.control_frame(payload);
         }
     }
 
     /// A pass in which nothing was left to read.
     pub(super) fn all_is_read(&mut self) {
-        let counted = self.meter.as_mut().and_then(Metering::partial_total);
+        let counted = self.meter().and_then(Metering::partial_total);
         if !(self.rang.is_some() || self.stale || counted.is_some() || self.owes()) {
             return;
         }

@@ -1,5 +1,6 @@
 //! What goes out: in order, flushed, and in whose name.
 
+use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::{Farewell, TimeoutSocket, Unflushed, WriteError, WriteSide};
+use super::{Extras, Farewell, TimeoutSocket, Unflushed, WriteError, WriteSide};
 use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::Message;
@@ -53,7 +54,7 @@ where
             }
             if let Some(message) = self.slot.take() {
                 self.ready = false;
-                inner.start_send(message).map_err(Refused)?;
+                inner.start_send(*message).map_err(Refused)?;
                 continue;
             }
             if let Some(message) = heartbeat {
@@ -63,18 +64,18 @@ where
                         self.unflushed.control = true;
                         continue;
                     }
-                    Ok(()) => self.unflushed.ping = self.ping.take(),
+                    Ok(()) => self.unflushed.ping = std::mem::take(&mut self.ping_owed),
                     Err(error) if tries == 1 && self.answer_owed => {
                         // It would be refused for ever, and keep our own ping behind it.
                         self.answer_owed = false;
-                        report::send_error(self.label.as_deref().unwrap_or("-"), &error);
+                        report::send_error(Extras::label_or_dash(self.extras.as_deref()), &error);
                         tries = 2;
                     }
                     Err(_) => tries -= 1,
                 }
             }
             ready!(inner.as_mut().poll_flush(cx)).map_err(Broken)?;
-            if (self.ping.is_some() || self.answer_owed) && tries > 0 {
+            if (self.ping_owed || self.answer_owed) && tries > 0 {
                 continue;
             }
 
@@ -83,7 +84,7 @@ where
                 if let Farewell::Owed(frame) = std::mem::replace(&mut self.farewell, Farewell::None)
                 {
                     self.ready = false;
-                    inner.start_send(frame).map_err(Refused)?;
+                    inner.start_send(*frame).map_err(Refused)?;
                     self.farewell = Farewell::Written;
                 }
                 continue;
@@ -104,7 +105,7 @@ where
             ping,
         } = self.unflushed;
         data || control
-            || ping.is_some()
+            || ping
             || self.slot.is_some()
             || self.asks_or_answers()
             || matches!(self.farewell, Farewell::Owed(_) | Farewell::Written)
@@ -112,15 +113,17 @@ where
 
     /// Whether a heartbeat, or an answer to the peer's, is to be given to the socket inside.
     pub(super) fn asks_or_answers(&self) -> bool {
-        self.ping.is_some() || self.answer_owed
+        self.ping_owed || self.answer_owed
     }
 
     /// The next of these; answers come first.
     fn heartbeat(&self) -> Option<M> {
+        let extras = self.extras.as_ref();
         if self.answer_owed {
-            return self.answers.as_ref().map(|answers| answers.pong.clone());
+            return Some(extras?.answers.as_ref()?.pong.clone());
         }
-        self.ping.map(|id| match &self.asks {
+        let id = self.policy.latest_ping().filter(|_| self.ping_owed)?;
+        Some(match extras.and_then(|extras| extras.asks.as_ref()) {
             Some(asks) => asks.ping.clone(),
             None => M::ping(id.payload()),
         })
@@ -128,7 +131,7 @@ where
 
     /// Gives up what is not worth saying on a connection that ends.
     pub(super) fn drop_heartbeats(&mut self) {
-        self.ping = None;
+        self.ping_owed = false;
         self.answer_owed = false;
     }
 
@@ -144,11 +147,11 @@ where
         } else if control {
             self.observe(now, Event::Flushed);
         }
-        if let Some(id) = ping {
+        if let Some(id) = self.policy.latest_ping().filter(|_| ping) {
             self.observe(now, Event::PingSent(id));
             report::ping(self.label_or_dash(), id);
         }
-        if let Some(metering) = &mut self.meter {
+        if let Some(metering) = self.meter() {
             metering.progress();
         }
     }
@@ -156,8 +159,7 @@ where
     /// The transport takes no more for now.
     pub(super) fn write_waits(&mut self, now: Timestamp, message_waits: bool) {
         if let Some(bytes) = self
-            .meter
-            .as_mut()
+            .meter()
             .map(Metering::progress)
             .filter(|&bytes| bytes > 0)
         {
@@ -181,7 +183,7 @@ where
                 Poll::Ready(Ok(())) => break,
                 Poll::Ready(Err(WriteError::Refused(error))) => {
                     report::send_error(self.label_or_dash(), &error);
-                    self.refused = Some(Error::Socket(error));
+                    self.refused = Some(Box::new(Error::Socket(error)));
                     self.tasks.writer.wake();
                 }
                 Poll::Ready(Err(WriteError::Broken(error))) => {
@@ -220,7 +222,7 @@ where
             if let Err(error) = &error {
                 report::send_error(self.label_or_dash(), error);
             }
-            self.write_side = WriteSide::Failed(error.err());
+            self.write_side = WriteSide::Failed(Box::new(error.err()));
         }
         self.unflushed = Unflushed::default();
         self.drop_heartbeats();
@@ -300,7 +302,7 @@ where
         }
         self.may_send()?;
         self.write_side_is_sound()?;
-        Err(self.refused.take().unwrap_or(Error::Closed))
+        Err(self.refused.take().map_or(Error::Closed, |error| *error))
     }
 
     /// Whether there is something to flush; after the end, whether all had left.
@@ -310,7 +312,7 @@ where
             return Ok(true);
         }
         if let Some(error) = self.refused.take() {
-            return Err(error);
+            return Err(*error);
         }
         if self.verdict.is_none() {
             self.write_side_is_sound()?;
@@ -326,7 +328,7 @@ where
         if self.policy.phase() == Phase::Open {
             self.observe(self.timer.now(), Event::CloseStart);
             self.drop_heartbeats();
-            self.farewell = Farewell::Owed(frame);
+            self.farewell = Farewell::Owed(Box::new(frame));
             // Whoever fed the frame may never flush it.
             self.tasks.reader.wake();
         }
