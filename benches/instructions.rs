@@ -22,6 +22,7 @@ type Operation = fn(u64);
 const OPERATIONS: &[(&str, Operation)] = &[
     ("read_bare", |times| read(Idiom::Bare, times)),
     ("read_socket", |times| read(Idiom::TimeoutSocket, times)),
+    ("read_metered", |times| read(Idiom::Metered, times)),
     ("read_timeout", |times| read(Idiom::TimeoutNext, times)),
     ("read_interval", |times| read(Idiom::Interval, times)),
     ("read_reset", |times| read(Idiom::SleepReset, times)),

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion};
 use idioms::{Feed, Idiom, run_through};
 
-const IDIOMS: [(&str, Idiom); 6] = [
+const IDIOMS: [(&str, Idiom); 7] = [
     ("bare", Idiom::Bare),
     ("TimeoutSocket", Idiom::TimeoutSocket),
+    ("TimeoutSocket, meter and label", Idiom::Metered),
     ("timeout(next)", Idiom::TimeoutNext),
     ("select! interval", Idiom::Interval),
     ("Sleep reset", Idiom::SleepReset),

@@ -129,11 +129,22 @@ impl Metering {
         self.began = self.began.saturating_add(wire).min(self.meter.read());
     }
 
-    /// The bytes of what is not whole yet, if that has changed.
+    /// Whether the bytes of what is not whole yet have changed.
+    #[inline]
+    pub(crate) fn has_moved(&self) -> bool {
+        self.total() != self.partial
+    }
+
+    /// Those bytes, if they have changed.
     pub(crate) fn partial_total(&mut self) -> Option<u64> {
-        let total = self.meter.read().saturating_sub(self.began);
-        let before = std::mem::replace(&mut self.partial, total);
-        (total != before).then_some(total)
+        self.has_moved().then(|| {
+            self.partial = self.total();
+            self.partial
+        })
+    }
+
+    fn total(&self) -> u64 {
+        self.meter.read().saturating_sub(self.began)
     }
 
     /// The bytes written since the last call.

@@ -10,8 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tungstenite::{Error, Message};
-use ws_timeout::TimeoutConfig;
 use ws_timeout::runtime::tokio::wrap;
+use ws_timeout::{Metered, TimeoutConfig};
 
 /// A socket that has messages to read, so many at each wake-up, and takes whatever is sent.
 pub struct Feed {
@@ -75,6 +75,8 @@ pub enum Idiom {
     Bare,
     /// The crate, with its default limits.
     TimeoutSocket,
+    /// The same with a meter and a label, as in the README.
+    Metered,
     /// `timeout` around each receive, and around each send.
     TimeoutNext,
     /// `select!` between the next message and an interval, which compares a time that each message sets.
@@ -107,7 +109,14 @@ pub fn run_through(runtime: &Runtime, idiom: Idiom, feed: Feed, echo: bool) -> u
 async fn run(idiom: Idiom, feed: Feed, echo: bool) -> u64 {
     match idiom {
         Idiom::Bare => bare(feed, echo).await,
-        Idiom::TimeoutSocket => bare(wrap(TimeoutConfig::default(), feed), echo).await,
+        Idiom::TimeoutSocket | Idiom::Metered => {
+            let mut socket = wrap(TimeoutConfig::default(), feed);
+            if idiom == Idiom::Metered {
+                let meter = Metered::new(()).meter();
+                socket = socket.with_meter(meter).with_label("user");
+            }
+            bare(socket, echo).await
+        }
         Idiom::TimeoutNext => timeout_next(feed, echo).await,
         Idiom::Interval => select_interval(feed, echo).await,
         Idiom::SleepReset => sleep_reset(feed, echo).await,

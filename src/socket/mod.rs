@@ -122,6 +122,11 @@ impl<M> Extras<M> {
         label: None,
     };
 
+    #[inline(never)]
+    fn speaks(&self) -> bool {
+        self.asks.is_some() || self.answers.is_some()
+    }
+
     fn label_or_dash(this: Option<&Self>) -> &str {
         this.and_then(|extras| extras.label.as_deref())
             .unwrap_or("-")
@@ -469,6 +474,13 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.extras.get_or_insert_with(|| Box::new(Extras::NONE))
     }
 
+    /// Whether there is a heartbeat in messages, of either side.
+    #[inline]
+    fn speaks(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.speaks())
+    }
+
+    #[inline]
     fn meter(&mut self) -> Option<&mut Metering> {
         self.extras.as_mut()?.meter.as_mut()
     }

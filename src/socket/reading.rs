@@ -52,11 +52,16 @@ where
     /// Tells the policy of a message, if that is all there is to do at it; whether it was.
     #[inline]
     fn only_observes(&mut self, message: &M) -> bool {
-        if self.stale || self.extras.is_some() || !matches!(message.kind(), Kind::Data) {
+        if self.stale || self.speaks() || !matches!(message.kind(), Kind::Data) {
             return false;
         }
         let now = self.timer.now();
-        self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_recv(now)
+        let done =
+            self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_recv(now);
+        if done && self.extras.is_some() {
+            self.whole_message();
+        }
+        done
     }
 
     /// Whether there is nothing to do but wait, where nothing was left to read.
@@ -64,7 +69,21 @@ where
     fn only_waits(&mut self, cx: &Context<'_>) -> bool {
         self.tasks.reader.register_in_place_of(&mut self.reader, cx);
         let rings = self.rang.is_some() || self.tasks.bell_rang();
-        !(rings || self.stale || self.extras.is_some() || self.owes())
+        let moved = self.extras.is_some() && self.bytes_moved();
+        !(rings || self.stale || moved || self.owes())
+    }
+
+    #[inline(never)]
+    fn whole_message(&mut self) {
+        if let Some(metering) = self.meter() {
+            metering.whole_message();
+        }
+    }
+
+    /// Whether bytes of a message that is not whole have come since the last look.
+    #[inline(never)]
+    fn bytes_moved(&mut self) -> bool {
+        self.meter().is_some_and(|metering| metering.has_moved())
     }
 
     /// All that can come of what was read, until there is something to say.
@@ -138,10 +157,8 @@ where
     pub(super) fn received(&mut self, now: Timestamp, message: &M) -> bool {
         match message.kind() {
             Kind::Data => {
-                if let Some(metering) = self.meter() {
-                    metering.whole_message();
-                }
-                if self.extras.is_some() && self.is_heartbeat(now, message) {
+                self.whole_message();
+                if self.speaks() && self.is_heartbeat(now, message) {
                     return false;
                 }
                 self.observe(now, Event::Recv);
