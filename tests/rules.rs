@@ -62,6 +62,8 @@ struct World {
     room_unsaid: bool,
     /// What the transport never takes.
     refuses: Option<Message>,
+    /// Whether it takes no ping for now.
+    refuses_pings: bool,
     held: Vec<Message>,
     sent: Vec<Message>,
     write_waker: Option<Waker>,
@@ -140,7 +142,8 @@ impl Sink<Message> for Wire {
 
     fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), WsError> {
         let mut world = self.0.world();
-        if world.refuses.as_ref() == Some(&message) {
+        let refused = world.refuses_pings && message.is_ping();
+        if refused || world.refuses.as_ref() == Some(&message) {
             return Err(WsError::AttackAttempt);
         }
         world.held.push(message);
@@ -560,6 +563,106 @@ fn rule_11_the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
         data()
     );
     assert_eq!(shared.world().sent, [words.pong]);
+}
+
+/// The peer sends so fast that the reading half never finds nothing.
+#[track_caller]
+fn reads_one_of_a_stream(shared: &Shared, socket: &mut Guarded) {
+    shared.world().incoming.push_back(data());
+    let read = socket.next().now_or_never().unwrap().unwrap();
+    assert_eq!(read.unwrap(), data());
+}
+
+#[test]
+fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
+    // Our own ping.
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    waits(&mut socket);
+    shared.world().full = true;
+    shared.at(SECOND);
+    waits(&mut socket);
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert_eq!(shared.world().sent, []);
+    shared.world().full = false;
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert!(shared.world().sent[0].is_ping());
+
+    // The answer to the peer's.
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().idle_timeout(10 * SECOND));
+    waits(&mut socket);
+    let (ping, pong) = (Message::Ping("x".into()), Message::Pong("x".into()));
+    shared.world().full = true;
+    shared.world().incoming.push_back(ping);
+    shared.world().held.push(pong.clone());
+    assert!(socket.next().now_or_never().is_some());
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert_eq!(shared.world().sent, []);
+    shared.world().full = false;
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert_eq!(shared.world().sent, [pong]);
+}
+
+#[test]
+fn rule_11_a_ping_that_was_refused_has_not_left() {
+    let shared = Shared::default();
+    let config = bare().ping_interval(SECOND).pong_timeout(10 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.world().full = true;
+    shared.at(SECOND);
+    waits(&mut socket);
+    // It has been taken, and is answered before its flush is done.
+    let Message::Ping(payload) = shared.world().held[0].clone() else {
+        panic!()
+    };
+    shared.world().incoming.push_back(Message::Pong(payload));
+    waits(&mut socket);
+    shared.world().refuses_pings = true;
+    socket.probe(100 * SECOND);
+    waits(&mut socket);
+    shared.world().full = false;
+    shared.at(SECOND + MS);
+    waits(&mut socket);
+    let status = socket.status();
+    assert_eq!(shared.world().sent.len(), 1, "{status}");
+    assert_eq!(status.ping_unanswered, None, "{status}");
+    assert!(status.ping_unsent.is_some(), "{status}");
+}
+
+#[test]
+fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
+    // That of the program.
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    waits(&mut socket);
+    shared.at(900 * MS);
+    shared.world().incoming.push_back(data());
+    let mut closing = Box::pin(socket.close(1000, ""));
+    assert!(closing.as_mut().now_or_never().is_none());
+    assert!(shared.world().sent[0].is_close());
+    drop(closing);
+
+    // One that was fed and not flushed, and one of a verdict that had to wait for room.
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    waits(&mut socket);
+    socket.start_send_unpin(Message::Close(None)).unwrap();
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert!(shared.world().sent[0].is_close());
+
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().connection_timeout(SECOND));
+    waits(&mut socket);
+    shared.world().full = true;
+    shared.at(SECOND);
+    waits(&mut socket);
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert_eq!(shared.world().sent, []);
+    shared.world().full = false;
+    reads_one_of_a_stream(&shared, &mut socket);
+    assert!(shared.world().sent[0].is_close());
 }
 
 #[test]

@@ -90,7 +90,8 @@ where
                 }
             }
         }
-        self.stale = false;
+        // What waits for room is tried again at the next message.
+        self.stale = self.owes_by_itself();
         if self.policy.grace() != grace && self.policy.grace().is_some() {
             report::grace(self.label_or_dash(), &self.policy.status(now));
         }

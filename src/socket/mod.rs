@@ -63,7 +63,8 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     alarm: Option<Timestamp>,
     /// What the alarm was set to when it last rang, until the reading half has judged by it.
     rang: Option<Timestamp>,
-    /// Whether a deadline may have come nearer since the alarm was set.
+    /// Whether there is something to look at with the next message: a deadline may have come nearer since
+    /// the alarm was set, or something waits for room that the program will not flush.
     stale: bool,
     tasks: Arc<Tasks>,
     /// What `tasks.reader` holds.

@@ -105,8 +105,9 @@ where
                     // A ring that was taken just before this message has left no alarm.
                     let alarm = self.alarm.or(self.rang);
                     let rings = alarm.is_some_and(|alarm| alarm <= now);
-                    // An answer leaves at once: who reads may be long at what is handed on.
-                    if self.stale || rings || self.unflushed.control || self.answer_owed {
+                    // An answer leaves at once: who reads may be long at what is handed on. And what has
+                    // waited for room leaves once there is some.
+                    if self.stale || rings || self.owes_by_itself() {
                         self.look_between(now);
                     }
                     if passes_on {

@@ -99,14 +99,13 @@ where
 
     /// Whether anything waits to be written or flushed.
     pub(super) fn owes(&self) -> bool {
-        let Unflushed {
-            data,
-            control,
-            ping,
-        } = self.unflushed;
-        data || control
-            || ping
-            || self.slot.is_some()
+        self.unflushed.data || self.slot.is_some() || self.owes_by_itself()
+    }
+
+    /// Whether something does that the program knows nothing of, and so will not flush.
+    pub(super) fn owes_by_itself(&self) -> bool {
+        self.unflushed.control
+            || self.unflushed.ping
             || self.asks_or_answers()
             || matches!(self.farewell, Farewell::Owed(_) | Farewell::Written)
     }
@@ -147,7 +146,9 @@ where
         } else if control {
             self.observe(now, Event::Flushed);
         }
-        if let Some(id) = self.policy.latest_ping().filter(|_| ping) {
+        // While the latest is still to be given to the socket inside, it was an earlier one that left.
+        let latest = self.policy.latest_ping();
+        if let Some(id) = latest.filter(|_| ping && !self.ping_owed) {
             self.observe(now, Event::PingSent(id));
             report::ping(self.label_or_dash(), id);
         }
