@@ -168,10 +168,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// A `now` earlier than one already seen counts as the latest seen.
     #[inline]
     pub fn observe(&mut self, now: Timestamp, event: Event) {
-        let now = self.see(now);
-        if event == Event::Recv && self.hot.is_plain() {
-            self.hot.take_message(now);
-        } else {
+        if event != Event::Recv || !self.observe_plain_recv(now) {
+            self.see(now);
             self.parts().record(event);
         }
     }
@@ -305,7 +303,6 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     /// Records a whole message if that does nothing but move deadlines away; whether it did.
-    #[cfg(feature = "socket")]
     #[inline]
     pub(crate) fn observe_plain_recv(&mut self, now: Timestamp) -> bool {
         let plain = self.hot.is_plain();

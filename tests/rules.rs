@@ -573,11 +573,11 @@ fn reads_one_of_a_stream(shared: &Shared, socket: &mut Guarded) {
     assert_eq!(read.unwrap(), data());
 }
 
-#[test]
-fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
-    // Our own ping.
+/// What becomes due after a second, when there is no room, and leaves between two messages once there is.
+#[track_caller]
+fn leaves_when_there_is_room(config: TimeoutConfigBuilder) -> Message {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let mut socket = shared.socket(config);
     waits(&mut socket);
     shared.world().full = true;
     shared.at(SECOND);
@@ -586,7 +586,12 @@ fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
     assert_eq!(shared.world().sent, []);
     shared.world().full = false;
     reads_one_of_a_stream(&shared, &mut socket);
-    assert!(shared.world().sent[0].is_ping());
+    shared.world().sent[0].clone()
+}
+
+#[test]
+fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
+    assert!(leaves_when_there_is_room(bare().ping_interval(SECOND)).is_ping());
 
     // The answer to the peer's.
     let shared = Shared::default();
@@ -633,34 +638,13 @@ fn rule_11_a_ping_that_was_refused_has_not_left() {
 
 #[test]
 fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
-    // That of the program.
-    let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
-    waits(&mut socket);
-    shared.at(900 * MS);
-    shared.world().incoming.push_back(data());
-    let mut closing = Box::pin(socket.close(1000, ""));
-    assert!(closing.as_mut().now_or_never().is_none());
-    assert!(shared.world().sent[0].is_close());
-    drop(closing);
+    assert!(leaves_when_there_is_room(bare().connection_timeout(SECOND)).is_close());
 
-    // One that was fed and not flushed, and one of a verdict that had to wait for room.
+    // One of the program, which did not flush it.
     let shared = Shared::default();
     let mut socket = shared.socket(bare().ping_interval(SECOND));
     waits(&mut socket);
     socket.start_send_unpin(Message::Close(None)).unwrap();
-    reads_one_of_a_stream(&shared, &mut socket);
-    assert!(shared.world().sent[0].is_close());
-
-    let shared = Shared::default();
-    let mut socket = shared.socket(bare().connection_timeout(SECOND));
-    waits(&mut socket);
-    shared.world().full = true;
-    shared.at(SECOND);
-    waits(&mut socket);
-    reads_one_of_a_stream(&shared, &mut socket);
-    assert_eq!(shared.world().sent, []);
-    shared.world().full = false;
     reads_one_of_a_stream(&shared, &mut socket);
     assert!(shared.world().sent[0].is_close());
 }

@@ -101,7 +101,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     announced: bool,
 }
 
-/// What else a socket was asked for, which few are.
+/// What else a socket was asked for.
 #[derive(Debug)]
 struct Extras<M> {
     meter: Option<Metering>,
