@@ -120,6 +120,8 @@ const LISTENER: Token = Token(usize::MAX);
 struct Server {
     poller: Poll,
     events: Events,
+    /// Whether the poller may know of more that has arrived.
+    more: bool,
     listener: TcpListener,
     config: Arc<TimeoutConfig>,
     fleet: Fleet,
@@ -166,6 +168,7 @@ impl Server {
         Ok(Self {
             poller,
             events: Events::with_capacity(1024),
+            more: false,
             listener,
             config: Arc::new(config),
             fleet: Fleet::new(),
@@ -176,44 +179,48 @@ impl Server {
         })
     }
 
-    /// One turn of the loop: wait, read everything that has arrived, then do what is due.
+    /// One turn of the loop: wait, read everything that has arrived, then do what was due before.
+    ///
+    /// What is due only when the wait ends is left to the next turn: a pong that came in time and after
+    /// the poller had answered is read there.
     fn turn(&mut self) -> io::Result<()> {
+        let asked = self.now();
         let due = self.fleet.next_deadline();
-        let mut wait = due.map(|due| due.since(self.now()));
-        loop {
-            match self.poller.poll(&mut self.events, wait) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                polled => polled?,
-            }
-            let ready: Vec<_> = self.events.iter().map(|event| event.token()).collect();
-            for &token in &ready {
-                if token == LISTENER {
-                    self.accept()?;
-                } else {
-                    self.read(token.0);
-                }
-            }
-            if ready.len() < self.events.capacity() {
-                break;
-            }
-            wait = Some(Duration::ZERO); // there may be more that has arrived
+        let wait = match due {
+            _ if self.more => Some(Duration::ZERO),
+            due => due.map(|due| due.since(asked)),
+        };
+        match self.poller.poll(&mut self.events, wait) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
         }
-        let now = self.now();
-        self.tally.late += due.map_or(Duration::ZERO, |due| now.since(due));
-        while let Some((key, action)) = self.fleet.poll(now) {
-            self.act(key, action, now);
+        let at_once = wait.is_some_and(|wait| wait.is_zero());
+        let now = if at_once { asked } else { self.now() };
+        let ready: Vec<_> = self.events.iter().map(|event| event.token()).collect();
+        for &token in &ready {
+            if token == LISTENER {
+                self.accept(now)?;
+            } else {
+                self.read(token.0, now);
+            }
+        }
+        self.more = ready.len() == self.events.capacity();
+        if let Some(due) = due.filter(|&due| due <= asked && !self.more) {
+            self.tally.late += now.since(due);
+            while let Some((key, action)) = self.fleet.poll(now) {
+                self.act(key, action, now);
+            }
         }
         Ok(())
     }
 
-    fn accept(&mut self) -> io::Result<()> {
+    fn accept(&mut self, now: Timestamp) -> io::Result<()> {
         loop {
             let mut stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let now = self.now();
             self.seeds += 1;
             let key = self
                 .fleet
@@ -244,13 +251,12 @@ impl Server {
                 pongs: 0,
                 heard: now,
             });
-            self.read(key.index());
+            self.read(key.index(), now);
         }
     }
 
     /// Reads everything from a connection that is there, and writes what waits.
-    fn read(&mut self, index: usize) {
-        let now = self.now();
+    fn read(&mut self, index: usize, now: Timestamp) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return;
         };

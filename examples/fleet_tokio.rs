@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::iter;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,18 +39,25 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
                 None => pending().await,
             }
         };
-        let mut next = tokio::select! {
+        let next = tokio::select! {
             next = told.recv() => match next {
                 Some(next) => Some(next),
                 None => return, // all connections have ended, and nobody opens one
             },
-            () = alarm => {
-                // Whoever has something to read reads it, and tells, before it is judged.
-                tokio::task::yield_now().await;
-                told.try_recv().ok()
-            }
+            () = alarm => None,
         };
-        while let Some(this) = next {
+        let rings = next.is_none();
+        if rings {
+            // Whoever has something to read reads it, and tells, before it is judged. Of at most 1024
+            // sockets tokio hears in one turn of its reactor, and after a blocked thread there may be more.
+            for _ in 0..16 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        for this in next
+            .into_iter()
+            .chain(iter::from_fn(|| told.try_recv().ok()))
+        {
             match this {
                 Told::Opened(actions, reply) => {
                     let seed = fleet.len() as u64; // in a real server, a random number
@@ -63,7 +71,9 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
                     connections.remove(&key);
                 }
             }
-            next = told.try_recv().ok();
+        }
+        if !rings {
+            continue;
         }
         while let Some((key, action)) = fleet.poll(elapsed()) {
             if let Some(connection) = connections.get(&key) {

@@ -21,12 +21,20 @@ pub trait Timer {
     /// `Ready` when the alarm has rung, which is once for each time that it was set. Is not called
     /// again before it is set anew; and while it is `Pending`, not before it has woken the task.
     ///
-    /// When it has rung, whatever had arrived on a socket by the instant it was set to must be seen by a
-    /// read that follows. Where the runtime keeps what the kernel last said of a socket, as tokio does,
-    /// the alarm may therefore ring only when the reactor has turned at or after that instant: a timer
-    /// that compares clocks would say `Ready` after a blocked thread before the reactor knows of the
-    /// bytes that wait in the kernel.
+    /// Where the runtime keeps what the kernel last said of a socket, as tokio does, the alarm may ring
+    /// only when the reactor has turned at or after the instant it was set to: a timer that compares
+    /// clocks would say `Ready` after a blocked thread before the reactor knows of the bytes that wait in
+    /// the kernel. If one turn may not bring all of them to light, see [`turns`](Self::turns).
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// How often the alarm must ring, set anew each time, until a read sees whatever had arrived on a
+    /// socket by the instant to which it was set the first time.
+    ///
+    /// Before a peer is judged it rings so often, a millisecond apart. Once is enough where each read asks
+    /// the kernel.
+    fn turns(&self) -> u32 {
+        1
+    }
 
     /// Whether the runtime lets the task go on with its I/O, so that a read or write that was just
     /// `Pending` was so for want of bytes or room. Asked only when the alarm has rung; may unset it.

@@ -17,6 +17,7 @@ use ws_timeout::{
 };
 
 type Guarded = TimeoutSocket<Wire, Hand>;
+type Read = Result<Message, Error<WsError>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -46,6 +47,8 @@ struct World {
     alarm: Option<Duration>,
     alarms_set: u32,
     alarm_waker: Option<Waker>,
+    /// In how many turns the reactor hears of everything, if one is not enough.
+    turns_needed: u32,
     /// Whether the reactor has its turn, so that an alarm that is due rings.
     turns: bool,
     /// What only that turn brings to light: messages, and room to write.
@@ -202,6 +205,10 @@ impl ws_timeout::Timer for Hand {
         Poll::Pending
     }
 
+    fn turns(&self) -> u32 {
+        self.0.world().turns_needed
+    }
+
     fn wall(&self) -> Duration {
         let world = self.0.world();
         world.origin + world.now
@@ -294,6 +301,94 @@ fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
     shared.at(2 * SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().pongs_received, 1);
+}
+
+/// Lets the reactor turn so often, a millisecond apart, and gives what a read finds after the last.
+fn turn(shared: &Shared, socket: &mut Guarded, turns: u32) -> Option<Option<Read>> {
+    let mut read = None;
+    for _ in 0..turns {
+        assert!(read.is_none(), "{read:?}");
+        let now = shared.world().now + MS;
+        let alarm = shared.world().alarm;
+        assert!(alarm.is_some_and(|alarm| alarm <= now), "{alarm:?}");
+        shared.at(now);
+        read = socket.next().now_or_never();
+    }
+    read
+}
+
+#[test]
+fn rule_2_the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
+    let shared = Shared::default();
+    shared.world().turns_needed = 3;
+    let mut socket = awaiting_a_pong(&shared, bare());
+    // The first ring is that of the deadline. The last of the turns brings the pong to light.
+    shared.at(2 * SECOND - MS);
+    assert!(turn(&shared, &mut socket, 2).is_none());
+    let pong = shared.pong();
+    shared.world().unseen.push_back(pong);
+    assert!(turn(&shared, &mut socket, 1).is_none());
+    assert_eq!(socket.status().pongs_received, 1);
+
+    // The turns for one ping do not count for the next, nor does a look of whoever sends cost one.
+    while socket.status().pings_sent < 2 {
+        let alarm = shared.world().alarm;
+        shared.at(alarm.unwrap());
+        waits(&mut socket);
+    }
+    let due = shared.world().now + SECOND;
+    shared.at(due - MS);
+    for _ in 0..2 {
+        let now = shared.world().now + MS;
+        shared.at(now);
+        socket.send(data()).now_or_never().unwrap().unwrap();
+        waits(&mut socket);
+    }
+    let read = turn(&shared, &mut socket, 1);
+    assert_eq!(reason(read), CloseReason::PongTimeout);
+}
+
+#[test]
+fn rule_2_a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
+    for of_its_own in [true, false] {
+        let shared = Shared::default();
+        shared.world().turns_needed = 3;
+        let limit = if of_its_own { 9 * SECOND } else { SECOND };
+        let mut socket = shared.socket(bare().message_timeout(limit));
+        shared.world().full = true;
+        let mut send = pin!(socket.send_text_timeout("x", 10 * SECOND - limit));
+        assert!(send.as_mut().now_or_never().is_none());
+        for late in 0..2 {
+            shared.at(SECOND + late * MS);
+            let sent = send.as_mut().now_or_never();
+            assert!(sent.is_none(), "{late} {sent:?}");
+        }
+        shared.at(SECOND + 2 * MS);
+        let sent = send.now_or_never();
+        assert_eq!(
+            reason(sent.map(Some)),
+            CloseReason::MessageTimeout,
+            "{of_its_own}"
+        );
+    }
+}
+
+#[test]
+fn rule_2_a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
+    let shared = Shared::default();
+    shared.world().turns_needed = 3;
+    shared.world().turns = true;
+    let config = bare().handshake_timeout(SECOND).build().unwrap();
+    let handshake = std::future::pending::<Result<Wire, WsError>>();
+    let mut opening = pin!(TimeoutSocket::open(config, Hand(shared.clone()), handshake));
+    assert!(opening.as_mut().now_or_never().is_none());
+    for late in 0..2 {
+        shared.at(SECOND + late * MS);
+        assert!(opening.as_mut().now_or_never().is_none(), "{late}");
+    }
+    shared.at(SECOND + 2 * MS);
+    let opened = opening.now_or_never().map(|opened| Some(opened.map(drop)));
+    assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
 }
 
 #[test]

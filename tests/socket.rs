@@ -79,12 +79,13 @@ fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdict {
     }
 }
 
-/// Asserts that `since` was `expected` ago, to the few milliseconds by which an alarm rings late.
+/// Asserts that `since` was `expected` ago, to the few milliseconds by which an alarm rings late, and those
+/// in which the reactor turns before the peer is judged, twice at most.
 #[track_caller]
 fn took(since: Instant, expected: Duration) {
     let elapsed = since.elapsed();
     assert!(
-        elapsed >= expected && elapsed <= expected + 5 * MS,
+        elapsed >= expected && elapsed <= expected + 40 * MS,
         "took {elapsed:?} instead of {expected:?}"
     );
 }
@@ -992,7 +993,7 @@ async fn a_spent_budget_is_not_taken_for_silence() {
         .ping_interval(SECOND)
         .pong_timeout(SECOND)
         .pong_evidence(PongEvidence::Pong);
-    let (transport, mut client) = duplex(1 << 16);
+    let (transport, mut client) = duplex(1 << 17);
     let mut server = over(config, transport).await;
     assert!(
         tokio::time::timeout(SECOND + 100 * MS, server.recv())
@@ -1001,29 +1002,30 @@ async fn a_spent_budget_is_not_taken_for_silence() {
     );
     let mut ping = [0; 10];
     client.read_exact(&mut ping).await.unwrap();
-    for _ in 0..4 {
+    // More than the turns after which all that had arrived has been seen.
+    for _ in 0..20 {
         client.write_all(&frame(2, &[0; 4088])).await.unwrap();
     }
     client.write_all(&frame(0xA, &ping[2..])).await.unwrap();
     // The task comes back late, to a pong that was there in time behind data.
     tokio::time::sleep(SECOND).await;
-    let mut messages = 0;
-    poll_fn(|cx| {
-        loop {
-            match server.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(_))) => messages += 1,
-                Poll::Ready(end) => panic!("a healthy peer was let go: {end:?}"),
-                Poll::Pending if server.status().pongs_received == 1 => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-            // The first message keeps the task busy until its turn is used up.
-            while messages == 1 && tokio::task::coop::has_budget_remaining() {
+    for _ in 0..20 {
+        poll_fn(|cx| {
+            let read = server.poll_next_unpin(cx);
+            assert!(matches!(read, Poll::Ready(Some(Ok(_)))), "{read:?}");
+            // A message keeps the task busy until its turn is used up.
+            while tokio::task::coop::has_budget_remaining() {
                 let _ = pin!(tokio::task::consume_budget()).poll(cx);
             }
-        }
-    })
-    .await;
-    assert_eq!(messages, 4);
+            let read = server.poll_next_unpin(cx);
+            assert!(read.is_pending(), "a healthy peer was let go: {read:?}");
+            Poll::Ready(())
+        })
+        .await;
+        tokio::time::sleep(2 * MS).await;
+    }
+    assert!(server.recv().now_or_never().is_none());
+    assert_eq!(server.status().pongs_received, 1);
 }
 
 /// So large a message takes more than one turn to read.
@@ -1734,7 +1736,9 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
     let verdict = timed_out(server.recv().await);
     took(start, 5 * SECOND);
     assert_eq!(verdict.reason, CloseReason::IdleTimeout);
-    assert_eq!(verdict.status.silent, SECOND);
+    // Known when the heartbeat came, and a whole turn of the limit ago.
+    let silent = verdict.status.silent;
+    assert!(silent >= SECOND && silent <= SECOND + 40 * MS, "{silent:?}");
 }
 
 #[tokio::test(start_paused = true)]

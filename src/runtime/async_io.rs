@@ -1,7 +1,6 @@
 //! async-io, with which smol and async-std keep time.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,15 +26,10 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
 ///
 /// # Errors
 /// [`Error::TimedOut`] if the handshake took too long. [`Error::Socket`] with what it ended in.
-pub fn open<S, E, F>(
+pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
-) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>>
-where
-    S: TryStream<Ok: crate::Message>,
-    E: Display,
-    F: Future<Output = Result<S, E>>,
-{
+) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>> {
     TimeoutSocket::open(config, Timer::new(), handshake)
 }
 

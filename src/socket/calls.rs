@@ -19,6 +19,30 @@ use crate::message::Message;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
+/// A limit of the caller's own on one call.
+///
+/// As with every limit on the peer only a try after an alarm that rang counts: until the reactor has
+/// turned, neither what came in time is seen nor the room that was made.
+struct Limit {
+    by: Timestamp,
+    /// How often the alarm has to ring.
+    turns: u32,
+    /// What it was set to when it rang before the latest try.
+    rang: Option<Timestamp>,
+    doubt: Option<u32>,
+}
+
+impl Limit {
+    fn new(by: Timestamp, turns: u32) -> Self {
+        Self {
+            by,
+            turns,
+            rang: None,
+            doubt: None,
+        }
+    }
+}
+
 /// What [`TimeoutSocket::recv_timeout`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received<M> {
@@ -62,10 +86,13 @@ where
     /// As [`recv`](Self::recv).
     pub async fn recv_timeout(&mut self, within: Duration) -> Result<Received<M>, Error<E>> {
         let until = self.timer.now().checked_add(within);
-        let mut rang = None;
+        // Nothing is lost if a message is seen a turn later.
+        let mut limit = until.map(|until| Limit::new(until, 1));
         poll_fn(|cx| {
             self.alarm_rings();
-            rang = rang.max(self.rang);
+            if let Some(limit) = &mut limit {
+                limit.rang = limit.rang.max(self.rang);
+            }
             if let Poll::Ready(read) = self.poll_recv(cx) {
                 return Poll::Ready(match read {
                     Some(Ok(message)) => Ok(Received::Message(message)),
@@ -73,7 +100,7 @@ where
                     None => Ok(Received::Closed),
                 });
             }
-            if until.is_some_and(|until| self.is_over(until, rang)) {
+            if limit.as_mut().is_some_and(|limit| self.is_over(limit)) {
                 return Poll::Ready(Ok(Received::TimedOut));
             }
             Poll::Pending
@@ -181,13 +208,15 @@ where
         Self: Unpin,
     {
         let by = self.timer.now().checked_add(within);
+        let mut limit = by.map(|by| Limit::new(by, self.timer.turns()));
         let mut message = Some(message);
         poll_fn(|cx| {
             let sent = self.poll_send(cx, &mut message);
-            let Some(by) = by.filter(|_| sent.is_pending()) else {
+            let Some(limit) = limit.as_mut().filter(|_| sent.is_pending()) else {
                 return sent;
             };
-            if self.is_over(by, self.rang) {
+            limit.rang = self.rang;
+            if self.is_over(limit) {
                 let now = self.timer.now();
                 self.give_up_sending(now, within);
                 return Poll::Ready(self.may_send());
@@ -197,20 +226,18 @@ where
         .await
     }
 
-    /// Whether a caller's own limit is over, which a try has just not met; if not, the alarm is set to it.
-    ///
-    /// As with every limit on the peer only a try after an alarm that `rang` counts: until the reactor has
-    /// turned, neither what came in time is seen nor the room that was made.
-    fn is_over(&mut self, by: Timestamp, rang: Option<Timestamp>) -> bool {
+    /// Whether a limit of the caller's own is over, which a try has just not met; if not, the alarm is set
+    /// to it.
+    fn is_over(&mut self, limit: &mut Limit) -> bool {
         let now = self.timer.now();
-        let tried = rang.is_some_and(|rang| rang >= by);
-        if by <= now && tried && self.has_budget() {
+        let tried = limit.rang.is_some_and(|rang| rang >= limit.by);
+        if limit.by <= now && tried && self.all_is_seen(&mut limit.doubt, limit.turns) {
             // To ask took the alarm.
             self.stale = true;
             return true;
         }
         let soon = now.checked_add(A_MOMENT).unwrap_or(now);
-        self.set_alarm(now, Some(by.max(soon)));
+        self.set_alarm(now, Some(limit.by.max(soon)));
         false
     }
 

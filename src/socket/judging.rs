@@ -34,6 +34,7 @@ where
             return false;
         }
         self.rang = self.alarm.take();
+        self.rings = self.rings.wrapping_add(1);
         let now = self.timer.now();
         let ahead = wall_ahead(&self.timer, now);
         let asleep = ahead.since(self.wall_ahead);
@@ -53,18 +54,23 @@ where
     /// Asks the policy, does what it says, and sets the alarm for what comes next. `whose` is what the
     /// half that looks could judge.
     ///
-    /// A peer's deadline is judged only if the alarm, set no later than that, has rung, since until the
-    /// reactor has turned what arrived in time is invisible. If it has not, the alarm is set a
-    /// millisecond ahead. What is not about the peer goes by the clock alone.
+    /// A peer's deadline is judged only if the alarm, set no earlier than that, has rung as often as the
+    /// timer asks for, since until the reactor has turned what arrived in time is invisible. If it has
+    /// not, the alarm is set a millisecond ahead. What is not about the peer goes by the clock alone.
     pub(super) fn look(&mut self, now: Timestamp, whose: Judged) {
-        let due = self.policy.peer_is_due_after(None, now, whose);
-        let seen = !self.policy.peer_is_due_after(self.rang, now, whose);
-        let unseen = self.policy.peer_is_due_after(self.rang, now, Judged::All);
-        let judged = if due && seen && self.has_budget() {
+        let is_due = |after, whose| self.policy.peer_is_due_after(after, now, whose);
+        let in_doubt = is_due(None, Judged::All);
+        let due = in_doubt && is_due(None, whose);
+        let seen = due && !is_due(self.rang, whose);
+        let unseen = in_doubt && is_due(self.rang, Judged::All);
+        let mut doubt = self.doubt.filter(|_| in_doubt);
+        let judged = if seen && self.all_is_seen(&mut doubt, self.timer.turns()) {
+            doubt = None;
             whose
         } else {
             Judged::Ours
         };
+        self.doubt = doubt;
         let again_soon = unseen || (due && judged == Judged::Ours);
         if whose == Judged::All {
             self.rang = None;
@@ -102,9 +108,14 @@ where
         }
     }
 
-    /// Whether what was just tried could have gone through: tokio answers `Pending` to everything once a
-    /// task has done much in one turn. Asking takes the alarm.
-    pub(super) fn has_budget(&mut self) -> bool {
+    /// Whether what was just tried would have gone through if it could: the alarm has rung in `turns` turns
+    /// of the reactor, of which the first is `doubt`, and the runtime lets the task go on: tokio answers
+    /// `Pending` to everything once a task has done much in one turn. May take the alarm.
+    pub(super) fn all_is_seen(&mut self, doubt: &mut Option<u32>, turns: u32) -> bool {
+        let first = *doubt.get_or_insert(self.rings);
+        if self.rings.wrapping_sub(first) < turns.saturating_sub(1) {
+            return false;
+        }
         self.alarm = None;
         self.timer.has_budget(&mut Context::from_waker(&self.bell))
     }
@@ -137,6 +148,7 @@ where
                 .is_ready()
             {
                 self.rang = self.alarm.take();
+                self.rings = self.rings.wrapping_add(1);
                 self.both.wake_by_ref();
             }
         }

@@ -63,6 +63,10 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     alarm: Option<Timestamp>,
     /// What the alarm was set to when it last rang, until the reading half has judged by it.
     rang: Option<Timestamp>,
+    /// How often it has rung, all in all.
+    rings: u32,
+    /// The ring with which the peer came into doubt, until it is out of it.
+    doubt: Option<u32>,
     /// Whether there is something to look at with the next message: a deadline may have come nearer since
     /// the alarm was set, or something waits for room that the program will not flush.
     stale: bool,
@@ -316,6 +320,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             timer,
             alarm: None,
             rang: None,
+            rings: 0,
+            doubt: None,
             stale: true,
             both: Waker::from(tasks.clone()),
             bell: Waker::from(Arc::new(Bell(tasks.clone()))),

@@ -31,6 +31,7 @@ where
     E: fmt::Display,
 {
     let mut alarm = None;
+    let mut turns = 0;
     let done = poll_fn(|cx| {
         let mut rang = None;
         loop {
@@ -44,7 +45,8 @@ where
             if rang.is_some() || alarm.is_none() {
                 let due = policy.peer_is_due_after(None, now, Judged::All);
                 let seen = !policy.peer_is_due_after(rang, now, Judged::All);
-                let unseen = due && !(seen && timer.has_budget(cx));
+                turns = if due && seen { turns + 1 } else { 0 };
+                let unseen = due && !(turns >= timer.turns() && timer.has_budget(cx));
                 let judged = if unseen { Judged::Ours } else { Judged::All };
                 let status = policy.status(now);
                 match policy.decide(now, judged) {

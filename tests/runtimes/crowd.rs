@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
-use std::io::{self, Write};
+use std::io;
 use std::thread;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::SECOND;
+use crate::evidence::{Account, Verdict, say};
 use crate::host::Runtime;
-use crate::parts::monotonic;
 use crate::peers::crowd::Client;
 use crate::process::Process;
 
@@ -118,8 +118,8 @@ fn half_die(runtime: Runtime) {
 fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
     loop {
         let line = clients.line();
-        match Account::heard(&line) {
-            Some(account) => accounts.push(account),
+        match line.strip_prefix("ended ") {
+            Some(account) => accounts.push(Account::heard(account).unwrap()),
             None => return line,
         }
     }
@@ -129,7 +129,8 @@ fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
 #[track_caller]
 fn next_verdict(server: &Process) -> Verdict {
     let line = server.line();
-    let verdict = Verdict::heard(&line);
+    let verdict = line.strip_prefix("pong_timeout ").and_then(Verdict::heard);
+    let verdict = verdict.unwrap_or_else(|| panic!("{line}"));
     assert!(verdict.unanswered >= PONG_TIMEOUT, "{line}");
     let bound = PING_INTERVAL + PONG_TIMEOUT;
     assert!(verdict.silent <= bound + LATE, "{line}");
@@ -147,16 +148,18 @@ fn judge(
 ) -> usize {
     let mut ended = 0;
     while !(accounts.is_empty() && verdicts.is_empty()) {
-        let account = accounts
-            .pop()
-            .unwrap_or_else(|| Account::heard(&clients.line()).unwrap());
+        if accounts.is_empty() {
+            let line = clients.line();
+            accounts.extend(line.strip_prefix("ended ").and_then(Account::heard));
+        }
+        let account = accounts.pop().expect("a client has ended");
         while !verdicts.contains_key(&account.port) {
             let verdict = next_verdict(server);
             verdicts.insert(verdict.port, verdict);
         }
         let verdict = &verdicts[&account.port];
         assert!(
-            !verdict.is_wrong(&account),
+            !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
             "a live one is lost: {verdict:?} {account:?}"
         );
         say(&format!("a client answered late: {verdict:?} {account:?}"));
@@ -164,109 +167,6 @@ fn judge(
         ended += 1;
     }
     ended
-}
-
-/// That a ping was not answered in time, as the server has it.
-#[derive(Debug)]
-struct Verdict {
-    port: u16,
-    silent: Duration,
-    unanswered: Duration,
-    /// Pings asked for, this one included.
-    pings: u64,
-    /// When it was given, or a little before: on the clock that all processes share.
-    at: Duration,
-}
-
-/// What a client did until its connection ended.
-#[derive(Debug)]
-struct Account {
-    port: u16,
-    /// Pings that it read and answered.
-    pongs: u64,
-    /// When the last of its pongs had been written.
-    written: Duration,
-    /// Whether it has read all that the server sent, up to its Close frame.
-    read_to_close: bool,
-}
-
-impl Verdict {
-    #[track_caller]
-    fn heard(line: &str) -> Self {
-        let numbers = line.strip_prefix("pong_timeout ").map(numbers);
-        let Some(Some([silent, unanswered, port, pings, at])) = numbers else {
-            panic!("{line}");
-        };
-        Self {
-            port: port.try_into().unwrap(),
-            silent: Duration::from_millis(silent),
-            unanswered: Duration::from_millis(unanswered),
-            pings,
-            at: Duration::from_millis(at),
-        }
-    }
-
-    /// Whether the peer did all that could be asked of it: the pong was on its way before it was due, or the
-    /// ping never came.
-    fn is_wrong(&self, account: &Account) -> bool {
-        let due = self.at - self.unanswered + PONG_TIMEOUT;
-        let answered = account.pongs == self.pings && account.written + ON_ITS_WAY < due;
-        let never_asked = account.pongs < self.pings && account.read_to_close;
-        answered || never_asked
-    }
-}
-
-impl Account {
-    fn new(client: &Client) -> Self {
-        Self {
-            port: client.port,
-            pongs: 0,
-            written: Duration::ZERO,
-            read_to_close: false,
-        }
-    }
-
-    /// Waits for a ping and answers it.
-    async fn answer(&mut self, client: &mut Client) -> io::Result<()> {
-        let ping = client.ping().await;
-        self.read_to_close = client.closed;
-        client.pong(&ping?).await?;
-        self.pongs += 1;
-        self.written = monotonic();
-        Ok(())
-    }
-
-    fn say(&self) {
-        let written = self.written.as_millis();
-        let read_to_close = u8::from(self.read_to_close);
-        eprintln!(
-            "ended {} {} {written} {read_to_close}",
-            self.port, self.pongs
-        );
-    }
-
-    fn heard(line: &str) -> Option<Self> {
-        let [port, pongs, written, read_to_close] = numbers(line.strip_prefix("ended ")?)?;
-        Some(Self {
-            port: port.try_into().ok()?,
-            pongs,
-            written: Duration::from_millis(written),
-            read_to_close: read_to_close != 0,
-        })
-    }
-}
-
-/// So many numbers, and nothing else.
-fn numbers<const N: usize>(line: &str) -> Option<[u64; N]> {
-    let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
-    numbers.ok()?.try_into().ok()
-}
-
-/// Says it beside what the test harness keeps to itself.
-fn say(line: &str) {
-    io::stderr()
-        .write_all(format!("{line}\n").as_bytes())
-        .unwrap();
 }
 
 /// Ten thousand, or as many as a process may open here, which is said then.
@@ -349,6 +249,12 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<String>) {
     }
 }
 
+/// Waits for a ping and answers it.
+async fn answer(client: &mut Client, account: &mut Account) -> io::Result<()> {
+    let payload = account.hear(client).await?;
+    account.answer(client, &payload).await
+}
+
 /// Answers pings for as long as the connection lasts, and says so when it does for the first time after the
 /// others are dead, or has ended.
 async fn live(
@@ -358,14 +264,14 @@ async fn live(
 ) {
     let mut account = Account::new(&client);
     let mut answered = Some(answered);
-    while account.answer(&mut client).await.is_ok() {
+    while answer(&mut client, &mut account).await.is_ok() {
         if *dying.borrow() {
             if let Some(answered) = answered.take() {
                 answered.send(()).unwrap();
             }
         }
     }
-    account.say();
+    eprintln!("ended {account}");
     if let Some(answered) = answered {
         answered.send(()).unwrap();
     }
@@ -379,14 +285,14 @@ async fn die_at(
     dies: mpsc::UnboundedSender<Option<String>>,
 ) {
     let mut account = Account::new(&client);
-    let lives = async { while account.answer(&mut client).await.is_ok() {} };
+    let lives = async { while answer(&mut client, &mut account).await.is_ok() {} };
     tokio::select! {
         _ = dying.changed() => {
             dies.send(Some(client.port.to_string())).unwrap();
             pending().await
         }
         () = lives => {
-            account.say();
+            eprintln!("ended {account}");
             dies.send(None).unwrap();
         }
     }

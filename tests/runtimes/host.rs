@@ -149,6 +149,11 @@ enum Tasks {
 
 impl Host {
     pub fn start(runtime: Runtime) -> Self {
+        Self::start_with_events(runtime, 1024)
+    }
+
+    /// The same, where tokio's reactor hears of at most `events` sockets in one turn; 1024 are its default.
+    pub fn start_with_events(runtime: Runtime, events: usize) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (tasks, threads, thread) = match runtime {
             Runtime::Tokio | Runtime::TokioThreads => {
@@ -157,8 +162,9 @@ impl Host {
                     Runtime::Tokio => tokio::runtime::Builder::new_current_thread(),
                     _ => tokio::runtime::Builder::new_multi_thread(),
                 };
-                let runtime = builder.worker_threads(threads).enable_all();
-                let runtime = runtime.build().unwrap();
+                builder.worker_threads(threads).enable_all();
+                builder.max_io_events_per_tick(events);
+                let runtime = builder.build().unwrap();
                 let tasks = Tasks::Tokio(runtime.handle().clone());
                 let thread = thread::spawn(move || drop(runtime.block_on(stopped)));
                 (tasks, threads, Some(thread))

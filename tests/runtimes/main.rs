@@ -15,6 +15,8 @@ mod blackhole;
 #[cfg(target_os = "linux")]
 mod crowd;
 mod ends;
+#[cfg(unix)]
+mod evidence;
 #[cfg(target_os = "linux")]
 mod floods;
 mod host;
@@ -25,6 +27,7 @@ mod peers;
 #[cfg(target_os = "linux")]
 mod process;
 mod silence;
+#[cfg(unix)]
 mod stalls;
 #[cfg(target_os = "linux")]
 mod stopped;

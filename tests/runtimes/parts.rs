@@ -2,11 +2,10 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-use ws_timeout::{TimeoutConfig, Timestamp};
+use ws_timeout::TimeoutConfig;
 
+use crate::evidence::{Verdict, monotonic};
 use crate::host::{Host, Runtime};
 use crate::{End, Ours, connection, peers};
 
@@ -45,25 +44,13 @@ pub fn server() {
             let origin = monotonic();
             match connection(runtime, tcp, ours, config).await {
                 End::TimedOut(verdict) => {
-                    let status = verdict.status;
-                    eprintln!(
-                        "{} {} {} {port} {} {}",
-                        verdict.reason,
-                        status.silent.as_millis(),
-                        status.ping_unanswered.unwrap_or_default().as_millis(),
-                        status.pings_sent,
-                        (origin + status.at.since(Timestamp::ZERO)).as_millis(),
-                    );
+                    let reason = verdict.reason;
+                    eprintln!("{reason} {}", Verdict::new(port, origin, &verdict));
                 }
                 other => eprintln!("{other:?}"),
             }
         });
     }
-}
-
-/// The time now on the monotonic clock, which is one for all processes.
-pub fn monotonic() -> Duration {
-    clock_gettime(ClockId::Monotonic).try_into().unwrap()
 }
 
 fn variable(name: &str) -> String {

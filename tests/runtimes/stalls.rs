@@ -1,5 +1,6 @@
 //! Threads of our own that are blocked, which costs no healthy peer its connection.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use ws_timeout::TimeoutConfigBuilder;
+use ws_timeout::{CloseReason, TimeoutConfigBuilder};
 
+use crate::evidence::{Account, Verdict, monotonic, say};
 use crate::host::{Host, Runtime};
 use crate::peers::crowd::Client;
 use crate::{End, MS, Ours, SECOND, connection, limits, on_each_runtime};
@@ -20,7 +22,17 @@ use crate::{End, MS, Ours, SECOND, connection, limits, on_each_runtime};
 /// So many connections live through each block, each at a phase of its own.
 const TRIES: usize = 200;
 
+/// Of how many sockets tokio's reactor hears in one turn: of so few that these connections take as many turns
+/// as thousands do where nothing is set.
+const EVENTS: usize = 16;
+
 const PONG_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// How long what was written may take to be there to read.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// Of so many clients one may answer late, or the test has shown nothing.
+const ONE_LATE_OF: usize = 20;
 
 #[test]
 fn blocked_threads_cost_no_healthy_peer() {
@@ -40,75 +52,176 @@ fn block_all(limits: fn() -> TimeoutConfigBuilder) {
             .ping_interval(PONG_TIMEOUT)
             .pong_timeout(PONG_TIMEOUT)
             .jitter(0.5);
-        let Blockable {
-            host,
-            news,
-            pongs,
-            ends,
-        } = serve(runtime, config);
-        all_answer(&pongs, 1);
+        let mut trial = Trial::begin(runtime, config);
+        trial.all_answer(1);
         for tenths in [11, 15, 30] {
-            let news = news.clone();
-            host.block(PONG_TIMEOUT * tenths / 10, move || news.notify_waiters());
-            all_answer(&pongs, 2);
-            let ended: Vec<End> = ends.try_iter().collect();
-            assert!(ended.is_empty(), "after {tenths} tenths: {ended:?}");
+            let news = trial.news.clone();
+            trial
+                .host
+                .block(PONG_TIMEOUT * tenths / 10, move || news.notify_waiters());
+            trial.all_answer(2);
         }
     });
 }
 
 /// A runtime with the server's end of many connections.
-struct Blockable {
+struct Trial {
     host: Host,
     /// Wakes all their tasks. When a block is over, they go on before the reactor has had its turn: what the
     /// runtime has cached of the sockets does not show what has arrived.
     news: Arc<Notify>,
-    /// The numbers of those that answer a ping, or that cannot.
-    pongs: Receiver<(usize, io::Result<()>)>,
-    ends: Receiver<End>,
+    said: Receiver<Said>,
+    /// How many pings each of the clients that live has answered, by their ports.
+    pongs: HashMap<u16, u32>,
+    /// Of those that have ended, what one side has said and the other has not yet.
+    ended: HashMap<u16, (Account, io::Error)>,
+    let_go: HashMap<u16, (Duration, End)>,
+    late: usize,
 }
 
-/// Connects healthy peers on a thread of their own.
-fn serve(runtime: Runtime, config: TimeoutConfigBuilder) -> Blockable {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (answered, pongs) = channel();
-    thread::spawn(move || clients(address, &answered));
+/// What the two sides say.
+enum Said {
+    Opened(u16),
+    Answered(u16),
+    /// By the client; and why.
+    Ended(Account, io::Error),
+    /// By the server, whose clock was made just after this instant.
+    LetGo(u16, Duration, End),
+}
 
-    let host = Host::start(runtime);
-    // Without a heartbeat, the alarm that is set is that of the pong. With one, some are about to look for no
-    // reason of the peer's when the block begins.
-    let seldom = Arc::new(config.no_heartbeat_interval().build().unwrap());
-    let often = Arc::new(config.heartbeat_interval(PONG_TIMEOUT / 4).build().unwrap());
-    let news = Arc::new(Notify::new());
-    let (ended, ends) = channel();
-    for number in 0..TRIES {
-        let (tcp, _) = listener.accept().unwrap();
-        let config = if number % 2 == 0 { &seldom } else { &often };
-        let (config, news, ended) = (config.clone(), news.clone(), ended.clone());
-        host.spawn(async move {
-            let mut connection = pin!(connection(runtime, tcp, Ours::Echo, config));
-            loop {
-                let heard = pin!(news.notified());
-                if let Either::Left((end, _)) = select(connection.as_mut(), heard).await {
-                    // The test may be over.
-                    let _ = ended.send(end);
-                    break;
+impl Trial {
+    /// Connects healthy peers on a thread of their own.
+    fn begin(runtime: Runtime, config: TimeoutConfigBuilder) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (saying, said) = channel();
+        let say = saying.clone();
+        thread::spawn(move || clients(address, &say));
+
+        let host = Host::start_with_events(runtime, EVENTS);
+        // Without a heartbeat, the alarm that is set is that of the pong. With one, some are about to look for no
+        // reason of the peer's when the block begins.
+        let seldom = Arc::new(config.no_heartbeat_interval().build().unwrap());
+        let often = Arc::new(config.heartbeat_interval(PONG_TIMEOUT / 4).build().unwrap());
+        let news = Arc::new(Notify::new());
+        for number in 0..TRIES {
+            let (tcp, peer) = listener.accept().unwrap();
+            let config = if number % 2 == 0 { &seldom } else { &often };
+            let (config, news, say) = (config.clone(), news.clone(), saying.clone());
+            host.spawn(async move {
+                let origin = monotonic();
+                let mut connection = pin!(connection(runtime, tcp, Ours::Echo, config));
+                loop {
+                    let heard = pin!(news.notified());
+                    if let Either::Left((end, _)) = select(connection.as_mut(), heard).await {
+                        // The test may be over.
+                        let _ = say.send(Said::LetGo(peer.port(), origin, end));
+                        break;
+                    }
                 }
-            }
+            });
+        }
+        let mut trial = Self {
+            host,
+            news,
+            said,
+            pongs: HashMap::new(),
+            ended: HashMap::new(),
+            let_go: HashMap::new(),
+            late: 0,
+        };
+        trial.listen_until("all are open", |trial| {
+            trial.pongs.len() + trial.late == TRIES
+        });
+        trial
+    }
+
+    /// Waits until each that lives has answered so many pings from now on.
+    #[track_caller]
+    fn all_answer(&mut self, pings: u32) {
+        self.listen_until("all is heard that was said", |_| true);
+        for pongs in self.pongs.values_mut() {
+            *pongs = 0;
+        }
+        self.listen_until("all answer", |trial| {
+            trial.pongs.values().all(|&pongs| pongs >= pings)
         });
     }
-    Blockable {
-        host,
-        news,
-        pongs,
-        ends,
+
+    /// Takes in what is said until that is so and nothing more is there, and judges those that end.
+    #[track_caller]
+    fn listen_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let until = monotonic() + 20 * SECOND;
+        loop {
+            let said = match self.said.try_recv() {
+                Ok(said) => said,
+                Err(_) if self.ended.is_empty() && self.let_go.is_empty() && is_so(self) => return,
+                Err(_) => {
+                    let left = until.saturating_sub(monotonic());
+                    self.said.recv_timeout(left).unwrap_or_else(|_| {
+                        let Self {
+                            pongs,
+                            ended,
+                            let_go,
+                            ..
+                        } = self;
+                        panic!("not so in time: {what}: {pongs:?} {ended:?} {let_go:?}")
+                    })
+                }
+            };
+            let port = match said {
+                Said::Opened(port) => {
+                    self.pongs.insert(port, 0);
+                    continue;
+                }
+                Said::Answered(port) => {
+                    *self.pongs.get_mut(&port).unwrap() += 1;
+                    continue;
+                }
+                Said::Ended(account, why) => {
+                    let port = account.port;
+                    self.ended.insert(port, (account, why));
+                    port
+                }
+                Said::LetGo(port, origin, end) => {
+                    self.let_go.insert(port, (origin, end));
+                    port
+                }
+            };
+            if self.ended.contains_key(&port) && self.let_go.contains_key(&port) {
+                self.judge(port);
+            }
+        }
+    }
+
+    /// Compares what the two sides say of a connection that has ended.
+    #[track_caller]
+    fn judge(&mut self, port: u16) {
+        let (account, why) = self.ended.remove(&port).unwrap();
+        match self.let_go.remove(&port).unwrap() {
+            (origin, End::TimedOut(verdict)) if verdict.reason == CloseReason::PongTimeout => {
+                let verdict = Verdict::new(port, origin, &verdict);
+                assert!(
+                    !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
+                    "a live one is lost: {verdict:?} {account:?} {why}"
+                );
+                say(&format!("a client answered late: {verdict:?} {account:?}"));
+            }
+            (_, other) => panic!("{other:?} {account:?} {why}"),
+        }
+        self.pongs.remove(&port);
+        self.late += 1;
+        assert!(
+            self.late * ONE_LATE_OF <= TRIES,
+            "void, this machine is too busy: {} of {TRIES} clients answered late, for which the server is not to blame",
+            self.late
+        );
     }
 }
 
 /// Peers that answer each ping, some at once and some after half the pong timeout: so there are always pings
 /// in flight of every age up to that.
-fn clients(address: SocketAddr, answered: &Sender<(usize, io::Result<()>)>) {
+fn clients(address: SocketAddr, say: &Sender<Said>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -117,41 +230,28 @@ fn clients(address: SocketAddr, answered: &Sender<(usize, io::Result<()>)>) {
         let mut clients = JoinSet::new();
         for number in 0..TRIES {
             let delay = PONG_TIMEOUT / 2 * number as u32 / TRIES as u32;
-            let answered = answered.clone();
-            clients.spawn(async move {
-                let end = answer_each(address, delay, || answered.send((number, Ok(()))));
-                let _ = answered.send((number, end.await));
-            });
+            clients.spawn(live(address, delay, say.clone()));
         }
         clients.join_all().await;
     });
 }
 
 /// Answers pings until the connection ends, or nobody wants to hear of it.
-async fn answer_each<E>(
-    address: SocketAddr,
-    delay: Duration,
-    answered: impl Fn() -> Result<(), E>,
-) -> io::Result<()> {
-    let mut client = Client::open(address).await?;
-    loop {
-        let payload = client.ping().await?;
-        tokio::time::sleep(delay).await;
-        client.pong(&payload).await?;
-        if answered().is_err() {
-            return Ok(());
+async fn live(address: SocketAddr, delay: Duration, say: Sender<Said>) {
+    let mut client = Client::open(address).await.unwrap();
+    let mut account = Account::new(&client);
+    let mut said = say.send(Said::Opened(account.port));
+    while said.is_ok() {
+        if let Err(why) = answer(&mut client, &mut account, delay).await {
+            let _ = say.send(Said::Ended(account, why));
+            break;
         }
+        said = say.send(Said::Answered(account.port));
     }
 }
 
-/// Waits until each has answered this many pings from now on.
-#[track_caller]
-fn all_answer(pongs: &Receiver<(usize, io::Result<()>)>, most: u32) {
-    while pongs.try_recv().is_ok() {}
-    let mut answers = [0; TRIES];
-    while answers.iter().any(|&answers| answers < most) {
-        let (number, answered) = pongs.recv_timeout(20 * SECOND).expect("all answer");
-        answered.unwrap_or_else(|error| panic!("the peer {number} was let go: {error}"));
-        answers[number] += 1;
-    }
+async fn answer(client: &mut Client, account: &mut Account, delay: Duration) -> io::Result<()> {
+    let payload = account.hear(client).await?;
+    tokio::time::sleep(delay).await;
+    account.answer(client, &payload).await
 }

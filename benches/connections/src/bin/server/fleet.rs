@@ -23,6 +23,7 @@ pub fn serve(ping: Duration, align: Duration) -> Outcome {
     listener.register(poll.registry(), LISTENER, Interest::READABLE)?;
     let mut server = Server {
         poll,
+        more: false,
         listener,
         config: Arc::new(ours::config(ping)?),
         fleet: Fleet::new(),
@@ -40,6 +41,8 @@ const LISTENER: Token = Token(usize::MAX);
 
 struct Server {
     poll: Poll,
+    /// Whether the poller may know of more that has arrived.
+    more: bool,
     listener: TcpListener,
     config: Arc<TimeoutConfig>,
     fleet: Fleet,
@@ -62,34 +65,32 @@ enum Socket {
 }
 
 impl Server {
-    /// Waits, reads everything that has arrived, then does what is due.
+    /// Waits, reads everything that has arrived, then does what was due before.
     fn turn(&mut self, events: &mut Events, align: Duration) -> Outcome {
+        let asked = self.now();
         let due = self
             .fleet
             .next_deadline()
             .map(|due| rung_in_step(due, align));
-        let mut wait = due.map(|due| due.since(self.now()));
-        loop {
-            match self.poll.poll(events, wait) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                polled => polled?,
-            }
-            let now = self.now();
-            for event in events.iter() {
-                if event.token() == LISTENER {
-                    self.accept(now)?;
-                } else {
-                    self.proceed(event.token().0, now);
-                }
-            }
-            if events.iter().count() < events.capacity() {
-                break;
-            }
-            // There may be more that has arrived.
-            wait = Some(Duration::ZERO);
+        let wait = match due {
+            _ if self.more => Some(Duration::ZERO),
+            due => due.map(|due| due.since(asked)),
+        };
+        match self.poll.poll(events, wait) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
         }
-        let now = self.now();
-        if due.is_some_and(|due| due <= now) {
+        let at_once = wait.is_some_and(|wait| wait.is_zero());
+        let now = if at_once { asked } else { self.now() };
+        for event in events.iter() {
+            if event.token() == LISTENER {
+                self.accept(now)?;
+            } else {
+                self.proceed(event.token().0, now);
+            }
+        }
+        self.more = events.iter().count() == events.capacity();
+        if due.is_some_and(|due| due <= asked) && !self.more {
             while let Some((key, action)) = self.fleet.poll(now) {
                 self.act(key, action, now);
             }
