@@ -47,9 +47,11 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
             () = alarm => None,
         };
         let rings = next.is_none();
+        let now = elapsed();
         if rings {
-            // Whoever has something to read reads it, and tells, before it is judged. Of at most 1024
-            // sockets tokio hears in one turn of its reactor, and after a blocked thread there may be more.
+            // Whoever has something to read reads it, and tells, before what is due by now is judged. Of at
+            // most 1024 sockets tokio hears in one turn of its reactor, and after a blocked thread there may be
+            // more.
             for _ in 0..16 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -61,11 +63,11 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
             match this {
                 Told::Opened(actions, reply) => {
                     let seed = fleet.len() as u64; // in a real server, a random number
-                    let key = fleet.insert(config.clone(), seed, elapsed());
+                    let key = fleet.insert(config.clone(), seed, now);
                     connections.insert(key, actions);
                     let _ = reply.send(key);
                 }
-                Told::Happened(key, event) => _ = fleet.observe(key, elapsed(), event),
+                Told::Happened(key, event) => _ = fleet.observe(key, now, event),
                 Told::Ended(key) => {
                     fleet.remove(key);
                     connections.remove(&key);
@@ -75,7 +77,7 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
         if !rings {
             continue;
         }
-        while let Some((key, action)) = fleet.poll(elapsed()) {
+        while let Some((key, action)) = fleet.poll(now) {
             if let Some(connection) = connections.get(&key) {
                 let _ = connection.send(action);
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    CloseReason, Closing, Error, Heartbeat, IdleScope, PongEvidence, TimeoutConfig,
+    CloseReason, Closing, Error, Heartbeat, IdleScope, PongEvidence, Received, TimeoutConfig,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
@@ -46,6 +46,8 @@ struct World {
     origin: Duration,
     alarm: Option<Duration>,
     alarms_set: u32,
+    /// How long the thread is held up before it sets the next alarm.
+    held_up: Duration,
     alarm_waker: Option<Waker>,
     /// In how many turns the reactor hears of everything, if one is not enough.
     turns_needed: u32,
@@ -188,6 +190,8 @@ impl ws_timeout::Timer for Hand {
 
     fn set(&mut self, at: Timestamp) {
         let mut world = self.0.world();
+        let held_up = std::mem::take(&mut world.held_up);
+        world.now += held_up;
         world.alarm = Some(at.since(Timestamp::ZERO));
         world.alarms_set += 1;
     }
@@ -349,6 +353,53 @@ fn rule_2_the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
 }
 
 #[test]
+fn rule_2_the_turns_for_one_deadline_do_not_count_for_another() {
+    let shared = Shared::default();
+    shared.world().turns_needed = 3;
+    let mut socket = awaiting_a_pong(&shared, bare().message_timeout(998 * MS));
+    shared.at(SECOND + 4 * MS);
+    socket.send(data()).now_or_never().unwrap().unwrap(); // so the next ping is far
+    shared.world().full = true;
+    let late = socket.send(data()).now_or_never(); // by second 2.002
+    assert!(late.is_none());
+    for turn in 0..2 {
+        shared.at(2 * SECOND + turn * MS);
+        waits(&mut socket);
+    }
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong);
+    waits(&mut socket);
+    assert_eq!(socket.status().pongs_received, 1);
+    shared.at(2 * SECOND + MS);
+    let read = turn(&shared, &mut socket, 3);
+    assert_eq!(reason(read), CloseReason::MessageTimeout);
+}
+
+#[test]
+fn rule_2_the_turns_before_an_answer_do_not_count_after_a_block() {
+    let shared = Shared::default();
+    shared.world().turns_needed = 3;
+    let mut socket = awaiting_a_pong(&shared, bare().idle_timeout(2 * SECOND));
+    shared.at(SECOND + 900 * MS);
+    socket.send(data()).now_or_never().unwrap().unwrap(); // so the next ping is far
+    for turn in 0..2 {
+        shared.at(2 * SECOND + turn * MS);
+        waits(&mut socket);
+    }
+    shared.world().incoming.push_back(data());
+    assert!(socket.next().now_or_never().is_some());
+    let due = shared.world().now + 2 * SECOND;
+    let mut turns = 0;
+    while !shared.world().sent.iter().any(Message::is_close) {
+        shared.at(due + turns * MS);
+        waits(&mut socket);
+        turns += 1;
+    }
+    // The first ring is that of an alarm that was set before.
+    assert_eq!(turns, 4);
+}
+
+#[test]
 fn rule_2_a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
     for of_its_own in [true, false] {
         let shared = Shared::default();
@@ -389,6 +440,28 @@ fn rule_2_a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
     shared.at(SECOND + 2 * MS);
     let opened = opening.now_or_never().map(|opened| Some(opened.map(drop)));
     assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
+}
+
+#[test]
+fn rule_2_a_handshake_has_its_turns_anew_after_a_grace() {
+    let shared = Shared::default();
+    shared.world().turns_needed = 3;
+    shared.world().turns = true;
+    let config = bare().handshake_timeout(SECOND).stall_tolerance(SECOND);
+    let config = config.build().unwrap();
+    let handshake = std::future::pending::<Result<Wire, WsError>>();
+    let mut opening = pin!(TimeoutSocket::open(config, Hand(shared.clone()), handshake));
+    assert!(opening.as_mut().now_or_never().is_none());
+    // A stall, of which the third turn begins a grace; and another when that is over.
+    for begin in [5 * SECOND, 12 * SECOND] {
+        for turn in 0..3 {
+            shared.at(begin + turn * MS);
+            let opened = opening.as_mut().now_or_never();
+            assert!(opened.is_none() || (begin > 10 * SECOND && turn == 2));
+        }
+    }
+    let alarm = shared.world().alarm;
+    assert!(alarm.is_none(), "not judged in the third turn: {alarm:?}");
 }
 
 #[test]
@@ -1001,6 +1074,38 @@ fn a_poll_takes_a_bounded_number_of_heartbeats() {
         assert_eq!(shared.world().reads, 10_000, "it sleeps before all is read");
         assert!(polls > 100, "{polls} polls");
     }
+}
+
+#[test]
+fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare()).with_answers(Heartbeat::text());
+    let mut received = pin!(socket.recv_timeout(SECOND));
+    assert!(received.as_mut().now_or_never().is_none());
+    let words = std::iter::repeat_n(Message::text("ping"), 64);
+    shared.world().incoming.extend(words.chain([data()]));
+    shared.at(SECOND);
+    assert!(received.as_mut().now_or_never().is_none());
+    let message = received.now_or_never().unwrap().unwrap();
+    assert_eq!(message, Received::Message(data()));
+}
+
+#[test]
+fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
+    let shared = Shared::default();
+    let config = bare()
+        .connection_timeout(SECOND)
+        .heartbeat_interval(999 * MS);
+    let mut socket = shared.socket(config);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    shared.world().held_up = 2 * MS;
+    shared.at(999 * MS);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    shared.at(2 * SECOND);
+    // The look comes when a message has left.
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    let sent = socket.send(data()).now_or_never();
+    assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
 }
 
 #[test]

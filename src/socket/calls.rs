@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::sink::{Sink, SinkExt};
 
-use super::TimeoutSocket;
 use super::judging::A_MOMENT;
+use super::{Doubt, TimeoutSocket};
 use crate::error::Error;
 #[cfg(doc)]
 use crate::event::CloseReason;
@@ -29,7 +29,7 @@ struct Limit {
     turns: u32,
     /// What it was set to when it rang before the latest try.
     rang: Option<Timestamp>,
-    doubt: Option<u32>,
+    doubt: Option<Doubt>,
 }
 
 impl Limit {
@@ -100,7 +100,9 @@ where
                     None => Ok(Received::Closed),
                 });
             }
-            if limit.as_mut().is_some_and(|limit| self.is_over(limit)) {
+            // While `rang` stands, not all is read.
+            let is_read = self.rang.is_none();
+            if is_read && limit.as_mut().is_some_and(|limit| self.is_over(limit)) {
                 return Poll::Ready(Ok(Received::TimedOut));
             }
             Poll::Pending

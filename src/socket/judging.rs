@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::{Doubt, TimeoutSocket};
 use crate::event::{Action, Event};
 use crate::message::Message;
 use crate::policy::Judged;
@@ -63,7 +63,9 @@ where
         let due = in_doubt && is_due(None, whose);
         let seen = due && !is_due(self.rang, whose);
         let unseen = in_doubt && is_due(self.rang, Judged::All);
-        let mut doubt = self.doubt.filter(|_| in_doubt);
+        // What became due later has its turns anew.
+        let same = |doubt: &Doubt| in_doubt && !is_due(doubt.at, Judged::All);
+        let mut doubt = self.doubt.filter(same);
         let judged = if seen && self.all_is_seen(&mut doubt, self.timer.turns()) {
             doubt = None;
             whose
@@ -91,13 +93,13 @@ where
                     let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
                     let next = earlier(until, self.policy.next_look_after(now));
                     let next = next.map(|at| self.aligned(now, at));
+                    // What waits for room is tried again at the next message.
+                    self.stale = self.owes_by_itself();
                     self.set_alarm(now, earlier(soon, next));
                     break;
                 }
             }
         }
-        // What waits for room is tried again at the next message.
-        self.stale = self.owes_by_itself();
         if self.policy.grace() != grace && self.policy.grace().is_some() {
             report::grace(self.label_or_dash(), &self.policy.status(now));
         }
@@ -109,11 +111,16 @@ where
     }
 
     /// Whether what was just tried would have gone through if it could: the alarm has rung in `turns` turns
-    /// of the reactor, of which the first is `doubt`, and the runtime lets the task go on: tokio answers
-    /// `Pending` to everything once a task has done much in one turn. May take the alarm.
-    pub(super) fn all_is_seen(&mut self, doubt: &mut Option<u32>, turns: u32) -> bool {
-        let first = *doubt.get_or_insert(self.rings);
-        if self.rings.wrapping_sub(first) < turns.saturating_sub(1) {
+    /// of the reactor, of which the latest is the first unless there was a `doubt`, and the runtime lets the
+    /// task go on: tokio answers `Pending` to everything once a task has done much in one turn. May take the
+    /// alarm.
+    pub(super) fn all_is_seen(&mut self, doubt: &mut Option<Doubt>, turns: u32) -> bool {
+        let latest = Doubt {
+            ring: self.rings,
+            at: self.rang,
+        };
+        let first = doubt.get_or_insert(latest);
+        if latest.ring.wrapping_sub(first.ring) < turns.saturating_sub(1) {
             return false;
         }
         self.alarm = None;
@@ -149,6 +156,7 @@ where
             {
                 self.rang = self.alarm.take();
                 self.rings = self.rings.wrapping_add(1);
+                self.stale = true;
                 self.both.wake_by_ref();
             }
         }

@@ -65,8 +65,8 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     rang: Option<Timestamp>,
     /// How often it has rung, all in all.
     rings: u32,
-    /// The ring with which the peer came into doubt, until it is out of it.
-    doubt: Option<u32>,
+    /// Since when the peer is in doubt.
+    doubt: Option<Doubt>,
     /// Whether there is something to look at with the next message: a deadline may have come nearer since
     /// the alarm was set, or something waits for room that the program will not flush.
     stale: bool,
@@ -136,6 +136,15 @@ impl<M> Extras<M> {
         this.and_then(|extras| extras.label.as_deref())
             .unwrap_or("-")
     }
+}
+
+/// The first ring of the alarm after which something is due that another turn of the reactor may still answer.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// Its number.
+    ring: u32,
+    /// What the alarm was set to.
+    at: Option<Timestamp>,
 }
 
 /// What was given to the socket inside and not flushed since.

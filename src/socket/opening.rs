@@ -46,8 +46,13 @@ where
                 let due = policy.peer_is_due_after(None, now, Judged::All);
                 let seen = !policy.peer_is_due_after(rang, now, Judged::All);
                 turns = if due && seen { turns + 1 } else { 0 };
-                let unseen = due && !(turns >= timer.turns() && timer.has_budget(cx));
-                let judged = if unseen { Judged::Ours } else { Judged::All };
+                let unseen = due && !(turns >= timer.turns().max(1) && timer.has_budget(cx));
+                let judged = if unseen {
+                    Judged::Ours
+                } else {
+                    turns = 0;
+                    Judged::All
+                };
                 let status = policy.status(now);
                 match policy.decide(now, judged) {
                     Action::Abort(reason) => {
