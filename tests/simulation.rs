@@ -1,0 +1,527 @@
+//! The socket on a simulated runtime: threads that block, a reactor that needs many turns to hear of everything, a
+//! transport that is full at times. A peer that does all in time is never cut off, and a dead one is let go in its
+//! bound, by few looks.
+//!
+//! A million lives take a quarter of a minute:
+//!
+//! ```sh
+//! PROPTEST_CASES=500000 cargo test --release --test simulation
+//! ```
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
+
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tungstenite::{Error as WsError, Message};
+use ws_timeout::{
+    Error, Phase, PongEvidence, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+const PING_INTERVAL: Duration = SECOND;
+const PONG_TIMEOUT: Duration = SECOND;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+const MESSAGE_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// The longest that a transport is full while the peer lives.
+const FULL: Duration = Duration::from_millis(699);
+
+/// The longest that a thread is blocked.
+const BLOCK: Duration = Duration::from_millis(1500);
+
+/// By how much each turn may be late without that.
+const LATE: Duration = Duration::from_millis(3);
+
+/// How long a life is watched.
+const LIFE: Duration = Duration::from_secs(12);
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn a_peer_that_does_all_in_time_is_never_cut_off(mut plan in plan()) {
+        let mut life = Life::new(&mut plan, None);
+        while life.now() < LIFE {
+            life.turn(&mut plan);
+            prop_assert!(life.end.is_none(), "at {:?}: {:?}", life.now(), life.end);
+        }
+    }
+
+    #[test]
+    fn a_dead_peer_is_let_go_in_its_bound_and_by_few_looks(mut plan in plan(), dies in 0_u32..6000) {
+        let dies = dies * MS;
+        let mut life = Life::new(&mut plan, Some(dies));
+        while life.now() < dies {
+            life.turn(&mut plan);
+            prop_assert!(life.end.is_none(), "at {:?}: {:?}", life.now(), life.end);
+        }
+        let tolerance = life.socket.config().stall_tolerance().unwrap_or_default();
+        let turns = (LATE + MS) * (2 * plan.turns + 10);
+        let bound = life.socket.config().detection_bound().unwrap();
+        let verdict = life.now() + bound + plan.align * 2 + tolerance * 2 + turns;
+        let end = verdict + CLOSE_TIMEOUT + tolerance + turns;
+        life.polls = 0;
+        while life.end.is_none() {
+            life.turn(&mut plan);
+            let (now, status) = (life.now(), life.socket.status());
+            prop_assert!(status.phase != Phase::Open || now <= verdict, "{now:?}, later than {verdict:?}: {status}");
+            prop_assert!(now <= end, "{now:?}, later than {end:?}: {status}");
+        }
+        let most = 200 + 10 * plan.turns;
+        prop_assert!(life.polls < most, "{} polls", life.polls);
+    }
+}
+
+/// Some thousand cases, or as many as `PROPTEST_CASES` says.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
+    ProptestConfig {
+        cases: if is_set { default.cases } else { 5000 },
+        failure_persistence: None,
+        ..default
+    }
+}
+
+/// What a case is made of, and what it draws from as it goes.
+#[derive(Debug)]
+struct Plan {
+    turns: u32,
+    align: Duration,
+    message_timeout: bool,
+    /// Whether there are pings. Else the peer has to say something by itself.
+    asks: bool,
+    heartbeat: bool,
+    only_pongs_count: bool,
+    tolerance: Option<u32>,
+    draws: Vec<u16>,
+    next: usize,
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let turns = prop_oneof![Just(1), Just(3), Just(16)];
+    let align = prop_oneof![Just(Duration::ZERO), Just(100 * MS)];
+    let flags = any::<[bool; 4]>();
+    let tolerance = proptest::option::of(1_u32..2000);
+    let draws = vec(any::<u16>(), 50..500);
+    (turns, align, flags, tolerance, draws).prop_map(|(turns, align, flags, tolerance, draws)| {
+        let [message_timeout, asks, heartbeat, only_pongs_count] = flags;
+        Plan {
+            turns,
+            align,
+            message_timeout,
+            asks,
+            heartbeat,
+            only_pongs_count,
+            tolerance,
+            draws,
+            next: 0,
+        }
+    })
+}
+
+impl Plan {
+    fn config(&self) -> TimeoutConfigBuilder {
+        let mut config = TimeoutConfig::builder()
+            .no_heartbeat_interval()
+            .no_connection_timeout()
+            .no_message_timeout()
+            .no_idle_timeout()
+            .no_ping_interval()
+            .no_pong_timeout()
+            .no_min_data_rate()
+            .no_max_ping_rate()
+            .no_stall_tolerance()
+            .close_timeout(CLOSE_TIMEOUT)
+            .jitter(0.0);
+        if self.message_timeout {
+            config = config.message_timeout(MESSAGE_TIMEOUT);
+        }
+        if self.asks {
+            config = config
+                .ping_interval(PING_INTERVAL)
+                .pong_timeout(PONG_TIMEOUT);
+        } else {
+            config = config.idle_timeout(IDLE_TIMEOUT);
+        }
+        if self.heartbeat {
+            config = config.heartbeat_interval(300 * MS);
+        }
+        if self.only_pongs_count {
+            config = config.pong_evidence(PongEvidence::Pong);
+        }
+        match self.tolerance {
+            Some(tolerance) => config.stall_tolerance(tolerance * MS),
+            None => config,
+        }
+    }
+
+    fn below(&mut self, end: u32) -> u32 {
+        let draw = self.draws[self.next % self.draws.len()];
+        self.next += 1;
+        u32::from(draw) * end / (u32::from(u16::MAX) + 1)
+    }
+
+    fn one_in(&mut self, many: u32) -> bool {
+        // Shrunk draws make nothing happen.
+        self.below(many) == many - 1
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        most * self.below(1001) / 1000
+    }
+
+    /// The same, and each second time almost the most.
+    fn delay(&mut self, most: Duration) -> Duration {
+        if self.one_in(2) {
+            most - self.up_to(50 * MS)
+        } else {
+            self.up_to(most)
+        }
+    }
+}
+
+/// A connection, its two tasks and their runtime.
+struct Life {
+    world: Shared,
+    socket: TimeoutSocket<Wire, Alarm>,
+    reader: Arc<Woken>,
+    writer: Arc<Woken>,
+    sending: Sending,
+    /// When the peer says something by itself, for the last time so far.
+    said: Duration,
+    /// From when on the peer does nothing.
+    dies: Option<Duration>,
+    end: Option<Error<WsError>>,
+    polls: u32,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sending {
+    Nothing,
+    Wants,
+    Flushes,
+}
+
+impl Life {
+    fn new(plan: &mut Plan, dies: Option<Duration>) -> Self {
+        let world = Shared::default();
+        world.lock().turns = plan.turns;
+        let config = plan.config().build().unwrap();
+        let socket = TimeoutSocket::new(config, Alarm(world.clone()), Wire(world.clone()));
+        let reader = Arc::new(Woken::default());
+        reader.0.store(true, Ordering::Relaxed);
+        Self {
+            world,
+            socket: socket.with_align(plan.align),
+            reader,
+            writer: Arc::default(),
+            sending: Sending::Nothing,
+            said: Duration::ZERO,
+            dies,
+            end: None,
+            polls: 0,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.world.lock().now
+    }
+
+    fn is_dead(&self) -> bool {
+        self.dies.is_some_and(|dies| self.now() >= dies)
+    }
+
+    /// Polls the tasks that were woken, and lets the reactor wait for something and turn.
+    fn turn(&mut self, plan: &mut Plan) {
+        self.may_block(plan);
+        if plan.one_in(10) {
+            self.world.lock().held_up = plan.up_to(LATE);
+        }
+        if self.reader.0.swap(false, Ordering::Relaxed) {
+            self.read();
+        }
+        if self.sending == Sending::Nothing && plan.one_in(4) && self.end.is_none() {
+            self.sending = Sending::Wants;
+            self.writer.0.store(true, Ordering::Relaxed);
+        }
+        self.may_block(plan);
+        if self.writer.0.swap(false, Ordering::Relaxed) && self.sending != Sending::Nothing {
+            if plan.one_in(10) {
+                self.sending = Sending::Nothing; // dropped, as a `select!` does
+            } else {
+                self.send();
+            }
+        }
+        self.peer_acts(plan);
+        self.may_block(plan);
+        let is_idle = ![&self.reader, &self.writer]
+            .iter()
+            .any(|task| task.0.load(Ordering::Relaxed));
+        let late = plan.up_to(LATE);
+        self.world.lock().turn(is_idle, late);
+    }
+
+    /// What the peer sends and takes from now on.
+    fn peer_acts(&mut self, plan: &mut Plan) {
+        let is_dead = self.is_dead();
+        let mut world = self.world.lock();
+        let now = world.now;
+        if is_dead {
+            let dies = self.dies.unwrap();
+            world.coming.retain(|&(at, _)| at < dies);
+            world.pinged.clear();
+            world.room_at = world.room_at.filter(|&at| at < dies);
+            return;
+        }
+        for (at, ping) in std::mem::take(&mut world.pinged) {
+            let at = at + plan.delay(PONG_TIMEOUT - MS);
+            world.coming.push_back((at, Message::Pong(ping)));
+        }
+        if plan.asks && plan.one_in(20) {
+            let at = now + plan.up_to(SECOND);
+            world.coming.push_back((at, Message::text("data")));
+        }
+        if !plan.asks && world.coming.is_empty() {
+            self.said += plan.delay(IDLE_TIMEOUT - MS);
+            world.coming.push_back((self.said, Message::text("data")));
+        }
+        let nothing_waits = world.held.is_empty() && self.sending == Sending::Nothing;
+        if nothing_waits && !world.full && plan.one_in(8) {
+            world.full = true;
+            world.room_at = Some(now + plan.delay(FULL));
+        }
+    }
+
+    /// A thread that comes back late to a reactor that has much to tell.
+    fn may_block(&mut self, plan: &mut Plan) {
+        if self.dies.is_none_or(|dies| self.now() + BLOCK < dies) && plan.one_in(30) {
+            let length = plan.up_to(BLOCK);
+            let mut world = self.world.lock();
+            // Whom the kernel has in its list already keeps the place.
+            if world.next_coming().is_none_or(|at| at > world.now) {
+                world.backlog = plan.below(plan.turns);
+            }
+            world.now += length;
+        }
+    }
+
+    fn read(&mut self) {
+        let waker = Waker::from(self.reader.clone());
+        while self.end.is_none() {
+            self.polls += 1;
+            match self
+                .socket
+                .poll_next_unpin(&mut Context::from_waker(&waker))
+            {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => self.end = Some(error),
+                Poll::Ready(None) => self.end = Some(Error::Closed),
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let waker = Waker::from(self.writer.clone());
+        let cx = &mut Context::from_waker(&waker);
+        self.polls += 1;
+        match self.poll_send(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.sending = Sending::Nothing,
+            // The stream says it too, when the closing handshake is over.
+            Poll::Ready(Err(_)) if self.is_dead() => self.sending = Sending::Nothing,
+            Poll::Ready(Err(error)) => self.end = Some(error),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error<WsError>>> {
+        if self.sending == Sending::Wants {
+            ready!(self.socket.poll_ready_unpin(cx))?;
+            self.socket.start_send_unpin(Message::text("data"))?;
+            self.sending = Sending::Flushes;
+        }
+        self.socket.poll_flush_unpin(cx)
+    }
+}
+
+#[derive(Default)]
+struct World {
+    now: Duration,
+    alarm: Option<Duration>,
+    rings: bool,
+    alarm_waker: Option<Waker>,
+    /// The time of the latest turn.
+    turned: Duration,
+    /// How long the thread is held up before it sets the next alarm, while others go on.
+    held_up: Duration,
+    /// In how many turns the reactor hears of everything.
+    turns: u32,
+    /// Turns in which it hears of others.
+    backlog: u32,
+    /// What arrives and when, whether heard of or not.
+    coming: VecDeque<(Duration, Message)>,
+    readable: VecDeque<Message>,
+    reader: Option<Waker>,
+    /// Whether the socket knows of no room; and when there is some.
+    full: bool,
+    room_at: Option<Duration>,
+    writer: Option<Waker>,
+    held: Vec<Message>,
+    /// The pings that have left, and when.
+    pinged: Vec<(Duration, tungstenite::Bytes)>,
+}
+
+impl World {
+    /// When the kernel has, or had, something to tell the reactor.
+    fn next_coming(&self) -> Option<Duration> {
+        let coming = self.coming.iter().map(|&(at, _)| at);
+        coming.chain(self.room_at).min()
+    }
+
+    /// A turn of the reactor, which waits for something to do if the tasks have nothing.
+    fn turn(&mut self, waits: bool, late: Duration) {
+        let alarm = self.alarm.filter(|_| !self.rings);
+        let next = self.next_coming().into_iter().chain(alarm).min();
+        if waits && self.backlog == 0 {
+            self.now = self.now.max(next.unwrap_or(self.now + SECOND));
+        }
+        self.now += late;
+        let now = self.now;
+        if self.backlog > 0 {
+            self.backlog -= 1;
+        } else {
+            let (arrived, coming): (Vec<_>, Vec<_>) =
+                self.coming.drain(..).partition(|&(at, _)| at <= now);
+            self.coming.extend(coming);
+            if !arrived.is_empty() {
+                self.readable
+                    .extend(arrived.into_iter().map(|(_, message)| message));
+                self.reader.take().into_iter().for_each(Waker::wake);
+            }
+            if self.room_at.take_if(|at| *at <= now).is_some() {
+                self.full = false;
+                self.writer.take().into_iter().for_each(Waker::wake);
+            }
+        }
+        self.turned = now;
+        if self.alarm.is_some_and(|alarm| alarm <= now) {
+            self.rings = true;
+            self.alarm_waker.take().into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+}
+
+struct Alarm(Shared);
+
+impl ws_timeout::Timer for Alarm {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_duration(self.0.lock().now)
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        let at = at.since(Timestamp::ZERO);
+        let mut world = self.0.lock();
+        let held_up = std::mem::take(&mut world.held_up);
+        if !held_up.is_zero() {
+            world.turn(false, held_up);
+        }
+        world.alarm = Some(at);
+        world.rings = at <= world.turned;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut world = self.0.lock();
+        if world.rings {
+            world.rings = false;
+            world.alarm = None;
+            return Poll::Ready(());
+        }
+        world.alarm_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn turns(&self) -> u32 {
+        self.0.lock().turns
+    }
+
+    fn wall(&self) -> Duration {
+        self.0.lock().now
+    }
+}
+
+struct Wire(Shared);
+
+impl Stream for Wire {
+    type Item = Result<Message, WsError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut world = self.0.lock();
+        if let Some(message) = world.readable.pop_front() {
+            return Poll::Ready(Some(Ok(message)));
+        }
+        world.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Sink<Message> for Wire {
+    type Error = WsError;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), WsError> {
+        self.0.lock().held.push(message);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        let mut world = self.0.lock();
+        if world.full {
+            world.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let now = world.now;
+        for message in std::mem::take(&mut world.held) {
+            if let Message::Ping(payload) = message {
+                world.pinged.push((now, payload));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Whether a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
