@@ -122,6 +122,8 @@ struct Server {
     events: Events,
     /// Whether the poller may know of more that has arrived.
     more: bool,
+    /// Turns since something is due.
+    turns: usize,
     listener: TcpListener,
     config: Arc<TimeoutConfig>,
     fleet: Fleet,
@@ -169,6 +171,7 @@ impl Server {
             poller,
             events: Events::with_capacity(1024),
             more: false,
+            turns: 0,
             listener,
             config: Arc::new(config),
             fleet: Fleet::new(),
@@ -205,7 +208,15 @@ impl Server {
             }
         }
         self.more = ready.len() == self.events.capacity();
-        if let Some(due) = due.filter(|&due| due <= asked && !self.more) {
+        let Some(due) = due.filter(|&due| due <= asked) else {
+            return Ok(());
+        };
+        self.turns += 1;
+        // Sockets come in the order in which they became ready, so that many turns show them all, though
+        // there be more each time.
+        let all = self.turns * self.events.capacity() > self.fleet.len();
+        if all || !self.more {
+            self.turns = 0;
             self.tally.late += now.since(due);
             while let Some((key, action)) = self.fleet.poll(now) {
                 self.act(key, action, now);
