@@ -9,18 +9,19 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    Error, Phase, PongEvidence, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+    Error, Phase, PongEvidence, Received, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket,
+    Timestamp,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -245,11 +246,14 @@ impl Life {
     /// Polls the tasks that were woken, and lets the reactor wait for something and turn.
     fn turn(&mut self, plan: &mut Plan) {
         self.may_block(plan);
+        if plan.one_in(40) {
+            self.socket.set_config(plan.config().build().unwrap());
+        }
         if plan.one_in(10) {
             self.world.lock().held_up = plan.up_to(LATE);
         }
         if self.reader.0.swap(false, Ordering::Relaxed) {
-            self.read();
+            self.read(plan);
         }
         if self.sending == Sending::Nothing && plan.one_in(4) && self.end.is_none() {
             self.sending = Sending::Wants;
@@ -316,20 +320,35 @@ impl Life {
         }
     }
 
-    fn read(&mut self) {
-        let waker = Waker::from(self.reader.clone());
+    fn read(&mut self, plan: &mut Plan) {
         while self.end.is_none() {
             self.polls += 1;
-            match self
-                .socket
-                .poll_next_unpin(&mut Context::from_waker(&waker))
-            {
+            match self.poll_recv(plan) {
                 Poll::Pending => return,
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(error))) => self.end = Some(error),
-                Poll::Ready(None) => self.end = Some(Error::Closed),
+                Poll::Ready(Ok(Received::Message(_))) => {}
+                Poll::Ready(Ok(Received::TimedOut)) => {
+                    self.reader.0.store(true, Ordering::Relaxed);
+                    return;
+                }
+                Poll::Ready(Ok(Received::Closed)) => self.end = Some(Error::Closed),
+                Poll::Ready(Err(error)) => self.end = Some(error),
             }
         }
+    }
+
+    /// By a future that is kept, or by one with a limit that is dropped, as a `select!` does.
+    fn poll_recv(&mut self, plan: &mut Plan) -> Poll<Result<Received<Message>, Error<WsError>>> {
+        let waker = Waker::from(self.reader.clone());
+        let cx = &mut Context::from_waker(&waker);
+        if plan.one_in(6) {
+            let within = plan.up_to(4 * MS);
+            return pin!(self.socket.recv_timeout(within)).poll_unpin(cx);
+        }
+        self.socket.poll_next_unpin(cx).map(|read| match read {
+            Some(Ok(message)) => Ok(Received::Message(message)),
+            Some(Err(error)) => Err(error),
+            None => Ok(Received::Closed),
+        })
     }
 
     fn send(&mut self) {
