@@ -88,7 +88,7 @@ fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     let is_set = std::env::var_os("PROPTEST_CASES").is_some();
     ProptestConfig {
-        cases: if is_set { default.cases } else { 5000 },
+        cases: if is_set { default.cases } else { 2000 },
         failure_persistence: None,
         ..default
     }
