@@ -1,6 +1,7 @@
 //! tokio: its clock, its alarm, and sockets made with them. A runtime with its time driver is needed. While
 //! its clock is paused the time of day goes on: after five seconds there may be a probe, as after a resume.
 //! A verdict about the peer comes some 15 to 35 ms late: until then tokio may not have heard of all that came.
+//! With a `stall_tolerance` below that, each such verdict waits for a grace too.
 
 use std::boxed::Box;
 use std::fmt::Display;
