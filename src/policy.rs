@@ -315,6 +315,18 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         plain
     }
 
+    /// Records that messages have left if that does nothing but move deadlines away; whether it did.
+    #[cfg(feature = "socket")]
+    #[inline]
+    pub(crate) fn observe_plain_send(&mut self, now: Timestamp) -> bool {
+        let plain = self.hot.is_plain() && self.hot.ping == Ping::Quiet;
+        if plain {
+            let now = self.see(now);
+            self.hot.send_messages(now);
+        }
+        plain
+    }
+
     /// Whether a flushed ping waits for its answer, or a grace runs at `now`.
     #[cfg(feature = "socket")]
     #[inline]
@@ -758,8 +770,7 @@ impl Parts<'_> {
                 self.progress(now);
             }
             Event::SendOk => {
-                self.hot.active = now;
-                self.flushed(now);
+                self.hot.send_messages(now);
                 self.progress(now);
             }
             Event::Flushed => {
@@ -962,6 +973,14 @@ impl Hot {
     pub(crate) fn take_message(&mut self, at: Timestamp) {
         self.silent_since = self.silent_since.max(at);
         self.active = self.active.max(at);
+    }
+
+    /// Records that all messages have left.
+    #[inline]
+    fn send_messages(&mut self, at: Timestamp) {
+        self.active = at;
+        self.write_by = None;
+        self.sent = at;
     }
 }
 

@@ -201,7 +201,7 @@ where
         }
         self.begin_close(M::close(Some(code), reason));
         while self.recv().await?.is_some() {}
-        Ok(self.peer_close.and_then(|close| close.code))
+        Ok(self.ending().peer_close.and_then(|close| close.code))
     }
 
     /// Sends `message`, or ends the connection if it has not left `within` from now.
@@ -232,8 +232,8 @@ where
     /// to it.
     fn is_over(&mut self, limit: &mut Limit) -> bool {
         let now = self.timer.now();
-        let tried = limit.rang.is_some_and(|rang| rang >= limit.by);
-        if limit.by <= now && tried && self.all_is_seen(&mut limit.doubt, limit.turns) {
+        let tried = (limit.rang).filter(|&rang| rang >= limit.by && limit.by <= now);
+        if tried.is_some_and(|rang| self.all_is_seen(rang, &mut limit.doubt, limit.turns)) {
             // To ask took the alarm.
             self.stale = true;
             return true;

@@ -34,29 +34,30 @@ where
     ) {
         self.give_verdict(now, reason, Closing::UnderWay, status);
         self.drop_heartbeats();
-        self.farewell = Farewell::Owed(Box::new(self.close_frame(reason)));
+        self.ending_mut().farewell = Farewell::Owed(self.close_frame(reason));
         self.act_before_judging(now);
-        self.tasks.writer.wake();
+        self.bell.tasks.writer.wake();
     }
 
     /// Drops the transport, after one try at a Close frame.
     pub(super) fn abort(&mut self, now: Timestamp, reason: CloseReason, status: Option<Status>) {
-        let both_closed = self.peer_close.is_some() && !self.owes();
-        let failed = matches!(self.write_side, WriteSide::Failed(_));
-        if reason == CloseReason::CloseTimeout && (both_closed || failed) && self.verdict.is_none()
-        {
+        let ending = self.ending();
+        let both_closed = ending.peer_close.is_some() && !self.owes();
+        let failed = matches!(ending.write_side, WriteSide::Failed(_));
+        let passed = both_closed || failed;
+        if reason == CloseReason::CloseTimeout && passed && ending.verdict.is_none() {
             // Both Close frames have passed, and a client has waited for its server to hang up; or the
             // error of a write is the end, and all that time went to the peer's last words.
             self.report_end(now);
             return self.end();
         }
-        let closing = match &self.farewell {
-            Farewell::Sent if self.peer_close.is_some() => Closing::Answered,
+        let closing = match &ending.farewell {
+            Farewell::Sent if ending.peer_close.is_some() => Closing::Answered,
             // The frames have crossed, and the reply went out for ours.
             Farewell::None if both_closed => Closing::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
                 self.drop_heartbeats();
-                self.farewell = Farewell::Owed(Box::new(self.close_frame(reason)));
+                self.ending_mut().farewell = Farewell::Owed(self.close_frame(reason));
                 match self.write_out(now) {
                     Poll::Ready(Ok(())) => {
                         self.read_off();
@@ -103,7 +104,7 @@ where
         };
         let config = self.policy.config();
         report::verdict(self.label_or_dash(), &verdict, config);
-        self.verdict = Some(verdict);
+        self.ending_mut().verdict = Some(verdict);
         self.observe(now, Event::Closed);
         self.report_end(now);
         self.end();
@@ -117,7 +118,7 @@ where
         closing: Closing,
         status: Option<Status>,
     ) {
-        if let Some(verdict) = &mut self.verdict {
+        if let Some(verdict) = &mut self.ending_mut().verdict {
             verdict.closing = closing;
             return;
         }
@@ -128,15 +129,16 @@ where
             closing,
         };
         report::verdict(self.label_or_dash(), &verdict, self.policy.config());
-        self.verdict = Some(verdict);
+        self.ending_mut().verdict = Some(verdict);
     }
 
     pub(super) fn report_end(&self, now: Timestamp) {
+        let ending = self.ending();
         report::closed(
             self.label_or_dash(),
-            self.verdict.as_ref(),
-            !matches!(self.farewell, Farewell::None),
-            self.peer_close.map(|close| close.code),
+            ending.verdict.as_ref(),
+            !matches!(ending.farewell, Farewell::None),
+            ending.peer_close.map(|close| close.code),
             &self.status_at(now),
         );
     }
@@ -147,6 +149,6 @@ where
         self.slot = None;
         self.alarm = None;
         self.rang = None;
-        self.both.wake_by_ref();
+        self.bell.tasks.wake_both();
     }
 }

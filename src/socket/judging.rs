@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::sink::Sink;
+use futures_util::task::waker_ref;
 
 use super::{Doubt, TimeoutSocket};
 use crate::event::{Action, Event};
@@ -25,10 +26,10 @@ where
     /// Whether the alarm has just rung.
     pub(super) fn alarm_rings(&mut self) -> bool {
         if self.alarm.is_none()
-            || !self.tasks.heard_the_bell()
+            || !self.bell.tasks.heard_the_bell()
             || self
                 .timer
-                .poll(&mut Context::from_waker(&self.bell))
+                .poll(&mut Context::from_waker(&waker_ref(&self.bell)))
                 .is_pending()
         {
             return false;
@@ -61,12 +62,13 @@ where
         let is_due = |after, whose| self.policy.peer_is_due_after(after, now, whose);
         let in_doubt = is_due(None, Judged::All);
         let due = in_doubt && is_due(None, whose);
-        let seen = due && !is_due(self.rang, whose);
+        let seen = self.rang.filter(|_| due && !is_due(self.rang, whose));
         let unseen = in_doubt && is_due(self.rang, Judged::All);
         // What became due later has its turns anew.
-        let same = |doubt: &Doubt| in_doubt && !is_due(doubt.at, Judged::All);
+        let same = |doubt: &Doubt| in_doubt && !is_due(Some(doubt.at), Judged::All);
         let mut doubt = self.doubt.filter(same);
-        let judged = if seen && self.all_is_seen(&mut doubt, self.timer.turns()) {
+        let turns = self.timer.turns();
+        let judged = if seen.is_some_and(|rang| self.all_is_seen(rang, &mut doubt, turns)) {
             doubt = None;
             whose
         } else {
@@ -110,21 +112,26 @@ where
         }
     }
 
-    /// Whether what was just tried would have gone through if it could: the alarm has rung in `turns` turns
-    /// of the reactor, of which the latest is the first unless there was a `doubt`, and the runtime lets the
-    /// task go on: tokio answers `Pending` to everything once a task has done much in one turn. May take the
-    /// alarm.
-    pub(super) fn all_is_seen(&mut self, doubt: &mut Option<Doubt>, turns: u32) -> bool {
-        let latest = Doubt {
+    /// Whether what was just tried would have gone through if it could: the alarm, which was set to `rang`,
+    /// has rung in `turns` turns of the reactor, of which the latest is the first unless there was a `doubt`,
+    /// and the runtime lets the task go on: tokio answers `Pending` to everything once a task has done much
+    /// in one turn. May take the alarm.
+    pub(super) fn all_is_seen(
+        &mut self,
+        rang: Timestamp,
+        doubt: &mut Option<Doubt>,
+        turns: u32,
+    ) -> bool {
+        let first = doubt.get_or_insert(Doubt {
             ring: self.rings,
-            at: self.rang,
-        };
-        let first = doubt.get_or_insert(latest);
-        if latest.ring.wrapping_sub(first.ring) < turns.saturating_sub(1) {
+            at: rang,
+        });
+        if self.rings.wrapping_sub(first.ring) < turns.saturating_sub(1) {
             return false;
         }
         self.alarm = None;
-        self.timer.has_budget(&mut Context::from_waker(&self.bell))
+        self.timer
+            .has_budget(&mut Context::from_waker(&waker_ref(&self.bell)))
     }
 
     /// `at`, or the next instant after it at which the alarms of all connections may ring. The clock of
@@ -151,13 +158,13 @@ where
             self.alarm = Some(at);
             if self
                 .timer
-                .poll(&mut Context::from_waker(&self.bell))
+                .poll(&mut Context::from_waker(&waker_ref(&self.bell)))
                 .is_ready()
             {
                 self.rang = self.alarm.take();
                 self.rings = self.rings.wrapping_add(1);
                 self.stale = true;
-                self.both.wake_by_ref();
+                self.bell.tasks.wake_both();
             }
         }
     }

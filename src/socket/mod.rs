@@ -15,11 +15,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_core::{FusedStream, Stream, TryStream};
 use futures_util::sink::Sink;
+use futures_util::task::ArcWake;
 
 use crate::config::TimeoutConfig;
 use crate::error::{Error, Verdict};
@@ -70,14 +71,9 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// Whether there is something to look at with the next message: a deadline may have come nearer since
     /// the alarm was set, or something waits for room that the program will not flush.
     stale: bool,
-    tasks: Arc<Tasks>,
-    /// What `tasks.reader` holds.
+    bell: Arc<Bell>,
+    /// What `bell.tasks.reader` holds.
     reader: Waker,
-    /// Wakes both tasks. The writing side of the socket inside knows no other waker, so neither half can
-    /// put out the waker of the other.
-    both: Waker,
-    /// Wakes both tasks, too, and is all that the alarm knows.
-    bell: Waker,
     /// A message that was promised a place which a ping then took.
     slot: Option<Box<S::Ok>>,
     /// Whether the socket inside has said that it can take a message, and none was given to it since.
@@ -88,16 +84,12 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     ping_owed: bool,
     /// Whether an answer to the peer's own heartbeat is.
     answer_owed: bool,
-    farewell: Farewell<S::Ok>,
-    peer_close: Option<PeerClose>,
     /// Whether the stream inside has ended. What was written before that may still have to leave.
     read_to_end: bool,
-    /// Why a promised message was not taken when it came to it, for the task that sends.
-    refused: Option<Box<Error<S::Error>>>,
-    write_side: WriteSide<S::Error>,
-    verdict: Option<Verdict>,
     /// Whether the stream has said how it ended.
     told: bool,
+    /// `None` until there is something of it.
+    ending: Option<Box<Ending<S::Ok, S::Error>>>,
     /// `None` where nothing was asked for.
     extras: Option<Box<Extras<S::Ok>>>,
     /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
@@ -144,7 +136,7 @@ struct Doubt {
     /// Its number.
     ring: u32,
     /// What the alarm was set to.
-    at: Option<Timestamp>,
+    at: Timestamp,
 }
 
 /// What was given to the socket inside and not flushed since.
@@ -155,13 +147,34 @@ struct Unflushed {
     ping: bool,
 }
 
+/// What there is once a connection ends, or one of its halves.
+#[derive(Debug)]
+struct Ending<M, E> {
+    verdict: Option<Verdict>,
+    farewell: Farewell<M>,
+    peer_close: Option<PeerClose>,
+    /// Why a promised message was not taken when it came to it, for the task that sends.
+    refused: Option<Error<E>>,
+    write_side: WriteSide<E>,
+}
+
+impl<M, E> Ending<M, E> {
+    const NONE: Self = Self {
+        verdict: None,
+        farewell: Farewell::None,
+        peer_close: None,
+        refused: None,
+        write_side: WriteSide::Sound,
+    };
+}
+
 /// Our own Close frame.
 #[derive(Debug)]
 enum Farewell<M> {
     /// There is none.
     None,
     /// To be written when all else has left: on a full buffer tungstenite would lose it for good.
-    Owed(Box<M>),
+    Owed(M),
     /// Given to the socket inside, not flushed.
     Written,
     /// Flushed.
@@ -173,7 +186,7 @@ enum Farewell<M> {
 enum WriteSide<E> {
     Sound,
     /// It failed, so the connection is over; the error, unless the task that sends was told.
-    Failed(Box<Option<E>>),
+    Failed(Option<E>),
 }
 
 /// Why something was not written.
@@ -191,7 +204,8 @@ struct PeerClose {
     code: Option<u16>,
 }
 
-/// The tasks of the two halves.
+/// The tasks of the two halves. The writing side of the socket inside knows no other waker, so neither half
+/// can put out the waker of the other.
 #[derive(Debug)]
 struct Tasks {
     reader: Task,
@@ -203,7 +217,9 @@ struct Tasks {
 /// What the alarm wakes. Many transports wake a writer that waits for nothing at each thing to read, so
 /// who was woken by what is to be told apart.
 #[derive(Debug)]
-struct Bell(Arc<Tasks>);
+struct Bell {
+    tasks: Arc<Tasks>,
+}
 
 /// The task that polls one half. The lock is taken when another one does, and to wake it.
 #[derive(Debug)]
@@ -218,6 +234,11 @@ impl Tasks {
         }
     }
 
+    fn wake_both(&self) {
+        self.reader.wake();
+        self.writer.wake();
+    }
+
     #[inline]
     fn bell_rang(&self) -> bool {
         self.bell_rang.load(Ordering::Acquire)
@@ -230,25 +251,16 @@ impl Tasks {
     }
 }
 
-impl Wake for Tasks {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.reader.wake();
-        self.writer.wake();
+impl ArcWake for Tasks {
+    fn wake_by_ref(tasks: &Arc<Self>) {
+        tasks.wake_both();
     }
 }
 
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.bell_rang.store(true, Ordering::Release);
-        self.0.wake_by_ref();
+impl ArcWake for Bell {
+    fn wake_by_ref(bell: &Arc<Self>) {
+        bell.tasks.bell_rang.store(true, Ordering::Release);
+        bell.tasks.wake_both();
     }
 }
 
@@ -321,7 +333,6 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
-        let tasks = Arc::new(Tasks::new());
         Self {
             wall_ahead: judging::wall_ahead(&timer, timer.now()),
             inner: Some(socket),
@@ -332,22 +343,18 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             rings: 0,
             doubt: None,
             stale: true,
-            both: Waker::from(tasks.clone()),
-            bell: Waker::from(Arc::new(Bell(tasks.clone()))),
-            tasks,
+            bell: Arc::new(Bell {
+                tasks: Arc::new(Tasks::new()),
+            }),
             reader: Waker::noop().clone(),
             slot: None,
             ready: false,
             unflushed: Unflushed::default(),
             ping_owed: false,
             answer_owed: false,
-            farewell: Farewell::None,
-            peer_close: None,
             read_to_end: false,
-            refused: None,
-            write_side: WriteSide::Sound,
-            verdict: None,
             told: false,
+            ending: None,
             extras: None,
             announced: false,
         }
@@ -397,7 +404,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are kept as they are.
     pub fn with_align(mut self, align: Duration) -> Self {
-        self.extras().align = align;
+        if !align.is_zero() || self.extras.is_some() {
+            self.extras().align = align;
+        }
         self
     }
 
@@ -409,7 +418,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     fn status_at(&self, now: Timestamp) -> Status {
         let mut status = self.policy.status(now);
         // Of a send that took longer than its caller allowed the policy does not know.
-        let reason = self.verdict.as_ref().map(|verdict| verdict.reason);
+        let verdict = self.ending().verdict.as_ref();
+        let reason = verdict.map(|verdict| verdict.reason);
         status.cause = status.cause.or(reason);
         status
     }
@@ -434,13 +444,13 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
         self.policy.set_config(self.timer.now(), config.into());
         self.stale = true;
-        self.both.wake_by_ref();
+        self.bell.tasks.wake_both();
     }
 
     /// Doubts the link, after a resume or a change of network: the peer must answer within `within`.
     pub fn probe(&mut self, within: Duration) {
         self.observe(self.timer.now(), Event::Probe { within });
-        self.both.wake_by_ref();
+        self.bell.tasks.wake_both();
     }
 
     /// Asks the connection to go, after a random part of `within`, so that the connections of a server
@@ -452,7 +462,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `tokio::select!`: dropping the future of a receive loses nothing.
     pub fn drain(&mut self, within: Duration) {
         self.observe(self.timer.now(), Event::Drain { within });
-        self.both.wake_by_ref();
+        self.bell.tasks.wake_both();
     }
 
     #[inline]
@@ -484,6 +494,15 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     fn label_or_dash(&self) -> &str {
         Extras::label_or_dash(self.extras.as_deref())
+    }
+
+    #[inline]
+    fn ending(&self) -> &Ending<S::Ok, S::Error> {
+        self.ending.as_deref().unwrap_or(&Ending::NONE)
+    }
+
+    fn ending_mut(&mut self) -> &mut Ending<S::Ok, S::Error> {
+        self.ending.get_or_insert_with(|| Box::new(Ending::NONE))
     }
 
     fn extras(&mut self) -> &mut Extras<S::Ok> {
@@ -541,42 +560,17 @@ where
 {
     type Error = Error<E>;
 
+    #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
         this.may_send_more()?;
         if this.ready && this.slot.is_none() {
             return Poll::Ready(Ok(()));
         }
-        loop {
-            // A write that waited may be through: nobody else might say so.
-            if this.slot.is_some() || this.asks_or_answers() || this.policy.write_waits() {
-                let now = this.timer.now();
-                match this.write_out(now) {
-                    Poll::Ready(done) => this.told_of_write(done)?,
-                    Poll::Pending if this.tasks.writer.register(cx) => continue,
-                    Poll::Pending if this.slot.is_some() => ready!(this.sending_half_waits(now))?,
-                    Poll::Pending => {}
-                }
-                this.may_send()?;
-            }
-            let Some(inner) = &mut this.inner else {
-                return Poll::Ready(Err(Error::Closed));
-            };
-            if let Poll::Ready(done) =
-                Pin::new(inner).poll_ready(&mut Context::from_waker(&this.both))
-            {
-                this.ready = done.is_ok();
-                return Poll::Ready(this.told_of_write(done.map_err(WriteError::Broken)));
-            }
-            if this.tasks.writer.register(cx) {
-                continue;
-            }
-            let now = this.timer.now();
-            this.write_waits(now, true);
-            ready!(this.sending_half_waits(now))?;
-        }
+        this.make_room(cx)
     }
 
+    #[inline]
     fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
         let this = self.get_mut();
         this.may_send_more()?;
@@ -604,26 +598,20 @@ where
         Ok(())
     }
 
+    /// Almost every message has the short way.
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
-        if !this.may_flush()? {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            let now = this.timer.now();
-            match this.write_out(now) {
-                Poll::Ready(done) => {
-                    let told = this.told_of_write(done);
-                    // A program that only sends must meet its lifetime too.
-                    if this.stale || this.alarm.is_some_and(|alarm| alarm <= now) {
-                        this.look_between(now);
-                    }
-                    return Poll::Ready(told);
+        if this.unflushed_is_plain() {
+            match this.flush_inner() {
+                Poll::Ready(Ok(())) if this.only_observes_flush() => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(this.told_of_write(Err(WriteError::Broken(error))));
                 }
-                Poll::Pending if this.tasks.writer.register(cx) => {}
-                Poll::Pending => return this.sending_half_waits(now),
+                _ => {}
             }
         }
+        this.flush_all(cx)
     }
 
     /// Begins the closing handshake with an empty Close frame, unless it has begun, and flushes that.
@@ -648,7 +636,7 @@ impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
             .field("policy", &self.policy)
             .field("timer", &self.timer)
             .field("label", &self.label())
-            .field("verdict", &self.verdict)
+            .field("verdict", &self.ending().verdict)
             .finish_non_exhaustive()
     }
 }

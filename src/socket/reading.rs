@@ -1,6 +1,5 @@
 //! What comes in, and how the stream ends.
 
-use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -67,8 +66,9 @@ where
     /// Whether there is nothing to do but wait, where nothing was left to read.
     #[inline]
     fn only_waits(&mut self, cx: &Context<'_>) -> bool {
-        self.tasks.reader.register_in_place_of(&mut self.reader, cx);
-        let rings = self.rang.is_some() || self.tasks.bell_rang();
+        let tasks = &*self.bell.tasks;
+        tasks.reader.register_in_place_of(&mut self.reader, cx);
+        let rings = self.rang.is_some() || tasks.bell_rang();
         let moved = self.extras.is_some() && self.bytes_moved();
         !(rings || self.stale || moved || self.owes())
     }
@@ -117,7 +117,10 @@ where
                     if kept == MOST_KEPT {
                         // Whoever keeps us busy with what is not handed on must not keep the task.
                         // Nothing is judged: not all is read.
-                        self.tasks.reader.register_in_place_of(&mut self.reader, cx);
+                        self.bell
+                            .tasks
+                            .reader
+                            .register_in_place_of(&mut self.reader, cx);
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
@@ -129,7 +132,10 @@ where
                     return Poll::Ready(self.transport_ended(None));
                 }
                 Poll::Pending | Poll::Ready(None) => {
-                    self.tasks.reader.register_in_place_of(&mut self.reader, cx);
+                    self.bell
+                        .tasks
+                        .reader
+                        .register_in_place_of(&mut self.reader, cx);
                     // What had arrived when the alarm rang is to be read before anything is judged.
                     if self.alarm_rings() {
                         continue;
@@ -151,7 +157,9 @@ where
     /// that, could leave. (tungstenite's server ends its stream as soon as the answer is in its buffer.)
     pub(super) fn reply_waits(&mut self) -> bool {
         self.read_to_end = true;
-        self.peer_close.is_some() && self.owes() && self.write_out(self.timer.now()).is_pending()
+        self.ending().peer_close.is_some()
+            && self.owes()
+            && self.write_out(self.timer.now()).is_pending()
     }
 
     /// Tells the policy of a message; whether it is handed on.
@@ -180,21 +188,23 @@ where
                 !ours
             }
             Kind::Close(code) => {
-                self.peer_close = Some(PeerClose { code });
                 self.drop_heartbeats();
-                if matches!(self.farewell, Farewell::Owed(_)) {
+                let promised = self.slot.take().is_some();
+                let ending = self.ending_mut();
+                ending.peer_close = Some(PeerClose { code });
+                if matches!(ending.farewell, Farewell::Owed(_)) {
                     // The frames have crossed; the reply does for ours.
-                    self.farewell = Farewell::None;
+                    ending.farewell = Farewell::None;
                 }
-                if self.slot.take().is_some() && self.verdict.is_none() {
-                    self.refused = Some(Box::new(Error::Closed));
+                if promised && ending.verdict.is_none() {
+                    ending.refused = Some(Error::Closed);
                 }
                 self.observe(now, Event::PeerClose);
                 // tungstenite has queued the reply.
                 self.unflushed.control = true;
                 // Nothing may follow the reply, and whoever waits to send is told.
-                self.tasks.writer.wake();
-                self.verdict.is_none()
+                self.bell.tasks.writer.wake();
+                self.ending().verdict.is_none()
             }
         }
     }
@@ -273,16 +283,17 @@ where
     pub(super) fn transport_ended(&mut self, error: Option<E>) -> Option<Result<M, Error<E>>> {
         let now = self.timer.now();
         self.observe(now, Event::Closed);
-        if let Some(verdict) = &mut self.verdict {
-            verdict.closing = match (self.peer_close, &self.farewell) {
+        let ending = self.ending_mut();
+        if let Some(verdict) = &mut ending.verdict {
+            verdict.closing = match (ending.peer_close, &ending.farewell) {
                 (Some(_), _) => Closing::Answered,
                 (None, Farewell::Sent) => Closing::Ignored,
                 _ => Closing::Unwritten,
             };
         }
         // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
-        let closed = self.peer_close.is_some() || matches!(self.farewell, Farewell::Sent);
-        let error = error.filter(|_| !closed && self.verdict.is_none());
+        let closed = ending.peer_close.is_some() || matches!(ending.farewell, Farewell::Sent);
+        let error = error.filter(|_| !closed && ending.verdict.is_none());
         match &error {
             Some(error) => {
                 report::receive_error(self.label_or_dash(), error, &self.policy.status(now))
@@ -304,9 +315,10 @@ where
         if std::mem::replace(&mut self.told, true) {
             return None;
         }
-        match (&self.verdict, &mut self.write_side) {
+        let ending = self.ending_mut();
+        match (&ending.verdict, &mut ending.write_side) {
             (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
-            (None, WriteSide::Failed(_)) if self.peer_close.is_some() => None,
+            (None, WriteSide::Failed(_)) if ending.peer_close.is_some() => None,
             (None, WriteSide::Failed(error)) => {
                 Some(Err(error.take().map_or(Error::Closed, Error::Socket)))
             }

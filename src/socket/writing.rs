@@ -1,12 +1,12 @@
 //! What goes out: in order, flushed, and in whose name.
 
-use std::boxed::Box;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_util::sink::Sink;
+use futures_util::task::waker_ref;
 
 use super::{Extras, Farewell, TimeoutSocket, Unflushed, WriteError, WriteSide};
 use crate::error::Error;
@@ -46,7 +46,8 @@ where
                 return Poll::Ready(Ok(()));
             };
             let mut inner = Pin::new(inner);
-            let cx = &mut Context::from_waker(&self.both);
+            let waker = waker_ref(&self.bell.tasks);
+            let cx = &mut Context::from_waker(&waker);
 
             if !self.ready && (self.slot.is_some() || heartbeat.is_some()) {
                 ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
@@ -79,21 +80,117 @@ where
                 continue;
             }
 
-            if matches!(self.farewell, Farewell::Owed(_)) {
-                ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
-                if let Farewell::Owed(frame) = std::mem::replace(&mut self.farewell, Farewell::None)
-                {
-                    self.ready = false;
-                    inner.start_send(*frame).map_err(Refused)?;
-                    self.farewell = Farewell::Written;
+            if let Some(ending) = &mut self.ending {
+                if matches!(ending.farewell, Farewell::Owed(_)) {
+                    ready!(inner.as_mut().poll_ready(cx)).map_err(Broken)?;
+                    let farewell = &mut ending.farewell;
+                    if let Farewell::Owed(frame) = std::mem::replace(farewell, Farewell::None) {
+                        self.ready = false;
+                        inner.start_send(frame).map_err(Refused)?;
+                        ending.farewell = Farewell::Written;
+                    }
+                    continue;
                 }
-                continue;
-            }
-            if matches!(self.farewell, Farewell::Written) {
-                self.farewell = Farewell::Sent;
+                if matches!(ending.farewell, Farewell::Written) {
+                    ending.farewell = Farewell::Sent;
+                }
             }
             self.flushed(now);
             return Poll::Ready(Ok(()));
+        }
+    }
+
+    /// Waits until the socket inside takes a message.
+    pub(super) fn make_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error<E>>> {
+        loop {
+            // A write that waited may be through: nobody else might say so.
+            if self.slot.is_some() || self.asks_or_answers() || self.policy.write_waits() {
+                let now = self.timer.now();
+                match self.write_out(now) {
+                    Poll::Ready(done) => self.told_of_write(done)?,
+                    Poll::Pending if self.bell.tasks.writer.register(cx) => continue,
+                    Poll::Pending if self.slot.is_some() => ready!(self.sending_half_waits(now))?,
+                    Poll::Pending => {}
+                }
+                self.may_send()?;
+            }
+            let Some(inner) = &mut self.inner else {
+                return Poll::Ready(Err(Error::Closed));
+            };
+            if let Poll::Ready(done) =
+                Pin::new(inner).poll_ready(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
+            {
+                self.ready = done.is_ok();
+                return Poll::Ready(self.told_of_write(done.map_err(WriteError::Broken)));
+            }
+            if self.bell.tasks.writer.register(cx) {
+                continue;
+            }
+            let now = self.timer.now();
+            self.write_waits(now, true);
+            ready!(self.sending_half_waits(now))?;
+        }
+    }
+
+    /// Writes and flushes all that there is, and looks at what is due.
+    pub(super) fn flush_all(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error<E>>> {
+        if !self.may_flush()? {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let now = self.timer.now();
+            match self.write_out(now) {
+                Poll::Ready(done) => {
+                    let told = self.told_of_write(done);
+                    // A program that only sends must meet its lifetime too.
+                    if self.stale || self.alarm.is_some_and(|alarm| alarm <= now) {
+                        self.look_between(now);
+                    }
+                    return Poll::Ready(told);
+                }
+                Poll::Pending if self.bell.tasks.writer.register(cx) => {}
+                Poll::Pending => return self.sending_half_waits(now),
+            }
+        }
+    }
+
+    /// Whether messages of the program are all that there is to flush.
+    #[inline]
+    pub(super) fn unflushed_is_plain(&self) -> bool {
+        let alone = !self.unflushed.control && !self.unflushed.ping && self.slot.is_none();
+        let alone = alone && !self.asks_or_answers() && self.is_free_to_send();
+        self.unflushed.data && alone && !self.stale
+    }
+
+    #[inline]
+    pub(super) fn flush_inner(&mut self) -> Poll<Result<(), E>> {
+        match &mut self.inner {
+            Some(inner) => {
+                Pin::new(inner).poll_flush(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
+            }
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Tells the policy that messages have left, if that is all there is to do at it; whether it was.
+    #[inline]
+    pub(super) fn only_observes_flush(&mut self) -> bool {
+        let now = self.timer.now();
+        let done =
+            self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_send(now);
+        if done {
+            self.unflushed.data = false;
+            if self.extras.is_some() {
+                self.written();
+            }
+        }
+        done
+    }
+
+    #[inline(never)]
+    fn written(&mut self) {
+        if let Some(metering) = self.meter() {
+            metering.progress();
         }
     }
 
@@ -107,7 +204,7 @@ where
         self.unflushed.control
             || self.unflushed.ping
             || self.asks_or_answers()
-            || matches!(self.farewell, Farewell::Owed(_) | Farewell::Written)
+            || self.owes_farewell()
     }
 
     /// Whether a heartbeat, or an answer to the peer's, is to be given to the socket inside.
@@ -126,6 +223,13 @@ where
             Some(asks) => asks.ping.clone(),
             None => M::ping(id.payload()),
         })
+    }
+
+    #[inline]
+    fn owes_farewell(&self) -> bool {
+        let ending = self.ending.as_ref();
+        ending
+            .is_some_and(|ending| matches!(ending.farewell, Farewell::Owed(_) | Farewell::Written))
     }
 
     /// Gives up what is not worth saying on a connection that ends.
@@ -184,8 +288,8 @@ where
                 Poll::Ready(Ok(())) => break,
                 Poll::Ready(Err(WriteError::Refused(error))) => {
                     report::send_error(self.label_or_dash(), &error);
-                    self.refused = Some(Box::new(Error::Socket(error)));
-                    self.tasks.writer.wake();
+                    self.ending_mut().refused = Some(Error::Socket(error));
+                    self.bell.tasks.writer.wake();
                 }
                 Poll::Ready(Err(WriteError::Broken(error))) => {
                     self.write_broke(now, Err(error));
@@ -194,7 +298,7 @@ where
             }
         }
         // A task that waits for this flush did not see it.
-        self.tasks.writer.wake();
+        self.bell.tasks.writer.wake();
     }
 
     /// A send that waited for room may have been given up, and its clock runs on.
@@ -202,16 +306,16 @@ where
         let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
             return;
         };
-        match Pin::new(inner).poll_ready(&mut Context::from_waker(&self.both)) {
+        match Pin::new(inner).poll_ready(&mut Context::from_waker(&waker_ref(&self.bell.tasks))) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
                 self.ready = true;
                 self.observe(now, Event::Flushed);
-                self.tasks.writer.wake();
+                self.bell.tasks.writer.wake();
             }
             Poll::Ready(Err(error)) => {
                 self.write_broke(now, Err(error));
-                self.tasks.writer.wake();
+                self.bell.tasks.writer.wake();
             }
         }
     }
@@ -219,11 +323,11 @@ where
     /// Nothing more can be written, so the connection is over. What the peer has still sent, its Close
     /// frame above all, is worth reading, for as long as a closing handshake may take.
     pub(super) fn write_broke(&mut self, now: Timestamp, error: Result<(), E>) {
-        if matches!(self.write_side, WriteSide::Sound) {
+        if matches!(self.ending().write_side, WriteSide::Sound) {
             if let Err(error) = &error {
                 report::send_error(self.label_or_dash(), error);
             }
-            self.write_side = WriteSide::Failed(Box::new(error.err()));
+            self.ending_mut().write_side = WriteSide::Failed(error.err());
         }
         self.unflushed = Unflushed::default();
         self.drop_heartbeats();
@@ -246,7 +350,7 @@ where
             WriteError::Broken(error) => {
                 report::send_error(self.label_or_dash(), &error);
                 self.write_broke(self.timer.now(), Ok(()));
-                self.tasks.reader.wake();
+                self.bell.tasks.reader.wake();
                 Error::Socket(error)
             }
         }
@@ -273,7 +377,7 @@ where
 
     /// Sends fail at once with the verdict, from when it is given.
     pub(super) fn may_send(&self) -> Result<(), Error<E>> {
-        match (&self.verdict, &self.inner) {
+        match (&self.ending().verdict, &self.inner) {
             (Some(verdict), _) => Err(Error::TimedOut(verdict.clone())),
             (None, None) => Err(Error::Closed),
             (None, Some(_)) => Ok(()),
@@ -282,7 +386,7 @@ where
 
     /// What the sending half is told once a write has failed, whoever met it: why, then that it is over.
     pub(super) fn write_side_is_sound(&mut self) -> Result<(), Error<E>> {
-        match &mut self.write_side {
+        match &mut self.ending_mut().write_side {
             WriteSide::Sound => Ok(()),
             WriteSide::Failed(error) => Err(error.take().map_or(Error::Closed, Error::Socket)),
         }
@@ -291,7 +395,8 @@ where
     /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
     #[inline]
     fn is_free_to_send(&self) -> bool {
-        self.policy.phase() == Phase::Open && self.refused.is_none()
+        let ending = self.ending.as_ref();
+        self.policy.phase() == Phase::Open && ending.is_none_or(|ending| ending.refused.is_none())
     }
 
     /// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455, 5.5.1),
@@ -301,9 +406,15 @@ where
         if self.is_free_to_send() {
             return Ok(());
         }
-        self.may_send()?;
-        self.write_side_is_sound()?;
-        Err(self.refused.take().map_or(Error::Closed, |error| *error))
+        Err(self.why_not_to_send())
+    }
+
+    #[cold]
+    fn why_not_to_send(&mut self) -> Error<E> {
+        match self.may_send().and_then(|()| self.write_side_is_sound()) {
+            Ok(()) => self.ending_mut().refused.take().unwrap_or(Error::Closed),
+            Err(error) => error,
+        }
     }
 
     /// Whether there is something to flush; after the end, whether all had left.
@@ -312,10 +423,10 @@ where
         if self.is_free_to_send() {
             return Ok(true);
         }
-        if let Some(error) = self.refused.take() {
-            return Err(*error);
+        if let Some(error) = self.ending_mut().refused.take() {
+            return Err(error);
         }
-        if self.verdict.is_none() {
+        if self.ending().verdict.is_none() {
             self.write_side_is_sound()?;
         }
         match self.may_send() {
@@ -329,9 +440,9 @@ where
         if self.policy.phase() == Phase::Open {
             self.observe(self.timer.now(), Event::CloseStart);
             self.drop_heartbeats();
-            self.farewell = Farewell::Owed(Box::new(frame));
+            self.ending_mut().farewell = Farewell::Owed(frame);
             // Whoever fed the frame may never flush it.
-            self.tasks.reader.wake();
+            self.bell.tasks.reader.wake();
         }
     }
 }
