@@ -168,7 +168,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
             let Some(mut parts) = self.slots.parts(slot, now) else {
                 continue;
             };
-            let due = parts.due(Judged::All);
+            let due = parts.due(Judged::All, |_| {});
             match due {
                 Ok(Action::Abort(_)) => self.arm(slot, None),
                 // What comes next is seen when the driver, who may have done it by then, polls again.

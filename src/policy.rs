@@ -379,8 +379,20 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     #[inline]
     pub(crate) fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
+        self.decide_after(now, judged, |_| {})
+    }
+
+    /// [`decide`](Self::decide), with a last look before a verdict: what was known then is known no more
+    /// after it.
+    #[inline]
+    pub(crate) fn decide_after(
+        &mut self,
+        now: Timestamp,
+        judged: Judged,
+        before_verdict: impl FnOnce(View<'_>),
+    ) -> Action {
         let now = self.see(now);
-        match self.parts().due(judged) {
+        match self.parts().due(judged, before_verdict) {
             Ok(action) => action,
             Err(next) if self.hot.phase == Phase::Open => {
                 let look = now.deadline(self.config().heartbeat_interval);
@@ -624,7 +636,11 @@ impl Parts<'_> {
 
     /// What is due now, or when something will be.
     #[inline]
-    pub(crate) fn due(&mut self, judged: Judged) -> Result<Action, Option<Timestamp>> {
+    pub(crate) fn due(
+        &mut self,
+        judged: Judged,
+        before_verdict: impl FnOnce(View<'_>),
+    ) -> Result<Action, Option<Timestamp>> {
         if let Phase::Aborted(reason) = self.hot.phase {
             return Ok(Action::Abort(reason));
         }
@@ -633,7 +649,12 @@ impl Parts<'_> {
             return Err(next);
         }
         match self.judge(judged) {
-            Some(row) => Ok(self.act(row.gives)),
+            Some(row) => {
+                if !matches!(row.gives, Due::SendPing) {
+                    before_verdict(self.view());
+                }
+                Ok(self.act(row.gives))
+            }
             None => Err(self.view().earliest(judged)),
         }
     }

@@ -11,7 +11,7 @@ use futures_util::task::waker_ref;
 use super::{Doubt, TimeoutSocket};
 use crate::event::{Action, Event};
 use crate::message::Message;
-use crate::policy::Judged;
+use crate::policy::{Judged, View};
 use crate::report;
 use crate::time::{Timestamp, earlier};
 use crate::timer::{Timer, within_a_day};
@@ -81,16 +81,15 @@ where
         }
         let grace = self.policy.grace();
         while self.inner.is_some() {
-            // What was known when a verdict was given is known no more after it.
-            let due = self.policy.next_deadline().filter(|&at| at <= now);
-            let before = due.map(|_| self.policy.status(now));
-            match self.policy.decide(now, judged) {
+            let mut known = None;
+            let tell = |view: View<'_>| known = Some(view.status(now));
+            match self.policy.decide_after(now, judged, tell) {
                 Action::SendPing(_) => {
                     self.ping_owed = true;
                     self.act_before_judging(now);
                 }
-                Action::Close(reason) => self.close_with(now, reason, before),
-                Action::Abort(reason) => self.abort(now, reason, before),
+                Action::Close(reason) => self.close_with(now, reason, known),
+                Action::Abort(reason) => self.abort(now, reason, known),
                 Action::Idle { until } => {
                     let soon = now.checked_add(A_MOMENT).filter(|_| again_soon);
                     let next = earlier(until, self.policy.next_look_after(now));

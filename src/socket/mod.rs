@@ -210,12 +210,14 @@ struct PeerClose {
 struct Tasks {
     reader: Task,
     writer: Task,
+    /// Whether either may wait for the socket inside to write: its waker is left there by every write, and
+    /// many transports wake a writer at each thing to read.
+    awaits_room: AtomicBool,
     /// Whether the alarm has woken them since it was last asked: without that it cannot have rung.
     bell_rang: AtomicBool,
 }
 
-/// What the alarm wakes. Many transports wake a writer that waits for nothing at each thing to read, so
-/// who was woken by what is to be told apart.
+/// What the alarm wakes, so that it is told apart from the transport.
 #[derive(Debug)]
 struct Bell {
     tasks: Arc<Tasks>,
@@ -230,8 +232,22 @@ impl Tasks {
         Self {
             reader: Task::new(),
             writer: Task::new(),
+            awaits_room: AtomicBool::new(false),
             bell_rang: AtomicBool::new(false),
         }
+    }
+
+    /// To be called before a write is tried: a wake-up that came before is none for it, and whoever takes
+    /// the waker from where the write leaves it sees this.
+    #[inline]
+    fn await_room(&self) {
+        self.awaits_room.store(true, Ordering::Release);
+    }
+
+    /// Everything has left.
+    #[inline]
+    fn await_nothing(&self) {
+        self.awaits_room.store(false, Ordering::Release);
     }
 
     fn wake_both(&self) {
@@ -253,7 +269,9 @@ impl Tasks {
 
 impl ArcWake for Tasks {
     fn wake_by_ref(tasks: &Arc<Self>) {
-        tasks.wake_both();
+        if tasks.awaits_room.load(Ordering::Acquire) {
+            tasks.wake_both();
+        }
     }
 }
 
@@ -284,11 +302,13 @@ impl Task {
 
     /// The same where the one to wake is known without the lock.
     #[inline]
-    fn register_in_place_of(&self, known: &mut Waker, cx: &Context<'_>) {
-        if !known.will_wake(cx.waker()) {
+    fn register_in_place_of(&self, known: &mut Waker, cx: &Context<'_>) -> bool {
+        let another = !known.will_wake(cx.waker());
+        if another {
             known.clone_from(cx.waker());
             self.register(cx);
         }
+        another
     }
 
     fn wake(&self) {
@@ -473,7 +493,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
             && !self.policy.awaits_answer_or_in_grace(now);
         self.policy.observe(now, event);
-        self.stale |= !only_later && self.alarm_is_late();
+        self.stale = self.stale || (!only_later && self.alarm_is_late());
     }
 
     /// Whether the alarm, if any, rings too late for what comes next.

@@ -14,7 +14,7 @@ use super::judging::A_MOMENT;
 use crate::config::TimeoutConfig;
 use crate::error::{Closing, Error, Verdict};
 use crate::event::{Action, Event};
-use crate::policy::{Judged, TimeoutPolicy};
+use crate::policy::{Judged, TimeoutPolicy, View};
 use crate::report;
 use crate::timer::{Timer, within_a_day};
 
@@ -53,13 +53,14 @@ where
                     turns = 0;
                     Judged::All
                 };
-                let status = policy.status(now);
-                match policy.decide(now, judged) {
+                let mut known = None;
+                let tell = |view: View<'_>| known = Some(view.status(now));
+                match policy.decide_after(now, judged, tell) {
                     Action::Abort(reason) => {
                         let verdict = Verdict {
                             reason,
                             within: None,
-                            status: Box::new(status),
+                            status: Box::new(known.unwrap_or_else(|| policy.status(now))),
                             closing: Closing::Unwritten,
                         };
                         report::verdict("-", &verdict, policy.config());

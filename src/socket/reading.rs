@@ -31,6 +31,10 @@ where
     /// A pass of the reading half. Almost every message, and every wait, has the short way.
     #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        if self.bell.tasks.bell_rang() {
+            // Before the read, which is then one after the ring.
+            self.alarm_rings();
+        }
         match self.poll_inner(cx) {
             Poll::Ready(Some(Ok(message))) if self.only_observes(&message) => {
                 Poll::Ready(Some(Ok(message)))
@@ -67,8 +71,8 @@ where
     #[inline]
     fn only_waits(&mut self, cx: &Context<'_>) -> bool {
         let tasks = &*self.bell.tasks;
-        tasks.reader.register_in_place_of(&mut self.reader, cx);
-        let rings = self.rang.is_some() || tasks.bell_rang();
+        let another = tasks.reader.register_in_place_of(&mut self.reader, cx);
+        let rings = self.rang.is_some() || (another && tasks.bell_rang());
         let moved = self.extras.is_some() && self.bytes_moved();
         !(rings || self.stale || moved || self.owes())
     }
@@ -87,6 +91,7 @@ where
     }
 
     /// All that can come of what was read, until there is something to say.
+    #[inline(never)]
     fn go_on(
         &mut self,
         read: Poll<Option<Result<M, E>>>,

@@ -46,6 +46,7 @@ where
                 return Poll::Ready(Ok(()));
             };
             let mut inner = Pin::new(inner);
+            self.bell.tasks.await_room();
             let waker = waker_ref(&self.bell.tasks);
             let cx = &mut Context::from_waker(&waker);
 
@@ -117,6 +118,7 @@ where
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(Err(Error::Closed));
             };
+            self.bell.tasks.await_room();
             if let Poll::Ready(done) =
                 Pin::new(inner).poll_ready(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
             {
@@ -133,6 +135,7 @@ where
     }
 
     /// Writes and flushes all that there is, and looks at what is due.
+    #[inline(never)]
     pub(super) fn flush_all(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error<E>>> {
         if !self.may_flush()? {
             return Poll::Ready(Ok(()));
@@ -166,6 +169,7 @@ where
     pub(super) fn flush_inner(&mut self) -> Poll<Result<(), E>> {
         match &mut self.inner {
             Some(inner) => {
+                self.bell.tasks.await_room();
                 Pin::new(inner).poll_flush(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
             }
             None => Poll::Ready(Ok(())),
@@ -179,6 +183,7 @@ where
         let done =
             self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_send(now);
         if done {
+            self.bell.tasks.await_nothing();
             self.unflushed.data = false;
             if self.extras.is_some() {
                 self.written();
@@ -240,6 +245,7 @@ where
 
     /// Everything that the socket inside held has left.
     pub(super) fn flushed(&mut self, now: Timestamp) {
+        self.bell.tasks.await_nothing();
         let Unflushed {
             data,
             control,
@@ -306,6 +312,7 @@ where
         let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
             return;
         };
+        self.bell.tasks.await_room();
         match Pin::new(inner).poll_ready(&mut Context::from_waker(&waker_ref(&self.bell.tasks))) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
