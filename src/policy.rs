@@ -316,7 +316,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     /// Records that messages have left if that does nothing but move deadlines away; whether it did.
-    #[cfg(feature = "socket")]
+    #[cfg(any(test, feature = "socket"))]
     #[inline]
     pub(crate) fn observe_plain_send(&mut self, now: Timestamp) -> bool {
         let plain = self.hot.is_plain() && self.hot.ping == Ping::Quiet;
@@ -1138,6 +1138,50 @@ mod tests {
         assert_eq!(offset_of!(TimeoutPolicy<&TimeoutConfig>, cold), 64);
         let state = size_of::<TimeoutPolicy<&TimeoutConfig>>() - size_of::<&TimeoutConfig>();
         assert!(state <= 176, "the state takes {state} bytes");
+    }
+
+    /// With all that three events, and the looks between them, can make of a connection.
+    #[test]
+    fn a_message_that_leaves_the_short_way_is_a_send_like_any_other() {
+        let at = Timestamp::from_secs;
+        let config = TimeoutConfig::default();
+        let events = [
+            Event::Tick,
+            Event::Recv,
+            Event::RecvPartial { total: 9 },
+            Event::Ping,
+            Event::Pong(Some(PingId::new(1, 1))),
+            Event::SendStart,
+            Event::SendProgress { bytes: 9 },
+            Event::Flushed,
+            Event::PingSent(PingId::new(1, 1)),
+            Event::Probe {
+                within: Duration::from_secs(1),
+            },
+            Event::Drain {
+                within: Duration::from_secs(1),
+            },
+            Event::CloseStart,
+        ];
+        let (mut short, mut long) = (0, 0);
+        let pairs = events.map(|first| events.map(|second| (first, second)));
+        for (first, second) in pairs.into_iter().flatten() {
+            for (third, then) in events.iter().flat_map(|&event| [(event, 3), (event, 26)]) {
+                let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+                policy.handle(at(1), first);
+                policy.handle(at(2), second);
+                policy.handle(at(then), third);
+                let mut observed = policy.clone();
+                observed.observe(at(27), Event::SendOk);
+                if policy.observe_plain_send(at(27)) {
+                    short += 1;
+                    assert_eq!(policy, observed, "{first:?}, {second:?}, {third:?}");
+                } else {
+                    long += 1;
+                }
+            }
+        }
+        assert!(short > 100 && long > 100, "{short} and {long}");
     }
 
     /// What lies beyond the hot part is replaced by garbage, so whoever reads it decides differently.

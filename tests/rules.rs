@@ -10,10 +10,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
+use tokio::io::AsyncWriteExt;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    CloseReason, Closing, Error, Heartbeat, IdleScope, PongEvidence, Received, TimeoutConfig,
-    TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+    CloseReason, Closing, Error, Heartbeat, IdleScope, Metered, PongEvidence, Received,
+    TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
 type Guarded = TimeoutSocket<Wire, Hand>;
@@ -57,7 +58,11 @@ struct World {
     unseen: VecDeque<Message>,
     unseen_room: bool,
     incoming: VecDeque<Message>,
+    /// How often it was asked for a message, and how often it had one.
+    looks: u32,
     reads: u32,
+    /// Whether the alarm rings while it is asked.
+    rings_meanwhile: bool,
     ended: bool,
     /// Whether the transport takes nothing.
     full: bool,
@@ -122,6 +127,13 @@ impl Stream for Wire {
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut world = self.0.world();
+        world.looks += 1;
+        if std::mem::take(&mut world.rings_meanwhile) {
+            let alarm = world.alarm.unwrap();
+            drop(world);
+            self.0.at(alarm);
+            world = self.0.world();
+        }
         match world.incoming.pop_front() {
             Some(message) => {
                 world.reads += 1;
@@ -305,6 +317,32 @@ fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
     shared.at(2 * SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().pongs_received, 1);
+}
+
+#[test]
+fn rule_2_an_alarm_costs_one_read() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    waits(&mut socket);
+    let looks = shared.world().looks;
+    shared.at(SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().pings_sent, 1);
+    assert_eq!(shared.world().looks - looks, 1);
+}
+
+#[test]
+fn rule_2_a_task_that_takes_over_hears_the_ring_that_woke_the_other() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    waits(&mut socket);
+    shared.world().rings_meanwhile = true;
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
+    assert!(read.is_pending());
+    let heard = socket.status().pings_sent == 1 || woken.0.load(Ordering::Relaxed);
+    assert!(heard, "the ring is lost");
 }
 
 /// Lets the reactor turn so often, a millisecond apart, and gives what a read finds after the last.
@@ -607,6 +645,73 @@ fn rule_8_a_flush_of_the_reading_half_wakes_the_writer_too() {
         "the reading half has tried its ping"
     );
     writer.0.store(false, Ordering::Relaxed);
+    let room = shared.world().write_waker.take();
+    room.unwrap().wake();
+    assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
+}
+
+#[test]
+fn rule_8_a_transport_with_something_to_read_wakes_no_writer_that_waits_for_nothing() {
+    for full in [false, true] {
+        let shared = Shared::default();
+        let mut socket = shared.socket(bare().ping_interval(SECOND));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut task = Context::from_waker(&waker);
+        assert!(socket.poll_next_unpin(&mut task).is_pending());
+        // The transport keeps the waker of this flush.
+        shared.world().full = true;
+        socket.start_send_unpin(data()).unwrap();
+        assert!(socket.poll_flush_unpin(&mut task).is_pending());
+        shared.world().full = full;
+        assert_eq!(socket.poll_flush_unpin(&mut task).is_pending(), full);
+        woken.0.store(false, Ordering::Relaxed);
+        let left = shared.world().write_waker.take();
+        left.unwrap().wake();
+        assert_eq!(woken.0.load(Ordering::Relaxed), full);
+    }
+}
+
+#[test]
+fn rule_8_a_message_that_leaves_at_once_leaves_no_writer_to_wake() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut task = Context::from_waker(&waker);
+    assert!(socket.poll_next_unpin(&mut task).is_pending());
+    shared.world().full = true;
+    assert!(socket.send(data()).now_or_never().is_none());
+    let left = shared.world().write_waker.take();
+    shared.world().full = false;
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    // Now the transport has that of a write which has long left.
+    woken.0.store(false, Ordering::Relaxed);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    left.unwrap().wake();
+    assert!(!woken.0.load(Ordering::Relaxed));
+}
+
+#[test]
+fn rule_8_a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare());
+    let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+    shared.world().no_place = true;
+    let waker = Waker::from(writer.clone());
+    let mut sending = Context::from_waker(&waker);
+    assert!(socket.poll_ready_unpin(&mut sending).is_pending());
+    let waker = Waker::from(reader.clone());
+    shared.world().incoming.push_back(Message::Ping("x".into()));
+    // Its answer is flushed at once.
+    let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
+    assert!(read.is_ready());
+    // Either it is woken now, or when there is a place.
+    let woken = writer.0.swap(false, Ordering::Relaxed);
+    if woken {
+        assert!(socket.poll_ready_unpin(&mut sending).is_pending());
+    }
+    shared.world().no_place = false;
     let room = shared.world().write_waker.take();
     room.unwrap().wake();
     assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
@@ -1106,6 +1211,35 @@ fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
     socket.send(data()).now_or_never().unwrap().unwrap();
     let sent = socket.send(data()).now_or_never();
     assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
+}
+
+#[test]
+fn rule_4_who_only_sends_meets_the_lifetime() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(bare().connection_timeout(SECOND));
+    for now in [0, 500, 999, 1000] {
+        shared.at(now * MS);
+        socket.send(data()).now_or_never().unwrap().unwrap();
+    }
+    let sent = socket.send(data()).now_or_never();
+    assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
+}
+
+#[test]
+fn the_bytes_of_a_message_that_has_left_are_no_progress_of_the_next() {
+    let shared = Shared::default();
+    let mut io = Metered::new(tokio::io::sink());
+    let config = bare().ping_interval(SECOND).message_timeout(60 * SECOND);
+    let mut socket = shared.socket(config).with_meter(io.meter());
+    waits(&mut socket);
+    io.write_all(b"data").now_or_never().unwrap().unwrap();
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    shared.world().full = true;
+    shared.at(SECOND);
+    waits(&mut socket);
+    let status = socket.status();
+    assert_eq!(status.ping_unsent, Some(Duration::ZERO));
+    assert_eq!(status.since_active, SECOND);
 }
 
 #[test]

@@ -165,11 +165,11 @@ where
         self.unflushed.data && alone && !self.stale
     }
 
+    /// One try; who waits after it tries again with [`flush_all`](Self::flush_all), which is then woken.
     #[inline]
     pub(super) fn flush_inner(&mut self) -> Poll<Result<(), E>> {
         match &mut self.inner {
             Some(inner) => {
-                self.bell.tasks.await_room();
                 Pin::new(inner).poll_flush(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
             }
             None => Poll::Ready(Ok(())),
