@@ -320,6 +320,20 @@ fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
 }
 
 #[test]
+fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_judged() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, bare());
+    let pong = shared.pong();
+    shared.world().unseen.push_back(pong);
+    shared.world().rings_meanwhile = true;
+    // By another task than the one that the ring wakes.
+    let waker = Waker::from(Arc::new(Woken::default()));
+    let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
+    assert!(read.is_pending(), "{read:?}");
+    assert_eq!(socket.status().pongs_received, 1);
+}
+
+#[test]
 fn rule_2_an_alarm_costs_one_read() {
     let shared = Shared::default();
     let mut socket = shared.socket(bare().ping_interval(SECOND));

@@ -26,7 +26,7 @@ where
     /// Whether the alarm has just rung.
     pub(super) fn alarm_rings(&mut self) -> bool {
         if self.alarm.is_none()
-            || !self.bell.tasks.heard_the_bell()
+            || !self.bell.take_ring()
             || self
                 .timer
                 .poll(&mut Context::from_waker(&waker_ref(&self.bell)))

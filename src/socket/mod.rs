@@ -213,14 +213,14 @@ struct Tasks {
     /// Whether either may wait for the socket inside to write: its waker is left there by every write, and
     /// many transports wake a writer at each thing to read.
     awaits_room: AtomicBool,
-    /// Whether the alarm has woken them since it was last asked: without that it cannot have rung.
-    bell_rang: AtomicBool,
 }
 
 /// What the alarm wakes, so that it is told apart from the transport.
 #[derive(Debug)]
 struct Bell {
     tasks: Arc<Tasks>,
+    /// Whether the alarm has woken them since it was last asked: without that it cannot have rung.
+    rang: AtomicBool,
 }
 
 /// The task that polls one half. The lock is taken when another one does, and to wake it.
@@ -233,12 +233,11 @@ impl Tasks {
             reader: Task::new(),
             writer: Task::new(),
             awaits_room: AtomicBool::new(false),
-            bell_rang: AtomicBool::new(false),
         }
     }
 
-    /// To be called before a write is tried: a wake-up that came before is none for it, and whoever takes
-    /// the waker from where the write leaves it sees this.
+    /// To be called before a write that may wait. Whoever takes the waker from where the write has left it
+    /// sees this; whoever took it before has nothing to tell that the write does not see for itself.
     #[inline]
     fn await_room(&self) {
         self.awaits_room.store(true, Ordering::Release);
@@ -254,16 +253,18 @@ impl Tasks {
         self.reader.wake();
         self.writer.wake();
     }
+}
 
+impl Bell {
     #[inline]
-    fn bell_rang(&self) -> bool {
-        self.bell_rang.load(Ordering::Acquire)
+    fn rang(&self) -> bool {
+        self.rang.load(Ordering::Acquire)
     }
 
     /// Whether the alarm has woken them since the last call.
-    fn heard_the_bell(&self) -> bool {
+    fn take_ring(&self) -> bool {
         // A load is much less than a swap, and the answer is mostly no.
-        self.bell_rang() && self.bell_rang.swap(false, Ordering::AcqRel)
+        self.rang() && self.rang.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -277,7 +278,7 @@ impl ArcWake for Tasks {
 
 impl ArcWake for Bell {
     fn wake_by_ref(bell: &Arc<Self>) {
-        bell.tasks.bell_rang.store(true, Ordering::Release);
+        bell.rang.store(true, Ordering::Release);
         bell.tasks.wake_both();
     }
 }
@@ -365,6 +366,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             stale: true,
             bell: Arc::new(Bell {
                 tasks: Arc::new(Tasks::new()),
+                rang: AtomicBool::new(false),
             }),
             reader: Waker::noop().clone(),
             slot: None,

@@ -31,7 +31,7 @@ where
     /// A pass of the reading half. Almost every message, and every wait, has the short way.
     #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
-        if self.bell.tasks.bell_rang() {
+        if self.bell.rang() {
             // Before the read, which is then one after the ring.
             self.alarm_rings();
         }
@@ -70,9 +70,9 @@ where
     /// Whether there is nothing to do but wait, where nothing was left to read.
     #[inline]
     fn only_waits(&mut self, cx: &Context<'_>) -> bool {
-        let tasks = &*self.bell.tasks;
-        let another = tasks.reader.register_in_place_of(&mut self.reader, cx);
-        let rings = self.rang.is_some() || (another && tasks.bell_rang());
+        let reader = &self.bell.tasks.reader;
+        let another = reader.register_in_place_of(&mut self.reader, cx);
+        let rings = self.rang.is_some() || (another && self.bell.rang());
         let moved = self.extras.is_some() && self.bytes_moved();
         !(rings || self.stale || moved || self.owes())
     }
