@@ -576,6 +576,39 @@ impl View<'_> {
         found
     }
 
+    /// The first row of the table that is due, and whether a grace begins for what is overdue by our own
+    /// fault, which is not.
+    #[cold]
+    fn judge(&self, judged: Judged) -> (Option<Row>, bool) {
+        let now = self.now;
+        let late_beyond_tolerance = |row: &Row| match (row.at, self.config.stall_tolerance) {
+            (Some(at), Some(tolerance)) => now.nanos_since(at) > tolerance.get(),
+            _ => false,
+        };
+        let is_due = |row: &Row| self.counts_as(row).is_some_and(|at| at <= now);
+
+        // "No grace begins while a *peer* deadline that had one is due again."
+        let mut spent = false;
+        if self.hot.rare {
+            self.each_deadline(|row| spent |= self.grace_of(&row).is_some() && is_due(&row));
+        }
+
+        let mut excused = false;
+        let mut first = None;
+        self.each_deadline(|row| {
+            if first.is_some() || !judged.includes(&row) || !is_due(&row) {
+                return;
+            }
+            let covered = row.whose != Whose::Ours && excused;
+            let forgiven = row.whose != Whose::Ours && !spent && late_beyond_tolerance(&row);
+            excused |= forgiven;
+            if !covered && !forgiven {
+                first = Some(row);
+            }
+        });
+        (first, excused)
+    }
+
     fn is_due(&self, kind: DeadlineKind, now: Timestamp) -> bool {
         self.deadline(kind).is_some_and(|at| at <= now)
     }
@@ -648,52 +681,18 @@ impl Parts<'_> {
         if next.is_none_or(|at| at > self.now) {
             return Err(next);
         }
-        match self.judge(judged) {
-            Some(row) => {
-                if !matches!(row.gives, Due::SendPing) {
-                    before_verdict(self.view());
-                }
-                Ok(self.act(row.gives))
-            }
-            None => Err(self.view().earliest(judged)),
+        let (first, grace_begins) = self.view().judge(judged);
+        if first.is_some_and(|row| !matches!(row.gives, Due::SendPing)) {
+            before_verdict(self.view());
         }
-    }
-
-    /// The first row of the table that is due, after a grace has begun for what is overdue by our own
-    /// fault.
-    #[cold]
-    fn judge(&mut self, judged: Judged) -> Option<Row> {
-        let (now, view) = (self.now, self.view());
-        let late_beyond_tolerance = |row: &Row| match (row.at, view.config.stall_tolerance) {
-            (Some(at), Some(tolerance)) => now.nanos_since(at) > tolerance.get(),
-            _ => false,
-        };
-        let is_due = |row: &Row| view.counts_as(row).is_some_and(|at| at <= now);
-
-        // "No grace begins while a *peer* deadline that had one is due again."
-        let mut spent = false;
-        if self.hot.rare {
-            view.each_deadline(|row| spent |= view.grace_of(&row).is_some() && is_due(&row));
-        }
-
-        let mut excused = false;
-        let mut first = None;
-        view.each_deadline(|row| {
-            if first.is_some() || !judged.includes(&row) || !is_due(&row) {
-                return;
-            }
-            let covered = row.whose != Whose::Ours && excused;
-            let forgiven = row.whose != Whose::Ours && !spent && late_beyond_tolerance(&row);
-            excused |= forgiven;
-            if !covered && !forgiven {
-                first = Some(row);
-            }
-        });
-        if excused {
-            self.cold.grace = Some(now);
+        if grace_begins {
+            self.cold.grace = Some(self.now);
             self.hot.rare = true;
         }
-        first
+        match first {
+            Some(row) => Ok(self.act(row.gives)),
+            None => Err(self.view().earliest(judged)),
+        }
     }
 
     fn act(&mut self, due: Due) -> Action {
@@ -1054,6 +1053,7 @@ impl Cold {
 }
 
 /// A row of the table of deadlines.
+#[derive(Clone, Copy)]
 struct Row {
     kind: DeadlineKind,
     at: Option<Timestamp>,

@@ -334,6 +334,25 @@ fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_j
 }
 
 #[test]
+fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
+    let shared = Shared::default();
+    let config = bare().ping_interval(60 * SECOND).pong_timeout(60 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.world().incoming.extend([data(), data()]);
+    shared.world().origin += 3600 * SECOND;
+    shared.at(60 * SECOND);
+    for _ in 0..2 {
+        assert!(socket.next().now_or_never().is_some());
+    }
+    waits(&mut socket);
+    let now = shared.world().now;
+    shared.at(now + 10 * SECOND);
+    let read = socket.next().now_or_never();
+    assert_eq!(reason(read), CloseReason::PongTimeout);
+}
+
+#[test]
 fn rule_2_an_alarm_costs_one_read() {
     let shared = Shared::default();
     let mut socket = shared.socket(bare().ping_interval(SECOND));
@@ -669,41 +688,97 @@ fn rule_8_a_transport_with_something_to_read_wakes_no_writer_that_waits_for_noth
     for full in [false, true] {
         let shared = Shared::default();
         let mut socket = shared.socket(bare().ping_interval(SECOND));
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
+        waits(&mut socket);
+        let writer = Arc::new(Woken::default());
+        let waker = Waker::from(writer.clone());
         let mut task = Context::from_waker(&waker);
-        assert!(socket.poll_next_unpin(&mut task).is_pending());
         // The transport keeps the waker of this flush.
         shared.world().full = true;
         socket.start_send_unpin(data()).unwrap();
         assert!(socket.poll_flush_unpin(&mut task).is_pending());
         shared.world().full = full;
         assert_eq!(socket.poll_flush_unpin(&mut task).is_pending(), full);
-        woken.0.store(false, Ordering::Relaxed);
         let left = shared.world().write_waker.take();
+        writer.0.store(false, Ordering::Relaxed);
         left.unwrap().wake();
-        assert_eq!(woken.0.load(Ordering::Relaxed), full);
+        assert_eq!(writer.0.load(Ordering::Relaxed), full);
     }
+}
+
+/// A transport with one place for a waker, whoever polls it, and what it has to read.
+#[derive(Clone, Default)]
+struct OnePlace(Arc<Mutex<(Option<Waker>, VecDeque<Message>)>>);
+
+impl Stream for OnePlace {
+    type Item = Result<Message, WsError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut place = self.0.lock().unwrap();
+        place.0 = Some(cx.waker().clone());
+        let message = place.1.pop_front();
+        message.map_or(Poll::Pending, |message| Poll::Ready(Some(Ok(message))))
+    }
+}
+
+impl Sink<Message> for OnePlace {
+    type Error = WsError;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        self.poll_flush(cx)
+    }
+
+    fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), WsError> {
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        self.0.lock().unwrap().0 = Some(cx.waker().clone());
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn rule_8_a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send() {
+    let wire = OnePlace::default();
+    let hand = Hand(Shared::default());
+    let mut socket = TimeoutSocket::new(bare().build().unwrap(), hand, wire.clone());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
+    assert!(read.is_pending());
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    let place = wire.0.lock().unwrap().0.take();
+    wire.0.lock().unwrap().1.push_back(data());
+    place.unwrap().wake();
+    assert!(woken.0.load(Ordering::Relaxed), "the reader sleeps on");
 }
 
 #[test]
 fn rule_8_a_message_that_leaves_at_once_leaves_no_writer_to_wake() {
     let shared = Shared::default();
     let mut socket = shared.socket(bare().ping_interval(SECOND));
-    let woken = Arc::new(Woken::default());
-    let waker = Waker::from(woken.clone());
+    waits(&mut socket);
+    let writer = Arc::new(Woken::default());
+    let waker = Waker::from(writer.clone());
     let mut task = Context::from_waker(&waker);
-    assert!(socket.poll_next_unpin(&mut task).is_pending());
     shared.world().full = true;
-    assert!(socket.send(data()).now_or_never().is_none());
+    socket.start_send_unpin(data()).unwrap();
+    assert!(socket.poll_flush_unpin(&mut task).is_pending());
     let left = shared.world().write_waker.take();
     shared.world().full = false;
-    socket.send(data()).now_or_never().unwrap().unwrap();
-    // Now the transport has that of a write which has long left.
-    woken.0.store(false, Ordering::Relaxed);
-    socket.send(data()).now_or_never().unwrap().unwrap();
+    for _ in 0..2 {
+        assert!(socket.poll_flush_unpin(&mut task).is_ready());
+        assert!(socket.poll_ready_unpin(&mut task).is_ready());
+        socket.start_send_unpin(data()).unwrap();
+    }
+    assert!(socket.poll_flush_unpin(&mut task).is_ready());
+    writer.0.store(false, Ordering::Relaxed);
     left.unwrap().wake();
-    assert!(!woken.0.load(Ordering::Relaxed));
+    assert!(!writer.0.load(Ordering::Relaxed));
 }
 
 #[test]

@@ -36,20 +36,20 @@ where
         }
         self.rang = self.alarm.take();
         self.rings = self.rings.wrapping_add(1);
-        let now = self.timer.now();
+        true
+    }
+
+    /// Doubts the link if the machine was suspended since the last look. Asked when nothing is left to read:
+    /// what came before that tells nothing of the link.
+    pub(super) fn doubt_after_a_resume(&mut self, now: Timestamp) {
         let ahead = wall_ahead(&self.timer, now);
         let asleep = ahead.since(self.wall_ahead);
         self.wall_ahead = ahead;
         if asleep > RESUME && self.policy.config().pong_timeout().is_some() {
             report::resumed(self.label_or_dash(), asleep);
-            self.observe(
-                now,
-                Event::Probe {
-                    within: RESUME_PROBE,
-                },
-            );
+            let within = RESUME_PROBE;
+            self.observe(now, Event::Probe { within });
         }
-        true
     }
 
     /// Asks the policy, does what it says, and sets the alarm for what comes next. `whose` is what the
@@ -82,7 +82,7 @@ where
         let grace = self.policy.grace();
         while self.inner.is_some() {
             let mut known = None;
-            let tell = |view: View<'_>| known = Some(view.status(now));
+            let tell = |view: View<'_>| known = Some(view.status(view.now));
             match self.policy.decide_after(now, judged, tell) {
                 Action::SendPing(_) => {
                     self.ping_owed = true;

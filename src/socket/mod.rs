@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_core::{FusedStream, Stream, TryStream};
 use futures_util::sink::Sink;
-use futures_util::task::ArcWake;
+use futures_util::task::{ArcWake, WakerRef, waker_ref};
 
 use crate::config::TimeoutConfig;
 use crate::error::{Error, Verdict};
@@ -92,7 +92,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     ending: Option<Box<Ending<S::Ok, S::Error>>>,
     /// `None` where nothing was asked for.
     extras: Option<Box<Extras<S::Ok>>>,
-    /// By how much the clock of the day was ahead of the timer's when the alarm last rang.
+    /// By how much the clock of the day was ahead of the timer's at the last look.
     wall_ahead: Timestamp,
     announced: bool,
 }
@@ -210,8 +210,8 @@ struct PeerClose {
 struct Tasks {
     reader: Task,
     writer: Task,
-    /// Whether either may wait for the socket inside to write: its waker is left there by every write, and
-    /// many transports wake a writer at each thing to read.
+    /// Whether the writer may wait for the socket inside: the waker is left there by every write, and many
+    /// transports wake it at each thing to read.
     awaits_room: AtomicBool,
 }
 
@@ -236,14 +236,15 @@ impl Tasks {
         }
     }
 
-    /// To be called before a write that may wait. Whoever takes the waker from where the write has left it
-    /// sees this; whoever took it before has nothing to tell that the write does not see for itself.
+    /// The waker for a write. Whoever takes it from where the write has left it sees that room is awaited;
+    /// whoever took it before has nothing to tell that the write does not see for itself.
     #[inline]
-    fn await_room(&self) {
+    fn await_room(self: &Arc<Self>) -> WakerRef<'_> {
         self.awaits_room.store(true, Ordering::Release);
+        waker_ref(self)
     }
 
-    /// Everything has left.
+    /// Everything has left. If the reading half has seen to that, it wakes the writer.
     #[inline]
     fn await_nothing(&self) {
         self.awaits_room.store(false, Ordering::Release);
@@ -270,8 +271,10 @@ impl Bell {
 
 impl ArcWake for Tasks {
     fn wake_by_ref(tasks: &Arc<Self>) {
+        // A transport with one place for a waker has put out that of the reader for this one.
+        tasks.reader.wake();
         if tasks.awaits_room.load(Ordering::Acquire) {
-            tasks.wake_both();
+            tasks.writer.wake();
         }
     }
 }
@@ -426,6 +429,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are kept as they are.
     pub fn with_align(mut self, align: Duration) -> Self {
+        // None is what there is without extras.
         if !align.is_zero() || self.extras.is_some() {
             self.extras().align = align;
         }
@@ -628,8 +632,10 @@ where
             match this.flush_inner() {
                 Poll::Ready(Ok(())) if this.only_observes_flush() => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => {
-                    return Poll::Ready(this.told_of_write(Err(WriteError::Broken(error))));
+                    let now = this.timer.now();
+                    return Poll::Ready(this.wrote(now, Err(WriteError::Broken(error))));
                 }
+                // Tried again there, by a task that is woken then.
                 _ => {}
             }
         }

@@ -54,7 +54,7 @@ where
                     Judged::All
                 };
                 let mut known = None;
-                let tell = |view: View<'_>| known = Some(view.status(now));
+                let tell = |view: View<'_>| known = Some(view.status(view.now));
                 match policy.decide_after(now, judged, tell) {
                     Action::Abort(reason) => {
                         let verdict = Verdict {

@@ -263,6 +263,9 @@ where
             return;
         }
         let now = self.timer.now();
+        if self.rang.is_some() {
+            self.doubt_after_a_resume(now);
+        }
         if let Some(total) = counted {
             self.observe(now, Event::RecvPartial { total });
         }
@@ -288,17 +291,20 @@ where
     pub(super) fn transport_ended(&mut self, error: Option<E>) -> Option<Result<M, Error<E>>> {
         let now = self.timer.now();
         self.observe(now, Event::Closed);
-        let ending = self.ending_mut();
-        if let Some(verdict) = &mut ending.verdict {
-            verdict.closing = match (ending.peer_close, &ending.farewell) {
-                (Some(_), _) => Closing::Answered,
-                (None, Farewell::Sent) => Closing::Ignored,
-                _ => Closing::Unwritten,
-            };
-        }
+        let ending = self.ending();
+        let closing = match (ending.peer_close, &ending.farewell) {
+            (Some(_), _) => Closing::Answered,
+            (None, Farewell::Sent) => Closing::Ignored,
+            _ => Closing::Unwritten,
+        };
         // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
-        let closed = ending.peer_close.is_some() || matches!(ending.farewell, Farewell::Sent);
-        let error = error.filter(|_| !closed && ending.verdict.is_none());
+        let closed = !matches!(closing, Closing::Unwritten);
+        let verdict = self
+            .ending
+            .as_mut()
+            .and_then(|ending| ending.verdict.as_mut());
+        let given = verdict.map(|verdict| verdict.closing = closing).is_some();
+        let error = error.filter(|_| !closed && !given);
         match &error {
             Some(error) => {
                 report::receive_error(self.label_or_dash(), error, &self.policy.status(now))
@@ -320,7 +326,7 @@ where
         if std::mem::replace(&mut self.told, true) {
             return None;
         }
-        let ending = self.ending_mut();
+        let ending = self.ending.as_mut()?;
         match (&ending.verdict, &mut ending.write_side) {
             (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
             (None, WriteSide::Failed(_)) if ending.peer_close.is_some() => None,

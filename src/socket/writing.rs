@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_util::sink::Sink;
-use futures_util::task::waker_ref;
 
 use super::{Extras, Farewell, TimeoutSocket, Unflushed, WriteError, WriteSide};
 use crate::error::Error;
@@ -46,8 +45,7 @@ where
                 return Poll::Ready(Ok(()));
             };
             let mut inner = Pin::new(inner);
-            self.bell.tasks.await_room();
-            let waker = waker_ref(&self.bell.tasks);
+            let waker = self.bell.tasks.await_room();
             let cx = &mut Context::from_waker(&waker);
 
             if !self.ready && (self.slot.is_some() || heartbeat.is_some()) {
@@ -118,9 +116,8 @@ where
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(Err(Error::Closed));
             };
-            self.bell.tasks.await_room();
-            if let Poll::Ready(done) =
-                Pin::new(inner).poll_ready(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
+            let waker = self.bell.tasks.await_room();
+            if let Poll::Ready(done) = Pin::new(inner).poll_ready(&mut Context::from_waker(&waker))
             {
                 self.ready = done.is_ok();
                 return Poll::Ready(self.told_of_write(done.map_err(WriteError::Broken)));
@@ -144,12 +141,7 @@ where
             let now = self.timer.now();
             match self.write_out(now) {
                 Poll::Ready(done) => {
-                    let told = self.told_of_write(done);
-                    // A program that only sends must meet its lifetime too.
-                    if self.stale || self.alarm.is_some_and(|alarm| alarm <= now) {
-                        self.look_between(now);
-                    }
-                    return Poll::Ready(told);
+                    return Poll::Ready(self.wrote(now, done));
                 }
                 Poll::Pending if self.bell.tasks.writer.register(cx) => {}
                 Poll::Pending => return self.sending_half_waits(now),
@@ -157,23 +149,38 @@ where
         }
     }
 
+    /// What the task that sends is told of a write, after a look: a program that only sends must meet its
+    /// lifetime too.
+    pub(super) fn wrote(
+        &mut self,
+        now: Timestamp,
+        done: Result<(), WriteError<E>>,
+    ) -> Result<(), Error<E>> {
+        let told = self.told_of_write(done);
+        if self.stale || self.alarm.is_some_and(|alarm| alarm <= now) {
+            self.look_between(now);
+        }
+        told
+    }
+
     /// Whether messages of the program are all that there is to flush.
     #[inline]
     pub(super) fn unflushed_is_plain(&self) -> bool {
-        let alone = !self.unflushed.control && !self.unflushed.ping && self.slot.is_none();
-        let alone = alone && !self.asks_or_answers() && self.is_free_to_send();
-        self.unflushed.data && alone && !self.stale
+        self.unflushed.data
+            && !(self.unflushed.control || self.unflushed.ping || self.asks_or_answers())
+            && self.slot.is_none()
+            && self.is_free_to_send()
+            && !self.stale
     }
 
-    /// One try; who waits after it tries again with [`flush_all`](Self::flush_all), which is then woken.
+    /// Flushes the socket inside, and nothing else.
     #[inline]
     pub(super) fn flush_inner(&mut self) -> Poll<Result<(), E>> {
-        match &mut self.inner {
-            Some(inner) => {
-                Pin::new(inner).poll_flush(&mut Context::from_waker(&waker_ref(&self.bell.tasks)))
-            }
-            None => Poll::Ready(Ok(())),
-        }
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Ok(()));
+        };
+        let waker = self.bell.tasks.await_room();
+        Pin::new(inner).poll_flush(&mut Context::from_waker(&waker))
     }
 
     /// Tells the policy that messages have left, if that is all there is to do at it; whether it was.
@@ -186,14 +193,15 @@ where
             self.bell.tasks.await_nothing();
             self.unflushed.data = false;
             if self.extras.is_some() {
-                self.written();
+                self.forget_progress();
             }
         }
         done
     }
 
+    /// The bytes of what has left are no progress of what comes.
     #[inline(never)]
-    fn written(&mut self) {
+    fn forget_progress(&mut self) {
         if let Some(metering) = self.meter() {
             metering.progress();
         }
@@ -262,9 +270,7 @@ where
             self.observe(now, Event::PingSent(id));
             report::ping(self.label_or_dash(), id);
         }
-        if let Some(metering) = self.meter() {
-            metering.progress();
-        }
+        self.forget_progress();
     }
 
     /// The transport takes no more for now.
@@ -312,8 +318,8 @@ where
         let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
             return;
         };
-        self.bell.tasks.await_room();
-        match Pin::new(inner).poll_ready(&mut Context::from_waker(&waker_ref(&self.bell.tasks))) {
+        let waker = self.bell.tasks.await_room();
+        match Pin::new(inner).poll_ready(&mut Context::from_waker(&waker)) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
                 self.ready = true;
@@ -393,10 +399,17 @@ where
 
     /// What the sending half is told once a write has failed, whoever met it: why, then that it is over.
     pub(super) fn write_side_is_sound(&mut self) -> Result<(), Error<E>> {
-        match &mut self.ending_mut().write_side {
-            WriteSide::Sound => Ok(()),
-            WriteSide::Failed(error) => Err(error.take().map_or(Error::Closed, Error::Socket)),
+        match self.ending.as_mut().map(|ending| &mut ending.write_side) {
+            None | Some(WriteSide::Sound) => Ok(()),
+            Some(WriteSide::Failed(error)) => {
+                Err(error.take().map_or(Error::Closed, Error::Socket))
+            }
         }
+    }
+
+    /// Why a promised message was not taken, once.
+    fn take_refusal(&mut self) -> Option<Error<E>> {
+        self.ending.as_mut()?.refused.take()
     }
 
     /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
@@ -416,10 +429,11 @@ where
         Err(self.why_not_to_send())
     }
 
+    /// What stands in the way.
     #[cold]
     fn why_not_to_send(&mut self) -> Error<E> {
         match self.may_send().and_then(|()| self.write_side_is_sound()) {
-            Ok(()) => self.ending_mut().refused.take().unwrap_or(Error::Closed),
+            Ok(()) => self.take_refusal().unwrap_or(Error::Closed),
             Err(error) => error,
         }
     }
@@ -430,7 +444,7 @@ where
         if self.is_free_to_send() {
             return Ok(true);
         }
-        if let Some(error) = self.ending_mut().refused.take() {
+        if let Some(error) = self.take_refusal() {
             return Err(error);
         }
         if self.ending().verdict.is_none() {
