@@ -67,7 +67,8 @@ where
         done
     }
 
-    /// Whether there is nothing to do but wait, where nothing was left to read.
+    /// Whether there is nothing to do but wait, where nothing was left to read. A ring since the look at
+    /// the bell has woken this task, which looks again, unless it was another that waited.
     #[inline]
     fn only_waits(&mut self, cx: &Context<'_>) -> bool {
         let reader = &self.bell.tasks.reader;
