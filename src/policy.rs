@@ -379,13 +379,13 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     #[inline]
     pub(crate) fn decide(&mut self, now: Timestamp, judged: Judged) -> Action {
-        self.decide_after(now, judged, |_| {})
+        self.decide_telling(now, judged, |_| {})
     }
 
     /// [`decide`](Self::decide), with a last look before a verdict: what was known then is known no more
     /// after it.
     #[inline]
-    pub(crate) fn decide_after(
+    pub(crate) fn decide_telling(
         &mut self,
         now: Timestamp,
         judged: Judged,
@@ -576,8 +576,8 @@ impl View<'_> {
         found
     }
 
-    /// The first row of the table that is due, and whether a grace begins for what is overdue by our own
-    /// fault, which is not.
+    /// The first row of the table that is due, and whether a grace begins: rows that are overdue by our own
+    /// fault are passed over.
     #[cold]
     fn judge(&self, judged: Judged) -> (Option<Row>, bool) {
         let now = self.now;

@@ -39,8 +39,8 @@ where
         true
     }
 
-    /// Doubts the link if the machine was suspended since the last look. Asked when nothing is left to read:
-    /// what came before that tells nothing of the link.
+    /// Doubts the link if the machine was suspended since this was last asked. Asked when nothing is left to
+    /// read: what came before a suspension tells nothing of the link after it.
     pub(super) fn doubt_after_a_resume(&mut self, now: Timestamp) {
         let ahead = wall_ahead(&self.timer, now);
         let asleep = ahead.since(self.wall_ahead);
@@ -62,7 +62,7 @@ where
         let is_due = |after, whose| self.policy.peer_is_due_after(after, now, whose);
         let in_doubt = is_due(None, Judged::All);
         let due = in_doubt && is_due(None, whose);
-        let seen = self.rang.filter(|_| due && !is_due(self.rang, whose));
+        let seen = (self.rang).filter(|&rang| due && !is_due(Some(rang), whose));
         let unseen = in_doubt && is_due(self.rang, Judged::All);
         // What became due later has its turns anew.
         let same = |doubt: &Doubt| in_doubt && !is_due(Some(doubt.at), Judged::All);
@@ -83,7 +83,7 @@ where
         while self.inner.is_some() {
             let mut known = None;
             let tell = |view: View<'_>| known = Some(view.status(view.now));
-            match self.policy.decide_after(now, judged, tell) {
+            match self.policy.decide_telling(now, judged, tell) {
                 Action::SendPing(_) => {
                     self.ping_owed = true;
                     self.act_before_judging(now);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_core::{FusedStream, Stream, TryStream};
 use futures_util::sink::Sink;
-use futures_util::task::{ArcWake, WakerRef, waker_ref};
+use futures_util::task::ArcWake;
 
 use crate::config::TimeoutConfig;
 use crate::error::{Error, Verdict};
@@ -92,7 +92,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     ending: Option<Box<Ending<S::Ok, S::Error>>>,
     /// `None` where nothing was asked for.
     extras: Option<Box<Extras<S::Ok>>>,
-    /// By how much the clock of the day was ahead of the timer's at the last look.
+    /// By how much the clock of the day was ahead of the timer's when last all was read after a ring.
     wall_ahead: Timestamp,
     announced: bool,
 }
@@ -210,9 +210,6 @@ struct PeerClose {
 struct Tasks {
     reader: Task,
     writer: Task,
-    /// Whether the writer may wait for the socket inside: the waker is left there by every write, and many
-    /// transports wake it at each thing to read.
-    awaits_room: AtomicBool,
 }
 
 /// What the alarm wakes, so that it is told apart from the transport.
@@ -232,22 +229,7 @@ impl Tasks {
         Self {
             reader: Task::new(),
             writer: Task::new(),
-            awaits_room: AtomicBool::new(false),
         }
-    }
-
-    /// The waker for a write. Whoever takes it from where the write has left it sees that room is awaited;
-    /// whoever took it before has nothing to tell that the write does not see for itself.
-    #[inline]
-    fn await_room(self: &Arc<Self>) -> WakerRef<'_> {
-        self.awaits_room.store(true, Ordering::Release);
-        waker_ref(self)
-    }
-
-    /// Everything has left. If the reading half has seen to that, it wakes the writer.
-    #[inline]
-    fn await_nothing(&self) {
-        self.awaits_room.store(false, Ordering::Release);
     }
 
     fn wake_both(&self) {
@@ -271,11 +253,7 @@ impl Bell {
 
 impl ArcWake for Tasks {
     fn wake_by_ref(tasks: &Arc<Self>) {
-        // A transport with one place for a waker has put out that of the reader for this one.
-        tasks.reader.wake();
-        if tasks.awaits_room.load(Ordering::Acquire) {
-            tasks.writer.wake();
-        }
+        tasks.wake_both();
     }
 }
 
@@ -429,7 +407,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are kept as they are.
     pub fn with_align(mut self, align: Duration) -> Self {
-        // None is what there is without extras.
+        // Zero is the default, and needs no extras.
         if !align.is_zero() || self.extras.is_some() {
             self.extras().align = align;
         }
@@ -635,7 +613,7 @@ where
                     let now = this.timer.now();
                     return Poll::Ready(this.wrote(now, Err(WriteError::Broken(error))));
                 }
-                // Tried again there, by a task that is woken then.
+                // `flush_all` tries again, and registers the task.
                 _ => {}
             }
         }

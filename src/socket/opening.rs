@@ -55,7 +55,7 @@ where
                 };
                 let mut known = None;
                 let tell = |view: View<'_>| known = Some(view.status(view.now));
-                match policy.decide_after(now, judged, tell) {
+                match policy.decide_telling(now, judged, tell) {
                     Action::Abort(reason) => {
                         let verdict = Verdict {
                             reason,

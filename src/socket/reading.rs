@@ -299,12 +299,12 @@ where
             _ => Closing::Unwritten,
         };
         // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
-        let closed = !matches!(closing, Closing::Unwritten);
-        let verdict = self
-            .ending
-            .as_mut()
-            .and_then(|ending| ending.verdict.as_mut());
-        let given = verdict.map(|verdict| verdict.closing = closing).is_some();
+        let closed = ending.peer_close.is_some() || matches!(ending.farewell, Farewell::Sent);
+        let verdict = (self.ending.as_mut()).and_then(|ending| ending.verdict.as_mut());
+        let given = verdict.is_some();
+        if let Some(verdict) = verdict {
+            verdict.closing = closing;
+        }
         let error = error.filter(|_| !closed && !given);
         match &error {
             Some(error) => {

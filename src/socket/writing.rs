@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_util::sink::Sink;
+use futures_util::task::waker_ref;
 
 use super::{Extras, Farewell, TimeoutSocket, Unflushed, WriteError, WriteSide};
 use crate::error::Error;
@@ -45,7 +46,7 @@ where
                 return Poll::Ready(Ok(()));
             };
             let mut inner = Pin::new(inner);
-            let waker = self.bell.tasks.await_room();
+            let waker = waker_ref(&self.bell.tasks);
             let cx = &mut Context::from_waker(&waker);
 
             if !self.ready && (self.slot.is_some() || heartbeat.is_some()) {
@@ -116,7 +117,7 @@ where
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(Err(Error::Closed));
             };
-            let waker = self.bell.tasks.await_room();
+            let waker = waker_ref(&self.bell.tasks);
             if let Poll::Ready(done) = Pin::new(inner).poll_ready(&mut Context::from_waker(&waker))
             {
                 self.ready = done.is_ok();
@@ -179,7 +180,7 @@ where
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(Ok(()));
         };
-        let waker = self.bell.tasks.await_room();
+        let waker = waker_ref(&self.bell.tasks);
         Pin::new(inner).poll_flush(&mut Context::from_waker(&waker))
     }
 
@@ -190,7 +191,6 @@ where
         let done =
             self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_send(now);
         if done {
-            self.bell.tasks.await_nothing();
             self.unflushed.data = false;
             if self.extras.is_some() {
                 self.forget_progress();
@@ -253,7 +253,6 @@ where
 
     /// Everything that the socket inside held has left.
     pub(super) fn flushed(&mut self, now: Timestamp) {
-        self.bell.tasks.await_nothing();
         let Unflushed {
             data,
             control,
@@ -318,7 +317,7 @@ where
         let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
             return;
         };
-        let waker = self.bell.tasks.await_room();
+        let waker = waker_ref(&self.bell.tasks);
         match Pin::new(inner).poll_ready(&mut Context::from_waker(&waker)) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
