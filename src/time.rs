@@ -110,10 +110,12 @@ impl fmt::Debug for Timestamp {
 /// `length` in nanoseconds; what does not fit is so long that it never ends.
 #[inline]
 pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
-    length
-        .as_secs()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(length.subsec_nanos() as u64)
+    let nanos = length.as_nanos();
+    if nanos > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        nanos as u64
+    }
 }
 
 /// `length` for a line of the log: milliseconds tell enough of seconds, microseconds of what is shorter.

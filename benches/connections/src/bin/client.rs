@@ -4,7 +4,9 @@
 //! client PORT CONNECTIONS SECONDS [MESSAGES]
 //! ```
 //!
-//! Connects evenly over so many seconds and says `connected`. Then each line on its standard input is
+//! Connects at random instants of so many seconds, as users do who know nothing of each other, and says
+//! `connected`. (Were they even, those that begin a whole number of ping intervals apart would be pinged
+//! together by a server with fixed intervals, and share its wake-ups.) Then each line on its standard input is
 //! answered: `count` by the number of pings answered so far, and `go` by `done` when MESSAGES have gone
 //! to the server and back, shared by all connections, one at a time on each.
 //!
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 const GO: Token = Token(usize::MAX);
 
@@ -58,8 +62,8 @@ fn main() -> ExitCode {
 
 struct Clients {
     port: u16,
-    wanted: usize,
-    over: Duration,
+    /// When each is to connect, counted from the start.
+    arrivals: Vec<Duration>,
     poll: Poll,
     clients: Vec<Client>,
     open: usize,
@@ -85,10 +89,13 @@ enum State {
 
 impl Clients {
     fn new(port: u16, wanted: usize, over: Duration, messages: u64) -> io::Result<Self> {
+        // The same ones each time.
+        let mut random = StdRng::seed_from_u64(1);
+        let mut arrivals: Vec<_> = (0..wanted).map(|_| over.mul_f64(random.random())).collect();
+        arrivals.sort_unstable();
         Ok(Self {
             port,
-            wanted,
-            over,
+            arrivals,
             poll: Poll::new()?,
             clients: Vec::with_capacity(wanted),
             open: 0,
@@ -111,7 +118,7 @@ impl Clients {
             while self.clients.len() < due {
                 self.connect()?;
             }
-            let wait = (due < self.wanted).then_some(Duration::from_millis(1));
+            let wait = (due < self.arrivals.len()).then_some(Duration::from_millis(1));
             if let Err(error) = self.poll.poll(&mut events, wait)
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -131,10 +138,7 @@ impl Clients {
 
     /// How many clients there should be by now.
     fn due(&self, elapsed: Duration) -> usize {
-        if elapsed >= self.over {
-            return self.wanted;
-        }
-        (self.wanted as f64 * elapsed.as_secs_f64() / self.over.as_secs_f64()) as usize
+        self.arrivals.partition_point(|&arrival| arrival <= elapsed)
     }
 
     fn connect(&mut self) -> io::Result<()> {
@@ -201,7 +205,7 @@ impl Clients {
             rest = &rest[end + 4..];
             self.clients[at].state = State::Open;
             self.open += 1;
-            if self.open == self.wanted {
+            if self.open == self.arrivals.len() {
                 println!("connected");
             }
         }

@@ -4,22 +4,23 @@
 //! instructions OPERATION TIMES
 //! ```
 //!
-//! Without arguments, as `cargo bench` runs it, it only makes sure that each operation runs. To add one,
-//! put it into `OPERATIONS`, and its ceiling into `instructions.txt`.
+//! To add one, put it into `OPERATIONS`, and its ceiling into `ceilings.txt`.
 
+#[path = "../../idioms/mod.rs"]
 mod idioms;
 
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ws_timeout::{Action, Event, Fleet, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
+use ws_timeout::{Action, Event, Fleet, PingId, TimeoutConfig, TimeoutPolicy, Timer, Timestamp};
 
 use idioms::{Feed, Idiom, run_through};
 
 type Operation = fn(u64);
 
 const OPERATIONS: &[(&str, Operation)] = &[
+    ("clock", clock),
     ("read_bare", |times| read(Idiom::Bare, times)),
     ("read_socket", |times| read(Idiom::TimeoutSocket, times)),
     ("read_metered", |times| read(Idiom::Metered, times)),
@@ -58,24 +59,21 @@ const OPERATIONS: &[(&str, Operation)] = &[
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
-    let found = args
-        .first()
-        .and_then(|name| OPERATIONS.iter().find(|(known, _)| known == name));
-    let times = args.get(1).and_then(|times| times.parse().ok());
-    match (found, times) {
-        (Some((_, operation)), Some(times)) => operation(times),
-        _ if args.iter().all(|arg| arg.starts_with("--")) => {
-            OPERATIONS.iter().for_each(|(_, operation)| operation(1000));
-            println!("to count the instructions of each operation, run .ci/instructions");
-        }
-        _ => {
-            eprintln!(
-                "instructions: expected an operation and a number, got {}",
-                args.join(" ")
-            );
-            return ExitCode::from(2);
-        }
-    }
+    let named = match &args[..] {
+        [name, times] => OPERATIONS
+            .iter()
+            .find(|(known, _)| known == name)
+            .zip(times.parse().ok()),
+        _ => None,
+    };
+    let Some(((_, operation), times)) = named else {
+        eprintln!(
+            "instructions: expected an operation and a number, got {:?}",
+            args.join(" ")
+        );
+        return ExitCode::from(2);
+    };
+    operation(times);
     ExitCode::SUCCESS
 }
 
@@ -161,6 +159,14 @@ fn at(nanos: u64) -> Timestamp {
 }
 
 // ---- socket ----
+
+/// What a message cannot be told the time of without.
+fn clock(times: u64) {
+    let timer = black_box(ws_timeout::runtime::tokio::Timer::new());
+    for _ in 0..times {
+        black_box(timer.now());
+    }
+}
 
 /// A message at each wake-up is read.
 fn read(idiom: Idiom, times: u64) {
