@@ -57,6 +57,7 @@ fn serve(stack: &str, ping: Duration) -> Outcome {
         "axum" => on_tokio(axum::serve(ping)),
         "jsonrpsee" => on_tokio(jsonrpsee::serve(ping)),
         "bare" => on_tokio(accept(echo)),
+        "bare, one timer" => on_tokio(beside_a_timer(ping, accept(echo))),
         "task" => on_tokio(ours::task(ping, Duration::ZERO)),
         "task, aligned" => on_tokio(ours::task(ping, ours::ALIGN)),
         "task, metered" => on_tokio(ours::metered(ping)),
@@ -72,6 +73,17 @@ fn on_tokio(server: impl Future<Output = Outcome>) -> Outcome {
         .enable_all()
         .build()?
         .block_on(server)
+}
+
+/// A server that does anything at all after a time has a timer, and sleeps for no longer than until that.
+async fn beside_a_timer(each: Duration, server: impl Future<Output = Outcome>) -> Outcome {
+    let mut ticks = tokio::time::interval(each);
+    tokio::spawn(async move {
+        loop {
+            ticks.tick().await;
+        }
+    });
+    server.await
 }
 
 async fn listen() -> std::io::Result<TcpListener> {
