@@ -1,7 +1,10 @@
 //! Both sides of each deadline, stalls, and the ends of the ranges.
 
+mod common;
+
 use std::time::Duration;
 
+use common::off;
 use ws_timeout::{
     Action, CloseReason, DeadlineKind, Event, Phase, TimeoutConfig, TimeoutConfigBuilder,
     TimeoutPolicy, Timestamp,
@@ -711,20 +714,4 @@ fn secs(seconds: u64) -> Duration {
 
 fn nanoseconds_before(at: Timestamp, nanos: u64) -> Timestamp {
     Timestamp::from_nanos(at.as_nanos() - nanos)
-}
-
-/// Every limit that can be off, off.
-fn off() -> TimeoutConfigBuilder {
-    TimeoutConfig::builder()
-        .no_handshake_timeout()
-        .no_heartbeat_interval()
-        .no_connection_timeout()
-        .no_message_timeout()
-        .no_idle_timeout()
-        .no_ping_interval()
-        .no_pong_timeout()
-        .no_stall_tolerance()
-        .no_min_data_rate()
-        .no_max_ping_rate()
-        .jitter(0.0)
 }

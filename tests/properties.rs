@@ -10,6 +10,7 @@
 //!
 //! The claim C1 has a test binary of its own, `no_alloc`, for it counts what is allocated.
 
+mod common;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod oracle;
 
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use common::off;
 use oracle::case::{Call, Case, HEADER, Recipe, STEP, Said, What, When, latest, make};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -729,22 +731,6 @@ fn tame_config() -> impl Strategy<Value = TimeoutConfig> {
         };
         quiet.build().expect("still sound")
     })
-}
-
-/// Every limit that can be off, off.
-fn off() -> ws_timeout::TimeoutConfigBuilder {
-    TimeoutConfig::builder()
-        .no_handshake_timeout()
-        .no_heartbeat_interval()
-        .no_connection_timeout()
-        .no_message_timeout()
-        .no_idle_timeout()
-        .no_ping_interval()
-        .no_pong_timeout()
-        .no_stall_tolerance()
-        .no_min_data_rate()
-        .no_max_ping_rate()
-        .jitter(0.0)
 }
 
 fn is_set_config(what: What) -> bool {

@@ -1,6 +1,8 @@
 //! The rules of the socket that a scripted transport and a clock moved by hand show best, one by one. The
 //! others have theirs in `socket.rs`; CONTRIBUTING.md lists which test guards which rule.
 
+mod common;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -9,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use common::off;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
     CloseReason, Closing, Error, Heartbeat, IdleScope, Metered, PongEvidence, Received,
-    TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+    TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
 type Guarded = TimeoutSocket<Wire, Hand>;
@@ -22,22 +25,6 @@ type Read = Result<Message, Error<WsError>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
-
-/// Everything off, and no stall forgiven.
-fn bare() -> TimeoutConfigBuilder {
-    TimeoutConfig::builder()
-        .no_handshake_timeout()
-        .no_heartbeat_interval()
-        .no_connection_timeout()
-        .no_message_timeout()
-        .no_idle_timeout()
-        .no_ping_interval()
-        .no_pong_timeout()
-        .no_min_data_rate()
-        .no_max_ping_rate()
-        .no_stall_tolerance()
-        .jitter(0.0)
-}
 
 /// What the test says of the transport, the clock and the alarm.
 #[derive(Default)]
@@ -272,7 +259,7 @@ fn awaiting_a_pong(shared: &Shared, config: TimeoutConfigBuilder) -> Guarded {
 #[test]
 fn rule_1_what_has_arrived_counts_however_late_we_look() {
     let shared = Shared::default();
-    let mut socket = awaiting_a_pong(&shared, bare());
+    let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
     shared.world().incoming.push_back(pong);
     shared.at(5 * SECOND);
@@ -285,7 +272,7 @@ fn rule_2_the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read
     for answered in [true, false] {
         let shared = Shared::default();
         // The alarm is set for a look at second 1.9, and the thread comes back at second five.
-        let mut socket = awaiting_a_pong(&shared, bare().heartbeat_interval(900 * MS));
+        let mut socket = awaiting_a_pong(&shared, off().heartbeat_interval(900 * MS));
         shared.at(5 * SECOND);
         waits(&mut socket);
         let alarm = shared.world().alarm;
@@ -311,7 +298,7 @@ fn rule_2_the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read
 #[test]
 fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
     let shared = Shared::default();
-    let mut socket = awaiting_a_pong(&shared, bare());
+    let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
     shared.world().unseen.push_back(pong);
     shared.at(2 * SECOND);
@@ -322,7 +309,7 @@ fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
 #[test]
 fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_judged() {
     let shared = Shared::default();
-    let mut socket = awaiting_a_pong(&shared, bare());
+    let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
     shared.world().unseen.push_back(pong);
     shared.world().rings_meanwhile = true;
@@ -336,7 +323,7 @@ fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_j
 #[test]
 fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
     let shared = Shared::default();
-    let config = bare().ping_interval(60 * SECOND).pong_timeout(60 * SECOND);
+    let config = off().ping_interval(60 * SECOND).pong_timeout(60 * SECOND);
     let mut socket = shared.socket(config);
     waits(&mut socket);
     shared.world().incoming.extend([data(), data()]);
@@ -355,7 +342,7 @@ fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
 #[test]
 fn rule_2_an_alarm_costs_one_read() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
     let looks = shared.world().looks;
     shared.at(SECOND);
@@ -367,7 +354,7 @@ fn rule_2_an_alarm_costs_one_read() {
 #[test]
 fn rule_2_a_task_that_takes_over_hears_the_ring_that_woke_the_other() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
     shared.world().rings_meanwhile = true;
     let woken = Arc::new(Woken::default());
@@ -396,7 +383,7 @@ fn turn(shared: &Shared, socket: &mut Guarded, turns: u32) -> Option<Option<Read
 fn rule_2_the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
-    let mut socket = awaiting_a_pong(&shared, bare());
+    let mut socket = awaiting_a_pong(&shared, off());
     // The first ring is that of the deadline. The last of the turns brings the pong to light.
     shared.at(2 * SECOND - MS);
     assert!(turn(&shared, &mut socket, 2).is_none());
@@ -427,7 +414,7 @@ fn rule_2_the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
 fn rule_2_the_turns_for_one_deadline_do_not_count_for_another() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
-    let mut socket = awaiting_a_pong(&shared, bare().message_timeout(998 * MS));
+    let mut socket = awaiting_a_pong(&shared, off().message_timeout(998 * MS));
     shared.at(SECOND + 4 * MS);
     socket.send(data()).now_or_never().unwrap().unwrap(); // so the next ping is far
     shared.world().full = true;
@@ -450,7 +437,7 @@ fn rule_2_the_turns_for_one_deadline_do_not_count_for_another() {
 fn rule_2_the_turns_before_an_answer_do_not_count_after_a_block() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
-    let mut socket = awaiting_a_pong(&shared, bare().idle_timeout(2 * SECOND));
+    let mut socket = awaiting_a_pong(&shared, off().idle_timeout(2 * SECOND));
     shared.at(SECOND + 900 * MS);
     socket.send(data()).now_or_never().unwrap().unwrap(); // so the next ping is far
     for turn in 0..2 {
@@ -476,7 +463,7 @@ fn rule_2_a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
         let shared = Shared::default();
         shared.world().turns_needed = 3;
         let limit = if of_its_own { 9 * SECOND } else { SECOND };
-        let mut socket = shared.socket(bare().message_timeout(limit));
+        let mut socket = shared.socket(off().message_timeout(limit));
         shared.world().full = true;
         let mut send = pin!(socket.send_text_timeout("x", 10 * SECOND - limit));
         assert!(send.as_mut().now_or_never().is_none());
@@ -500,7 +487,7 @@ fn rule_2_a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     shared.world().turns = true;
-    let config = bare().handshake_timeout(SECOND).build().unwrap();
+    let config = off().handshake_timeout(SECOND).build().unwrap();
     let handshake = std::future::pending::<Result<Wire, WsError>>();
     let mut opening = pin!(TimeoutSocket::open(config, Hand(shared.clone()), handshake));
     assert!(opening.as_mut().now_or_never().is_none());
@@ -518,7 +505,7 @@ fn rule_2_a_handshake_has_its_turns_anew_after_a_grace() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     shared.world().turns = true;
-    let config = bare().handshake_timeout(SECOND).stall_tolerance(SECOND);
+    let config = off().handshake_timeout(SECOND).stall_tolerance(SECOND);
     let config = config.build().unwrap();
     let handshake = std::future::pending::<Result<Wire, WsError>>();
     let mut opening = pin!(TimeoutSocket::open(config, Hand(shared.clone()), handshake));
@@ -538,7 +525,7 @@ fn rule_2_a_handshake_has_its_turns_anew_after_a_grace() {
 #[test]
 fn rule_4_between_messages_what_is_unread_is_not_judged() {
     let shared = Shared::default();
-    let mut socket = awaiting_a_pong(&shared, bare().pong_evidence(PongEvidence::Pong));
+    let mut socket = awaiting_a_pong(&shared, off().pong_evidence(PongEvidence::Pong));
     let pong = shared.pong();
     shared.world().incoming.extend([data(), data(), pong]);
     shared.at(5 * SECOND);
@@ -555,7 +542,7 @@ fn rule_4_between_messages_what_is_unread_is_not_judged() {
 #[test]
 fn rule_5_the_sending_half_does_not_judge_silence() {
     let shared = Shared::default();
-    let mut socket = awaiting_a_pong(&shared, bare());
+    let mut socket = awaiting_a_pong(&shared, off());
     shared.world().full = true;
     shared.at(5 * SECOND);
     let sent = socket.send(data()).now_or_never();
@@ -569,7 +556,7 @@ fn rule_5_the_sending_half_does_not_judge_silence() {
 #[test]
 fn rule_6_what_is_owed_is_tried_before_it_is_judged() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().message_timeout(SECOND));
+    let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
     assert!(socket.send(data()).now_or_never().is_none());
     waits(&mut socket);
@@ -582,7 +569,7 @@ fn rule_6_what_is_owed_is_tried_before_it_is_judged() {
 #[test]
 fn rule_6_the_sending_half_tries_again_when_the_alarm_has_rung() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().message_timeout(SECOND));
+    let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
     {
         let mut sending = pin!(socket.send(data()));
@@ -597,7 +584,7 @@ fn rule_6_the_sending_half_tries_again_when_the_alarm_has_rung() {
 #[test]
 fn rule_7_a_message_does_not_touch_the_alarm() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().idle_timeout(10 * SECOND));
+    let mut socket = shared.socket(off().idle_timeout(10 * SECOND));
     waits(&mut socket);
     assert_eq!(shared.world().alarms_set, 1);
     for millis in 1..=1000 {
@@ -620,7 +607,7 @@ fn rule_7_a_message_does_not_touch_the_alarm() {
 #[test]
 fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
     let shared = Shared::default();
-    let config = bare().idle_timeout(SECOND).stall_tolerance(3 * SECOND);
+    let config = off().idle_timeout(SECOND).stall_tolerance(3 * SECOND);
     let mut socket = shared.socket(config);
     waits(&mut socket);
     shared.at(10 * SECOND);
@@ -638,7 +625,7 @@ fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
 fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
     for align in [Duration::ZERO, 125 * MS] {
         let shared = Shared::default();
-        let config = bare().ping_interval(SECOND).pong_timeout(10 * SECOND);
+        let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
         let mut socket = shared
             .socket(config.stall_tolerance(SECOND))
             .with_align(align);
@@ -661,7 +648,7 @@ fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
 #[test]
 fn rule_8_a_flush_of_the_reading_half_wakes_the_writer_too() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let mut socket = shared.socket(off().ping_interval(SECOND));
     let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
     shared.world().full = true;
     socket.start_send_unpin(data()).unwrap();
@@ -723,7 +710,7 @@ impl Sink<Message> for OnePlace {
 fn rule_8_a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send() {
     let wire = OnePlace::default();
     let hand = Hand(Shared::default());
-    let mut socket = TimeoutSocket::new(bare().build().unwrap(), hand, wire.clone());
+    let mut socket = TimeoutSocket::new(off().build().unwrap(), hand, wire.clone());
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
@@ -738,7 +725,7 @@ fn rule_8_a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send()
 #[test]
 fn rule_8_a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is_one() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare());
+    let mut socket = shared.socket(off());
     waits(&mut socket);
     let writer = Arc::new(Woken::default());
     let waker = Waker::from(writer.clone());
@@ -756,7 +743,7 @@ fn rule_8_a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is
 #[test]
 fn rule_8_a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare());
+    let mut socket = shared.socket(off());
     let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
     shared.world().no_place = true;
     let waker = Waker::from(writer.clone());
@@ -781,7 +768,7 @@ fn rule_8_a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed
 /// Two sockets whose clocks began at different times, and a third that is not aligned.
 #[test]
 fn aligned_alarms_ring_together_late_and_never_early() {
-    let config = bare().ping_interval(SECOND).stall_tolerance(SECOND);
+    let config = off().ping_interval(SECOND).stall_tolerance(SECOND);
     let aligned = |origin: Duration, align| {
         let shared = Shared::default();
         shared.world().origin = origin;
@@ -805,7 +792,7 @@ fn aligned_alarms_ring_together_late_and_never_early() {
 #[test]
 fn rule_9_a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().idle_timeout(60 * SECOND).message_timeout(SECOND));
+    let mut socket = shared.socket(off().idle_timeout(60 * SECOND).message_timeout(SECOND));
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let mut reader = Context::from_waker(&waker);
@@ -830,7 +817,7 @@ fn rule_9_a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
 #[test]
 fn rule_11_a_write_has_left_when_it_is_flushed_and_not_before() {
     let shared = Shared::default();
-    let config = bare().ping_interval(SECOND).pong_timeout(SECOND);
+    let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let mut socket = shared.socket(config.message_timeout(60 * SECOND));
     shared.world().full = true;
     waits(&mut socket);
@@ -860,7 +847,7 @@ fn rule_11_a_write_has_left_when_it_is_flushed_and_not_before() {
 #[test]
 fn rule_11_the_answer_to_a_ping_is_flushed_and_no_message() {
     let shared = Shared::default();
-    let config = bare()
+    let config = off()
         .idle_timeout(10 * SECOND)
         .idle_scope(IdleScope::Messages);
     let mut socket = shared.socket(config);
@@ -888,7 +875,7 @@ fn rule_11_the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
     let shared = Shared::default();
     let words = Heartbeat::<Message>::text();
     let mut socket = shared
-        .socket(bare().idle_timeout(10 * SECOND))
+        .socket(off().idle_timeout(10 * SECOND))
         .with_answers(words.clone());
     waits(&mut socket);
     shared.world().incoming.extend([words.ping, data()]);
@@ -925,11 +912,11 @@ fn leaves_when_there_is_room(config: TimeoutConfigBuilder) -> Message {
 
 #[test]
 fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
-    assert!(leaves_when_there_is_room(bare().ping_interval(SECOND)).is_ping());
+    assert!(leaves_when_there_is_room(off().ping_interval(SECOND)).is_ping());
 
     // The answer to the peer's.
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().idle_timeout(10 * SECOND));
+    let mut socket = shared.socket(off().idle_timeout(10 * SECOND));
     waits(&mut socket);
     let (ping, pong) = (Message::Ping("x".into()), Message::Pong("x".into()));
     shared.world().full = true;
@@ -946,7 +933,7 @@ fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
 #[test]
 fn rule_11_a_ping_that_was_refused_has_not_left() {
     let shared = Shared::default();
-    let config = bare().ping_interval(SECOND).pong_timeout(10 * SECOND);
+    let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
     let mut socket = shared.socket(config);
     waits(&mut socket);
     shared.world().full = true;
@@ -972,11 +959,11 @@ fn rule_11_a_ping_that_was_refused_has_not_left() {
 
 #[test]
 fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
-    assert!(leaves_when_there_is_room(bare().connection_timeout(SECOND)).is_close());
+    assert!(leaves_when_there_is_room(off().connection_timeout(SECOND)).is_close());
 
     // One of the program, which did not flush it.
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
     socket.start_send_unpin(Message::Close(None)).unwrap();
     reads_one_of_a_stream(&shared, &mut socket);
@@ -987,7 +974,7 @@ fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
 fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_whoever_holds_a_half() {
     for full in [false, true] {
         let shared = Shared::default();
-        let (sink, mut stream) = awaiting_a_pong(&shared, bare()).split();
+        let (sink, mut stream) = awaiting_a_pong(&shared, off()).split();
         shared.world().full = full;
         shared.at(2 * SECOND);
         let Some(Some(Err(Error::TimedOut(verdict)))) = stream.next().now_or_never() else {
@@ -1014,7 +1001,7 @@ fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_whoever_holds_a_h
 #[test]
 fn rule_13_what_is_there_is_read_before_the_transport_is_dropped() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().max_ping_rate(1));
+    let mut socket = shared.socket(off().max_ping_rate(1));
     let flood = (0..100).map(|_| Message::Ping("x".into()));
     shared.world().incoming.extend(flood);
     let end = loop {
@@ -1033,7 +1020,7 @@ fn rule_13_what_is_there_is_read_before_the_transport_is_dropped() {
 #[test]
 fn rule_15_a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_end() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().close_timeout(2 * SECOND));
+    let mut socket = shared.socket(off().close_timeout(2 * SECOND));
     waits(&mut socket);
     shared.world().incoming.push_back(Message::Close(None));
     assert!(
@@ -1061,7 +1048,7 @@ fn rule_15_a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_e
 fn nothing_is_sent_once_the_peer_has_closed() {
     for our_own_waits in [false, true] {
         let shared = Shared::default();
-        let mut socket = shared.socket(bare());
+        let mut socket = shared.socket(off());
         waits(&mut socket);
         let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
         ready.unwrap().unwrap();
@@ -1090,7 +1077,7 @@ fn nothing_is_sent_once_the_peer_has_closed() {
 fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
     for verdict in [false, true] {
         let shared = Shared::default();
-        let config = bare()
+        let config = off()
             .ping_interval(SECOND)
             .idle_timeout(2 * SECOND)
             .close_timeout(2 * SECOND);
@@ -1128,7 +1115,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
 #[test]
 fn a_promised_message_that_is_refused_is_told_to_whoever_sends() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().ping_interval(SECOND));
+    let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
     let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
     ready.unwrap().unwrap();
@@ -1147,7 +1134,7 @@ fn a_promised_message_that_is_refused_is_told_to_whoever_sends() {
 #[test]
 fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare());
+    let mut socket = shared.socket(off());
     waits(&mut socket);
     shared.world().no_place = true;
     shared.world().full = true;
@@ -1166,7 +1153,7 @@ fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
 #[test]
 fn rule_17_a_message_is_read_when_it_is_asked_for() {
     let shared = Shared::default();
-    let mut socket = awaiting_a_pong(&shared, bare());
+    let mut socket = awaiting_a_pong(&shared, off());
     shared.world().incoming.extend((0..10).map(|_| data()));
     shared.at(2 * SECOND);
     socket.send(data()).now_or_never().unwrap().unwrap();
@@ -1201,7 +1188,7 @@ fn a_half_that_changes_tasks_may_drop_the_old_task() {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let shared = Shared::default();
-        let mut socket = shared.socket(bare());
+        let mut socket = shared.socket(off());
         let owner = Arc::new(OwnsTheOtherEnd::default());
         let old = Waker::from(owner.clone());
         let read = socket.poll_next_unpin(&mut Context::from_waker(&old));
@@ -1222,7 +1209,7 @@ fn a_half_that_changes_tasks_may_drop_the_old_task() {
 fn a_poll_takes_a_bounded_number_of_heartbeats() {
     for word in ["ping", "pong"] {
         let shared = Shared::default();
-        let socket = shared.socket(bare()).with_heartbeat(Heartbeat::text());
+        let socket = shared.socket(off()).with_heartbeat(Heartbeat::text());
         let mut socket = socket.with_answers(Heartbeat::text());
         let words = (0..10_000).map(|_| Message::text(word));
         shared.world().incoming.extend(words);
@@ -1245,7 +1232,7 @@ fn a_poll_takes_a_bounded_number_of_heartbeats() {
 #[test]
 fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare()).with_answers(Heartbeat::text());
+    let mut socket = shared.socket(off()).with_answers(Heartbeat::text());
     let mut received = pin!(socket.recv_timeout(SECOND));
     assert!(received.as_mut().now_or_never().is_none());
     let words = std::iter::repeat_n(Message::text("ping"), 64);
@@ -1259,7 +1246,7 @@ fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
 #[test]
 fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
     let shared = Shared::default();
-    let config = bare()
+    let config = off()
         .connection_timeout(SECOND)
         .heartbeat_interval(999 * MS);
     let mut socket = shared.socket(config);
@@ -1277,7 +1264,7 @@ fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
 #[test]
 fn rule_4_who_only_sends_meets_the_lifetime() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare().connection_timeout(SECOND));
+    let mut socket = shared.socket(off().connection_timeout(SECOND));
     for now in [0, 500, 999, 1000] {
         shared.at(now * MS);
         socket.send(data()).now_or_never().unwrap().unwrap();
@@ -1290,7 +1277,7 @@ fn rule_4_who_only_sends_meets_the_lifetime() {
 fn the_bytes_of_a_message_that_has_left_are_no_progress_of_the_next() {
     let shared = Shared::default();
     let mut io = Metered::new(tokio::io::sink());
-    let config = bare().ping_interval(SECOND).message_timeout(60 * SECOND);
+    let config = off().ping_interval(SECOND).message_timeout(60 * SECOND);
     let mut socket = shared.socket(config).with_meter(io.meter());
     waits(&mut socket);
     io.write_all(b"data").now_or_never().unwrap().unwrap();
@@ -1310,7 +1297,7 @@ fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
         ping: Message::text("hb"),
         pong: Message::text("hb"),
     };
-    let config = bare().ping_interval(SECOND).pong_timeout(SECOND);
+    let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let socket = shared.socket(config).with_heartbeat(word());
     let mut socket = socket.with_answers(word());
     shared.world().incoming.push_back(Message::text("hb"));
@@ -1329,7 +1316,7 @@ fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
 #[test]
 fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare());
+    let mut socket = shared.socket(off());
     shared.world().full = true;
     {
         let mut send = pin!(socket.send_text_timeout("x", SECOND));
@@ -1345,7 +1332,7 @@ fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
 #[test]
 fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
     let shared = Shared::default();
-    let mut socket = shared.socket(bare());
+    let mut socket = shared.socket(off());
     {
         let mut world = shared.world();
         world.incoming.push_back(Message::Close(None));
@@ -1363,7 +1350,7 @@ fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
 #[test]
 fn an_answer_that_is_refused_does_not_hold_up_our_own_ping() {
     let shared = Shared::default();
-    let config = bare().ping_interval(SECOND).message_timeout(SECOND);
+    let config = off().ping_interval(SECOND).message_timeout(SECOND);
     let mut socket = shared.socket(config).with_answers(Heartbeat::text());
     shared.world().refuses = Some(Message::text("pong"));
     shared.world().incoming.push_back(Message::text("ping"));

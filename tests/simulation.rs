@@ -8,6 +8,8 @@
 //! PROPTEST_CASES=500000 cargo test --release --test simulation
 //! ```
 
+mod common;
+
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
+use common::off;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    Error, Phase, PongEvidence, Received, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket,
-    Timestamp,
+    Error, Phase, PongEvidence, Received, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -133,18 +135,7 @@ fn plan() -> impl Strategy<Value = Plan> {
 
 impl Plan {
     fn config(&self) -> TimeoutConfigBuilder {
-        let mut config = TimeoutConfig::builder()
-            .no_heartbeat_interval()
-            .no_connection_timeout()
-            .no_message_timeout()
-            .no_idle_timeout()
-            .no_ping_interval()
-            .no_pong_timeout()
-            .no_min_data_rate()
-            .no_max_ping_rate()
-            .no_stall_tolerance()
-            .close_timeout(CLOSE_TIMEOUT)
-            .jitter(0.0);
+        let mut config = off().close_timeout(CLOSE_TIMEOUT);
         if self.message_timeout {
             config = config.message_timeout(MESSAGE_TIMEOUT);
         }

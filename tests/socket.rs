@@ -1,6 +1,8 @@
 //! The socket on tokio: its clock paused over an in-memory transport wherever that can show the thing,
 //! a real socket where only that can.
 
+mod common;
+
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use common::off;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
@@ -28,19 +31,10 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everything off but the closing handshake, which has five seconds.
+/// Everything off but the closing handshake, which has five seconds, and the tolerance of stalls.
 fn bare() -> TimeoutConfigBuilder {
-    TimeoutConfig::builder()
-        .no_handshake_timeout()
-        .no_heartbeat_interval()
-        .no_connection_timeout()
-        .no_message_timeout()
-        .no_idle_timeout()
-        .no_ping_interval()
-        .no_pong_timeout()
-        .no_min_data_rate()
-        .no_max_ping_rate()
-        .jitter(0.0)
+    let tolerance = TimeoutConfig::DEFAULT.stall_tolerance().unwrap();
+    off().stall_tolerance(tolerance)
 }
 
 /// A guarded server and its client over a pipe that holds `capacity` bytes each way.

@@ -59,6 +59,7 @@ fn serve(stack: &str, ping: Duration) -> Outcome {
         "bare" => on_tokio(accept(echo)),
         "bare, one timer" => on_tokio(beside_a_timer(ping, accept(echo))),
         "task" => on_tokio(ours::task(ping, Duration::ZERO)),
+        "task, aligned a little" => on_tokio(ours::task(ping, ours::LITTLE_ALIGN)),
         "task, aligned" => on_tokio(ours::task(ping, ours::ALIGN)),
         "task, metered" => on_tokio(ours::metered(ping)),
         "interval" => on_tokio(accept(move |socket| by_hand::interval(socket, ping))),

@@ -10,6 +10,7 @@ use ws_timeout::{ConfigError, Metered, TimeoutConfig};
 
 use crate::{Outcome, accept, echo, listen};
 
+pub const LITTLE_ALIGN: Duration = Duration::from_millis(10);
 pub const ALIGN: Duration = Duration::from_millis(125);
 
 /// The one line around a socket.

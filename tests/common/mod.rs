@@ -1,0 +1,19 @@
+//! What many tests begin with.
+
+use ws_timeout::{TimeoutConfig, TimeoutConfigBuilder};
+
+/// Every limit that can be off, off; and no draw by chance.
+pub fn off() -> TimeoutConfigBuilder {
+    TimeoutConfig::builder()
+        .no_handshake_timeout()
+        .no_heartbeat_interval()
+        .no_connection_timeout()
+        .no_message_timeout()
+        .no_idle_timeout()
+        .no_ping_interval()
+        .no_pong_timeout()
+        .no_stall_tolerance()
+        .no_min_data_rate()
+        .no_max_ping_rate()
+        .jitter(0.0)
+}
