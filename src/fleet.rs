@@ -95,7 +95,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// `seed` settles the random parts: jitter, the marks of pings, the instant of a drain. Give each
     /// connection its own, or all of them ping in step.
     ///
-    /// There is room for 2³² − 1 connections; the key of one more is stale from the start.
+    /// There is room for 2³² − 1 connections; one more is not added, and its key is stale from the start.
     pub fn insert(&mut self, config: C, seed: u64, now: Timestamp) -> Key {
         self.starting(config, seed, now, Phase::Open)
     }
@@ -114,7 +114,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         key
     }
 
-    /// Forgets a connection; says whether the key named one.
+    /// Forgets a connection; says whether the key named one. Its memory is kept for those to come.
     pub fn remove(&mut self, key: Key) -> bool {
         self.slots.remove(key)
     }
@@ -188,10 +188,14 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// When to poll next; `None` if nothing will ever be due.
     ///
     /// Never later than the earliest deadline of a connection, or if that is past than the latest instant
-    /// seen. It can be earlier, for a deadline that
-    /// is far away or has moved away is known no more exactly than is needed; whoever polls then, to
-    /// `None`, gets a later answer. A connection causes such a look at nothing every 34 seconds, 34
-    /// milliseconds before its deadline, and where its deadline was before it moved.
+    /// seen. It can be earlier, for a deadline that is far away, has moved away, or was that of a connection
+    /// that is gone, is known no more exactly than is needed; whoever polls then, to `None`, gets a later
+    /// answer or none. A connection whose deadline is over half a minute away causes such a look at nothing
+    /// every 26 to 34 seconds, and each causes one where its deadline was before it moved.
+    ///
+    /// A loop may poll later than this, and at the same instants for all that is due by then, so that pings
+    /// share a wake-up as with [`TimeoutSocket::with_align`](crate::TimeoutSocket::with_align): all that is
+    /// due then comes late by as much, and later than `stall_tolerance` counts as a stall of our own.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.wheel.next_deadline()
     }
@@ -235,7 +239,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         self.slots.contains(key)
     }
 
-    /// The keys of all connections.
+    /// The keys of all connections; passes over the room of those that were removed.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         self.slots.keys()
     }
@@ -267,7 +271,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     /// Sees to it that a connection is looked at no later than `at`.
     fn look_by(&mut self, slot: u32, at: Option<Timestamp>) {
-        if at.is_some_and(|at| self.wheel.is_nearer(at, self.slots.place(slot))) {
+        let place = self.slots.place(slot);
+        if at.is_some_and(|at| self.wheel.is_nearer(slot, at, place)) {
             self.arm(slot, at);
         }
     }
@@ -388,13 +393,16 @@ impl<C> Slots<C> {
 
     fn insert(&mut self, body: Body<C>) -> Key {
         let slot = self.free.pop().unwrap_or(self.used);
-        if slot == self.used && slot < u32::MAX {
+        let mut generation = 0;
+        if slot == u32::MAX {
+            return Key { slot, generation };
+        }
+        if slot == self.used {
             self.notes.make_room(slot, || Note::VACANT);
             self.places.make_room(slot, || Place::NOWHERE);
             self.bodies.make_room(slot, || None);
             self.used += 1;
         }
-        let mut generation = 0;
         if let (Some(Note { mark, .. }), Some(place)) =
             (self.notes.get_mut(slot), self.bodies.get_mut(slot))
         {
@@ -558,9 +566,9 @@ impl<T, const CHUNK: usize> Table<T, CHUNK> {
 
 /// Which slot to look at when.
 ///
-/// A ring of buckets, each for one tick; where a deadline lies beyond the ring, its last bucket serves,
-/// and the look at that finds a deadline that is still far away. When a tick comes its bucket is sorted.
-/// What is put into that tick later goes into a heap.
+/// A ring of buckets, each for one tick; where a deadline lies beyond the ring, one of its last buckets
+/// serves, and the look at that finds a deadline that is still far away. When a tick comes its bucket is
+/// sorted. What is put into that tick later goes into a heap.
 ///
 /// An entry counts while the connection's [`Place`] names it; otherwise it is stale, and skipped.
 struct Wheel {
@@ -592,6 +600,10 @@ const TICK_BITS: u32 = 25; // 34 ms
 const PART_BITS: u32 = 21; // 16 ns
 const STEP_BITS: u32 = TICK_BITS - PART_BITS;
 const BUCKETS: usize = 1024; // 34 s
+
+/// Over how many buckets those are spread whose deadlines lie beyond the ring: in one they would all be looked
+/// at in one call, lap after lap.
+const LAST_BUCKETS: u64 = 256; // 9 s
 
 /// Stale entries that are never worth tidying up.
 const SPARE_ENTRIES: usize = 1024;
@@ -631,7 +643,7 @@ impl Wheel {
 
     /// Puts a slot where it is looked at when `at` comes.
     fn put(&mut self, slot: u32, at: Timestamp) -> Place {
-        let at = self.within(at);
+        let at = self.within(slot, at);
         let (tick, part) = (tick_of(at), part_of(at));
         if tick == self.tick {
             self.near.push(Reverse((at, slot)));
@@ -659,16 +671,20 @@ impl Wheel {
         Place::near(at)
     }
 
-    /// The nearest instant to `at` for which there is a place.
-    fn within(&self, at: Timestamp) -> Timestamp {
+    /// `at`, or the latest instant before it for which there is a place for this slot.
+    fn within(&self, slot: u32, at: Timestamp) -> Timestamp {
         let last = self.tick + BUCKETS as u64 - 1;
-        at.clamp(start_of(self.tick), start_of(last))
+        if at < start_of(last) {
+            at.max(start_of(self.tick))
+        } else {
+            start_of(last - u64::from(slot) % LAST_BUCKETS)
+        }
     }
 
-    /// Whether what is put for `at` is looked at before what waits at `place`.
-    fn is_nearer(&self, at: Timestamp, place: Place) -> bool {
+    /// Whether a slot that is put for `at` is looked at before it is where it waits, at `place`.
+    fn is_nearer(&self, slot: u32, at: Timestamp, place: Place) -> bool {
         self.looked_at(place)
-            .is_none_or(|looked_at| self.within(at) < looked_at)
+            .is_none_or(|looked_at| self.within(slot, at) < looked_at)
     }
 
     /// When what waits there is looked at.
@@ -893,6 +909,44 @@ mod tests {
             fleet.remove(key);
             assert!(fleet.wheel.entries() <= bound(&fleet));
         }
+    }
+
+    #[test]
+    fn deadlines_that_are_far_away_are_not_looked_at_all_at_once() {
+        const CONNECTIONS: usize = 10_000;
+        let hour = core::time::Duration::from_secs(60 * 60);
+        let config = TimeoutConfig::builder()
+            .no_ping_interval()
+            .no_connection_timeout()
+            .idle_timeout(hour)
+            .build()
+            .unwrap();
+        let mut fleet = Fleet::new();
+        for seed in 0..CONNECTIONS as u64 {
+            fleet.insert(&config, seed, Timestamp::ZERO);
+        }
+        let mut polls = 0;
+        loop {
+            let most = fleet.wheel.buckets.iter().map(Vec::len).max().unwrap_or(0);
+            let fair = CONNECTIONS.div_ceil(LAST_BUCKETS as usize);
+            assert!(most <= 8 * fair, "{most} in one bucket");
+            let now = fleet.next_deadline().unwrap();
+            if now.since(Timestamp::ZERO) > hour / 2 {
+                break;
+            }
+            assert_eq!(fleet.poll(now), None);
+            polls += 1;
+        }
+        assert!(polls > LAST_BUCKETS);
+    }
+
+    #[test]
+    fn there_is_no_slot_for_one_more_than_all() {
+        let config = TimeoutConfig::DEFAULT;
+        let mut fleet = Fleet::new();
+        fleet.slots.used = u32::MAX;
+        let key = fleet.insert(&config, 0, Timestamp::ZERO);
+        assert!(!fleet.contains(key) && fleet.is_empty());
     }
 
     #[test]
