@@ -46,7 +46,7 @@ fn measure<K: Keeper>(criterion: &mut Criterion, connections: u32) {
             for _ in 0..seconds {
                 before = world.second();
             }
-            before - begin
+            before.saturating_sub(begin)
         });
     });
     group.finish();

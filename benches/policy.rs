@@ -38,6 +38,21 @@ fn a_message(criterion: &mut Criterion) {
         });
     });
 
+    let origin = now();
+    let mut policy = TimeoutPolicy::new(&CONFIG, 1, Timestamp::ZERO);
+    group.bench_function("policy, one clock read, observed", |bencher| {
+        bencher.iter(|| {
+            let now = Timestamp::from_duration(now().duration_since(origin));
+            policy.observe(now, black_box(Event::Recv));
+        });
+    });
+    group.bench_function("policy, one clock read, observed and polled", |bencher| {
+        bencher.iter(|| {
+            let now = Timestamp::from_duration(now().duration_since(origin));
+            policy.handle(now, black_box(Event::Recv))
+        });
+    });
+
     let mut naive = Naive::new();
     group.bench_function("struct of Instants, reads the clock and looks", |bencher| {
         bencher.iter(|| {

@@ -356,7 +356,7 @@ impl Server {
         println!("  bound                {:>9.3} s", bound.as_secs_f64());
         println!("answered and were lost {lost:>9}");
         println!("pings                  {pings:>9}");
-        println!("looks were late by     {:>9.3} s", late.as_secs_f64());
+        println!("looks late, in all     {:>9.3} s", late.as_secs_f64());
         let micros = processor_time.as_secs_f64() * 1e6 / pings.max(1) as f64;
         println!("processor time a ping  {micros:>9.1} us, all of the server");
         let in_time = longest <= bound + late + 2 * tolerance;

@@ -149,9 +149,12 @@ async fn main() -> ExitCode {
         }
     }
     let mut let_go = 0;
-    for (connection, _client) in silent {
+    for (number, (connection, _client)) in silent.into_iter().enumerate() {
         let verdict = connection.await.ok().flatten();
-        println!("{verdict:?}");
+        match verdict {
+            Some(verdict) => println!("silent client {number}: let go, {verdict:?}"),
+            None => println!("silent client {number}: ended, but not by a timeout"),
+        }
         let_go += usize::from(verdict.is_some());
     }
     let lost = lively

@@ -19,7 +19,8 @@ pub trait Timer {
     fn set(&mut self, at: Timestamp);
 
     /// `Ready` when the alarm has rung, which is once for each time that it was set. Is not called
-    /// again before it is set anew; and while it is `Pending`, not before it has woken the task.
+    /// again before it is set anew; and while it is `Pending`, once the connection is open, not before it has
+    /// woken the task.
     ///
     /// Where the runtime keeps what the kernel last said of a socket, as tokio does, the alarm may ring
     /// only when the reactor has turned at or after the instant it was set to: a timer that compares

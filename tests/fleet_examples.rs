@@ -103,7 +103,7 @@ fn fleet_tokio_lets_go_of_the_silent_and_of_nobody_else() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     assert_eq!(
-        text.matches("Some(Abort(PongTimeout))").count(),
+        text.matches(": let go, Abort(PongTimeout)").count(),
         10,
         "{text}"
     );

@@ -9,11 +9,15 @@ use ws_timeout::Timestamp;
 
 use crate::keepers::{Keeper, Ping};
 
-/// How many looks at what is due there are in a second.
-const LOOKS: u32 = 1000;
+/// How many looks at what is due there are in a second, at most.
+const MOST_LOOKS: u32 = 1000;
 
-/// How many looks after its ping a pong comes.
-const ROUND_TRIP: usize = 40;
+/// How many messages a look finds, at least: with fewer, what is measured would be the reading of the
+/// processor time.
+const LEAST_MESSAGES: u32 = 128;
+
+/// How long after its ping a pong comes, in milliseconds; it is found at the next look.
+const ROUND_TRIP: u32 = 40;
 
 /// Over how many seconds the connections come, so that they do not ping in step.
 const ARRIVAL: u32 = 25;
@@ -29,6 +33,8 @@ pub struct World<K: Keeper> {
     /// The order in which the messages of this second fall on connections.
     order: Vec<K::Handle>,
     dice: u64,
+    /// How many looks there are in a second.
+    looks: u32,
     look: u64,
     /// The pings whose pongs are under way, for each look to come.
     pongs: VecDeque<Vec<(K::Handle, [u8; 8])>>,
@@ -93,14 +99,17 @@ impl<K: Keeper> World<K> {
     }
 
     fn new(connections: u32) -> Self {
+        let looks = (connections / LEAST_MESSAGES).clamp(1, MOST_LOOKS);
+        let round_trip = (looks * ROUND_TRIP).div_ceil(1000) as usize;
         Self {
             keeper: K::new(connections),
             connections,
             handles: Vec::with_capacity(connections as usize),
             order: Vec::with_capacity(connections as usize),
             dice: 1,
+            looks,
             look: 0,
-            pongs: vec![Vec::new(); ROUND_TRIP].into(),
+            pongs: vec![Vec::new(); round_trip].into(),
             asked: Vec::new(),
             spent: Spent::default(),
             reading: reading(),
@@ -120,9 +129,10 @@ impl<K: Keeper> World<K> {
     /// Lets a second pass. Gives the processor time that was spent so far.
     pub fn second(&mut self) -> Duration {
         self.shuffle();
+        let looks = self.looks;
         let part =
-            |part: u32| (self.order.len() as u64 * u64::from(part) / u64::from(LOOKS)) as usize;
-        let parts: Vec<_> = (0..LOOKS).map(|look| part(look)..part(look + 1)).collect();
+            |part: u32| (self.order.len() as u64 * u64::from(part) / u64::from(looks)) as usize;
+        let parts: Vec<_> = (0..looks).map(|look| part(look)..part(look + 1)).collect();
         parts.into_iter().for_each(|part| self.look(part));
         let (on_messages, on_the_rest) = self.spent.without_readings(self.reading);
         on_messages + on_the_rest
@@ -161,7 +171,7 @@ impl<K: Keeper> World<K> {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.look)
+        Timestamp::from_nanos(self.look * 1_000_000_000 / u64::from(self.looks))
     }
 
     /// Draws the order anew.

@@ -181,7 +181,8 @@ where
     /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
     /// reads until the peer has answered or left. Data that still comes is dropped.
     ///
-    /// Takes at most `close_timeout` (and up to `stall_tolerance` if this process stalls). Gives the
+    /// Takes at most `close_timeout`, later by what [`with_align`](Self::with_align) allows, by the 35 ms that
+    /// tokio may take to hear of all that came, and by up to `stall_tolerance` if this process stalls. Gives the
     /// code of the peer's Close frame, if there was one. On a connection that has ended it does
     /// nothing, and tells how that ended if the stream has not yet.
     ///

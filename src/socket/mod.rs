@@ -402,7 +402,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// connections come together: on a server with thousands of quiet ones most of the cost of a ping is
     /// the wake-up, which they then share. The default is zero: as soon as something is due.
     ///
-    /// Pings, lifetimes and verdicts come later by as much, and
+    /// Pings, lifetimes, verdicts and the end of a closing handshake come later by as much, and
     /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are kept as they are.
