@@ -84,7 +84,7 @@ fn a_fleet_decides_what_single_policies_decide() {
 /// became stale is tidied up.
 #[test]
 fn a_crowd_decides_what_single_policies_decide() {
-    for_all(4, any::<u64>(), |seed| {
+    for_all(2, any::<u64>(), |seed| {
         let mut dice = Dice(seed);
         let configs: Vec<TimeoutConfig> = [(25, 60, 1000), (2, 300, 50), (100, 40, 3)]
             .into_iter()
