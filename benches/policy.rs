@@ -11,6 +11,8 @@ use tokio::time::Sleep;
 use ws_timeout::{Event, TimeoutConfig, TimeoutPolicy, Timestamp};
 
 fn main() {
+    let state = size_of::<TimeoutPolicy<&TimeoutConfig>>() - size_of::<&TimeoutConfig>();
+    println!("state of one policy: {state} bytes");
     let mut criterion = Criterion::default().configure_from_args();
     a_message(&mut criterion);
     a_look(&mut criterion);
