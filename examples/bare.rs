@@ -154,7 +154,7 @@ fn drive(
 
         // 3. Read until the next deadline; what is not all read or written is looked after soon.
         let wait = if read_all && owed.is_none() {
-            until.map(|until| until.since(now))
+            until.map(|until| until.saturating_duration_since(now))
         } else {
             Some(MOMENT)
         };
@@ -271,7 +271,7 @@ impl Clock {
     }
 
     fn say(self, what: std::fmt::Arguments<'_>) {
-        let now = self.now().since(Timestamp::ZERO);
+        let now = self.now().saturating_duration_since(Timestamp::ZERO);
         println!("{:>6.3} s  {what}", now.as_secs_f64());
     }
 }

@@ -28,7 +28,7 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::handshake::server::{NoCallback, ServerHandshake};
 use tungstenite::{Message, WebSocket};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{Action, CloseReason, Event, Fleet, Key, PingId, TimeoutConfig, Timestamp};
+use ws_timeout::{Action, CloseReason, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
 type Failed = Box<dyn Error>;
 
@@ -135,7 +135,7 @@ struct Server {
 }
 
 struct Connection {
-    key: Key,
+    key: FleetKey,
     socket: Socket,
     /// The ping that waits in the socket's buffer.
     unflushed: Option<PingId>,
@@ -191,7 +191,7 @@ impl Server {
         let due = self.fleet.next_deadline();
         let wait = match due {
             _ if self.more => Some(Duration::ZERO),
-            due => due.map(|due| due.since(asked)),
+            due => due.map(|due| due.saturating_duration_since(asked)),
         };
         match self.poller.poll(&mut self.events, wait) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -217,7 +217,7 @@ impl Server {
         let all = self.turns * self.events.capacity() > self.fleet.len();
         if all || !self.more {
             self.turns = 0;
-            self.tally.late += now.since(due);
+            self.tally.late += now.saturating_duration_since(due);
             while let Some((key, action)) = self.fleet.poll(now) {
                 self.act(key, action, now);
             }
@@ -286,7 +286,7 @@ impl Server {
         }
     }
 
-    fn act(&mut self, key: Key, action: Action, now: Timestamp) {
+    fn act(&mut self, key: FleetKey, action: Action, now: Timestamp) {
         let Some(connection) = self
             .connections
             .get_mut(key.index())
@@ -313,7 +313,7 @@ impl Server {
         }
     }
 
-    fn let_go(&mut self, key: Key) {
+    fn let_go(&mut self, key: FleetKey) {
         self.fleet.remove(key);
         let now = self.now();
         let slot = self.connections.get_mut(key.index());
@@ -321,7 +321,9 @@ impl Server {
             return;
         };
         if connection.falls_silent {
-            self.tally.silences.push(now.since(connection.heard));
+            self.tally
+                .silences
+                .push(now.saturating_duration_since(connection.heard));
         } else {
             self.tally.lost += 1;
         }

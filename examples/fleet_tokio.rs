@@ -16,13 +16,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
-use ws_timeout::{Action, Event, Fleet, Key, PingId, TimeoutConfig, Timestamp};
+use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
 /// What a connection says to the timers.
 enum Told {
-    Opened(mpsc::UnboundedSender<Action>, oneshot::Sender<Key>),
-    Happened(Key, Event),
-    Ended(Key),
+    Opened(mpsc::UnboundedSender<Action>, oneshot::Sender<FleetKey>),
+    Happened(FleetKey, Event),
+    Ended(FleetKey),
 }
 
 /// The task of the timers.
@@ -35,7 +35,10 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
         let due = fleet.next_deadline();
         let alarm = async {
             match due {
-                Some(due) => tokio::time::sleep_until(start + due.since(Timestamp::ZERO)).await,
+                Some(due) => {
+                    tokio::time::sleep_until(start + due.saturating_duration_since(Timestamp::ZERO))
+                        .await
+                }
                 None => pending().await,
             }
         };

@@ -72,11 +72,11 @@ async fn run(server: SocketAddr) -> Result<(), Failure> {
             // Neither the same bytes nor the same password are better the second time.
             Ok(Some(code)) => return Err(format!("the server does not want us: {code}").into()),
             Ok(None) => println!("the server has left without a code"),
-            Err(Error::TimedOut(verdict)) if verdict.reason == CloseReason::ConnectionTimeout => {
+            Err(Error::Verdict(verdict)) if verdict.reason == CloseReason::ConnectionTimeout => {
                 println!("the connection was old enough, a new one takes its place");
                 continue;
             }
-            Err(Error::TimedOut(verdict)) => println!("we gave it up: {}", verdict.reason),
+            Err(Error::Verdict(verdict)) => println!("we gave it up: {}", verdict.reason),
             Err(Error::Socket(tungstenite::Error::Http(response)))
                 if response.status().is_client_error() =>
             {

@@ -44,7 +44,7 @@ async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), 
         let connection = async move {
             match converse(tcp, config).await {
                 Ok(()) => println!("{peer}: closed"),
-                Err(Error::TimedOut(end)) if end.reason.is_planned() => {
+                Err(Error::Verdict(end)) if end.reason.is_planned() => {
                     println!("{peer}: ended as planned: {}", end.reason);
                 }
                 Err(error) => println!("{peer}: {error}"),

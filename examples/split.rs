@@ -58,7 +58,7 @@ async fn read(mut stream: SplitStream<Socket>, _ending: oneshot::Sender<()>) {
         match message {
             Ok(message) => println!("reader: got {message}"),
             // The transport is gone already. After an error comes `None`.
-            Err(Error::TimedOut(verdict)) => println!("reader: {}", verdict.reason),
+            Err(Error::Verdict(verdict)) => println!("reader: {}", verdict.reason),
             Err(error) => println!("reader: {error}"),
         }
     }

@@ -56,6 +56,7 @@ pub(crate) type Billionths = u32;
 
 /// What ends idleness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IdleScope {
     /// Anything heard from the peer: data, pings, pongs, bytes of a message that is not whole yet.
     /// Our own sends do not. An idle peer is one that may be dead.
@@ -68,6 +69,7 @@ pub enum IdleScope {
 
 /// What shows that the peer lives while a ping is out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PongEvidence {
     /// Whatever is heard after the ping.
     #[default]
@@ -78,6 +80,7 @@ pub enum PongEvidence {
 
 /// The code of the Close frame that a drain sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DrainCode {
     /// 1001, "going away": the client may stay away.
     #[default]

@@ -13,7 +13,7 @@ use crate::status::Status;
 #[non_exhaustive]
 pub enum Error<E> {
     /// The policy ended the connection.
-    TimedOut(Verdict),
+    Verdict(Verdict),
     /// The socket inside failed.
     Socket(E),
     /// The connection had ended before without a verdict, or the closing handshake has begun, by either
@@ -37,29 +37,29 @@ pub struct Verdict {
     /// What was known when it was.
     pub status: Box<Status>,
     /// How the closing went.
-    pub closing: Closing,
+    pub close_handshake: CloseHandshake,
 }
 
 /// How the closing handshake after a verdict went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Closing {
+pub enum CloseHandshake {
     /// It is under way.
     UnderWay,
     /// The peer answered our Close frame.
     Answered,
     /// The peer did not answer our Close frame within `close_timeout`, or left without an answer.
-    Ignored,
+    Unanswered,
     /// A Close frame went out, and the transport was dropped with it.
-    Told,
+    Sent,
     /// No Close frame went out: the reason has no code, or it could not be written.
-    Unwritten,
+    NotSent,
 }
 
 impl<E: fmt::Display> fmt::Display for Error<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut(verdict) => verdict.fmt(f),
+            Self::Verdict(verdict) => verdict.fmt(f),
             Self::Socket(error) => error.fmt(f),
             Self::Closed => f.write_str("the connection is closed"),
             Self::CloseCode(code) => write!(
@@ -90,20 +90,20 @@ impl fmt::Display for Verdict {
             Some(within) => write!(f, "a send was not done within the {within:?} it was given")?,
             None => f.write_str(self.reason.text())?,
         }
-        write!(f, " ({}): {}", self.closing, self.status)
+        write!(f, " ({}): {}", self.close_handshake, self.status)
     }
 }
 
 impl std::error::Error for Verdict {}
 
-impl fmt::Display for Closing {
+impl fmt::Display for CloseHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnderWay => "closing",
             Self::Answered => "close answered",
-            Self::Ignored => "close ignored",
-            Self::Told => "told and dropped",
-            Self::Unwritten => "dropped",
+            Self::Unanswered => "close ignored",
+            Self::Sent => "told and dropped",
+            Self::NotSent => "dropped",
         })
     }
 }

@@ -9,6 +9,7 @@ use crate::time::Timestamp;
 /// Something that happened. See each variant for what it does while the connection is open; an event
 /// that does not fit the phase is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Event {
     /// The opening handshake is done: every clock of the open connection starts.
     Opened,
@@ -83,6 +84,7 @@ pub enum Action {
     derive(serde::Serialize),
     serde(rename_all = "snake_case")
 )]
+#[non_exhaustive]
 pub enum Phase {
     /// The opening handshake is under way.
     Opening,

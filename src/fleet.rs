@@ -67,12 +67,12 @@ pub struct Fleet<C = Arc<TimeoutConfig>> {
 
 /// Names one connection of a [`Fleet`]. Once that is removed its key is stale, and never names another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct FleetKey {
     slot: u32,
     generation: u32,
 }
 
-impl Key {
+impl FleetKey {
     /// A small number that no other connection has while this one is in the fleet: for a table beside
     /// the fleet, or as a poller's token. It is used again after the removal.
     pub const fn index(self) -> usize {
@@ -96,16 +96,16 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// connection its own, or all of them ping in step.
     ///
     /// There is room for 2³² − 1 connections; one more is not added, and its key is stale from the start.
-    pub fn insert(&mut self, config: C, seed: u64, now: Timestamp) -> Key {
+    pub fn insert(&mut self, config: C, seed: u64, now: Timestamp) -> FleetKey {
         self.starting(config, seed, now, Phase::Open)
     }
 
     /// Adds a connection whose opening handshake begins at `now`. See [`insert`](Self::insert).
-    pub fn insert_opening(&mut self, config: C, seed: u64, now: Timestamp) -> Key {
+    pub fn insert_opening(&mut self, config: C, seed: u64, now: Timestamp) -> FleetKey {
         self.starting(config, seed, now, Phase::Opening)
     }
 
-    fn starting(&mut self, config: C, seed: u64, now: Timestamp, phase: Phase) -> Key {
+    fn starting(&mut self, config: C, seed: u64, now: Timestamp, phase: Phase) -> FleetKey {
         let now = self.see(now);
         let hot = Hot::new(seed, now, phase);
         let cold = Cold::new(seed, now);
@@ -115,13 +115,13 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     }
 
     /// Forgets a connection; says whether the key named one. Its memory is kept for those to come.
-    pub fn remove(&mut self, key: Key) -> bool {
+    pub fn remove(&mut self, key: FleetKey) -> bool {
         self.slots.remove(key)
     }
 
     /// Records what happened to a connection at `now`, and decides nothing. False if the key is stale.
     #[inline]
-    pub fn observe(&mut self, key: Key, now: Timestamp, event: Event) -> bool {
+    pub fn observe(&mut self, key: FleetKey, now: Timestamp, event: Event) -> bool {
         let now = self.see(now);
         if matches!(event, Event::Recv) && self.slots.note_message(key, now) {
             return true;
@@ -158,7 +158,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// It never says [`Action::Idle`], and an [`Action::Abort`] once; a connection that was aborted has
     /// nothing more to say, and is there until it is [removed](Self::remove). Connections that are due
     /// at once come in no particular order.
-    pub fn poll(&mut self, now: Timestamp) -> Option<(Key, Action)> {
+    pub fn poll(&mut self, now: Timestamp) -> Option<(FleetKey, Action)> {
         let now = self.see(now);
         loop {
             for slot in self.wheel.foresee() {
@@ -194,7 +194,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// every 26 to 34 seconds, and each causes one where its deadline was before it moved.
     ///
     /// A loop may poll later than this, and at the same instants for all that is due by then, so that pings
-    /// share a wake-up as with `TimeoutSocket::with_align`: all that is
+    /// share a wake-up as with `TimeoutSocket::with_timer_slack`: all that is
     /// due then comes late by as much, and later than `stall_tolerance` counts as a stall of our own.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.wheel.next_deadline()
@@ -202,7 +202,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     /// Changes the limits of one living connection at `now`, as
     /// [`TimeoutPolicy::set_config`](crate::TimeoutPolicy::set_config) does. False if the key is stale.
-    pub fn set_config(&mut self, key: Key, now: Timestamp, config: C) -> bool {
+    pub fn set_config(&mut self, key: FleetKey, now: Timestamp, config: C) -> bool {
         let now = self.see(now);
         let Some(body) = self.slots.body_mut(key) else {
             return false;
@@ -216,12 +216,12 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     }
 
     /// The configuration in force for a connection; `None` if the key is stale.
-    pub fn config(&self, key: Key) -> Option<&TimeoutConfig> {
+    pub fn config(&self, key: FleetKey) -> Option<&TimeoutConfig> {
         Some(self.slots.body(key)?.config.borrow())
     }
 
     /// Everything that is known of a connection at `now`; `None` if the key is stale.
-    pub fn status(&self, key: Key, now: Timestamp) -> Option<Status> {
+    pub fn status(&self, key: FleetKey, now: Timestamp) -> Option<Status> {
         let body = self.slots.body(key)?;
         let mut hot = body.hot.clone();
         hot.take_message(self.slots.message(key.slot));
@@ -235,12 +235,12 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     }
 
     /// Whether the key names a connection that was not removed.
-    pub fn contains(&self, key: Key) -> bool {
+    pub fn contains(&self, key: FleetKey) -> bool {
         self.slots.contains(key)
     }
 
     /// The keys of all connections; passes over the room of those that were removed.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    pub fn keys(&self) -> impl Iterator<Item = FleetKey> + '_ {
         self.slots.keys()
     }
 
@@ -391,11 +391,11 @@ impl<C> Slots<C> {
         }
     }
 
-    fn insert(&mut self, body: Body<C>) -> Key {
+    fn insert(&mut self, body: Body<C>) -> FleetKey {
         let slot = self.free.pop().unwrap_or(self.used);
         let mut generation = 0;
         if slot == u32::MAX {
-            return Key { slot, generation };
+            return FleetKey { slot, generation };
         }
         if slot == self.used {
             self.notes.make_room(slot, || Note::VACANT);
@@ -411,10 +411,10 @@ impl<C> Slots<C> {
             *place = Some(body);
             self.len += 1;
         }
-        Key { slot, generation }
+        FleetKey { slot, generation }
     }
 
-    fn remove(&mut self, key: Key) -> bool {
+    fn remove(&mut self, key: FleetKey) -> bool {
         if !self.contains(key) {
             return false;
         }
@@ -432,28 +432,28 @@ impl<C> Slots<C> {
         true
     }
 
-    fn body(&self, key: Key) -> Option<&Body<C>> {
+    fn body(&self, key: FleetKey) -> Option<&Body<C>> {
         self.bodies
             .get(key.slot)?
             .as_ref()
             .filter(|_| self.contains(key))
     }
 
-    fn body_mut(&mut self, key: Key) -> Option<&mut Body<C>> {
+    fn body_mut(&mut self, key: FleetKey) -> Option<&mut Body<C>> {
         if !self.contains(key) {
             return None;
         }
         self.bodies.get_mut(key.slot)?.as_mut()
     }
 
-    fn contains(&self, key: Key) -> bool {
+    fn contains(&self, key: FleetKey) -> bool {
         let mark = self.notes.get(key.slot).map(|note| note.mark);
         mark.is_some_and(|mark| mark.generation() == key.generation && mark.in_use())
     }
 
     /// Notes a message, if that will do; false if the connection must be told, or there is none.
     #[inline]
-    fn note_message(&mut self, key: Key, now: Timestamp) -> bool {
+    fn note_message(&mut self, key: FleetKey, now: Timestamp) -> bool {
         match self.notes.get_mut(key.slot) {
             Some(note) if note.mark.0 == key.generation => {
                 note.set_message(now);
@@ -516,17 +516,17 @@ impl<C> Slots<C> {
         }
     }
 
-    fn key(&self, slot: u32) -> Option<Key> {
+    fn key(&self, slot: u32) -> Option<FleetKey> {
         let mark = self
             .notes
             .get(slot)
             .map(|note| note.mark)
             .filter(|mark| mark.in_use())?;
         let generation = mark.generation();
-        Some(Key { slot, generation })
+        Some(FleetKey { slot, generation })
     }
 
-    fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    fn keys(&self) -> impl Iterator<Item = FleetKey> + '_ {
         (0..self.used).filter_map(|slot| self.key(slot))
     }
 }
@@ -931,7 +931,7 @@ mod tests {
             let fair = CONNECTIONS.div_ceil(LAST_BUCKETS as usize);
             assert!(most <= 8 * fair, "{most} in one bucket");
             let now = fleet.next_deadline().unwrap();
-            if now.since(Timestamp::ZERO) > hour / 2 {
+            if now.saturating_duration_since(Timestamp::ZERO) > hour / 2 {
                 break;
             }
             assert_eq!(fleet.poll(now), None);
@@ -945,7 +945,7 @@ mod tests {
         let config = TimeoutConfig::DEFAULT;
         let mut fleet = Fleet::new();
         let first = fleet.insert(&config, 0, Timestamp::ZERO);
-        let last = Key {
+        let last = FleetKey {
             generation: !Mark::TOLD,
             ..first
         };

@@ -76,7 +76,7 @@
 //!     }
 //! };
 //! assert_eq!(verdict, CloseReason::PongTimeout);
-//! assert_eq!(policy.rtt().map(|rtt| rtt.latest), Some(40_000));
+//! assert_eq!(policy.rtt().map(|rtt| rtt.latest), Some(Duration::from_millis(40)));
 //! # Ok::<(), ws_timeout::ConfigError>(())
 //! ```
 //!
@@ -179,12 +179,12 @@ pub use config::{
 #[cfg(feature = "std")]
 pub use env::{BadVariable, EnvConfig, EnvError, UnknownVariable};
 #[cfg(feature = "socket")]
-pub use error::{Closing, Error, Verdict};
+pub use error::{CloseHandshake, Error, Verdict};
 pub use event::{Action, CloseReason, Event, Phase};
 #[cfg(feature = "alloc")]
-pub use fleet::{Fleet, Key};
+pub use fleet::{Fleet, FleetKey};
 #[cfg(feature = "socket")]
-pub use message::{Heartbeat, Kind, Message};
+pub use message::{Heartbeat, Message, MessageKind};
 #[cfg(feature = "socket")]
 pub use metered::{Meter, Metered};
 pub use policy::TimeoutPolicy;

@@ -14,7 +14,7 @@ use std::string::String;
 )]
 pub trait Message: Clone + PartialEq {
     /// What kind of message this is.
-    fn kind(&self) -> Kind<'_>;
+    fn kind(&self) -> MessageKind<'_>;
 
     /// A text message.
     fn text(text: String) -> Self;
@@ -28,7 +28,8 @@ pub trait Message: Clone + PartialEq {
 
 /// What a [`Message`] is, as far as timeouts go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind<'a> {
+#[non_exhaustive]
+pub enum MessageKind<'a> {
     /// A whole data message.
     Data,
     /// A Ping frame and its payload.
@@ -44,7 +45,7 @@ pub enum Kind<'a> {
 /// The default is a Ping frame, which every WebSocket peer answers by itself, browsers too. Messages
 /// are for code that must see the heartbeat, and for proxies that swallow control frames. Either side
 /// can be the one that asks: see [`TimeoutSocket::with_heartbeat`](crate::TimeoutSocket::with_heartbeat)
-/// and [`with_answers`](crate::TimeoutSocket::with_answers).
+/// and [`with_heartbeat_replies`](crate::TimeoutSocket::with_heartbeat_replies).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat<M> {
     /// What is sent in place of a Ping frame.
@@ -86,16 +87,18 @@ mod for_tungstenite {
 
     use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-    use super::{Kind, Message, cut_to_fit};
+    use super::{Message, MessageKind, cut_to_fit};
 
     impl Message for tungstenite::Message {
         #[inline]
-        fn kind(&self) -> Kind<'_> {
+        fn kind(&self) -> MessageKind<'_> {
             match self {
-                Self::Text(_) | Self::Binary(_) | Self::Frame(_) => Kind::Data,
-                Self::Ping(payload) => Kind::Ping(payload),
-                Self::Pong(payload) => Kind::Pong(payload),
-                Self::Close(frame) => Kind::Close(frame.as_ref().map(|frame| frame.code.into())),
+                Self::Text(_) | Self::Binary(_) | Self::Frame(_) => MessageKind::Data,
+                Self::Ping(payload) => MessageKind::Ping(payload),
+                Self::Pong(payload) => MessageKind::Pong(payload),
+                Self::Close(frame) => {
+                    MessageKind::Close(frame.as_ref().map(|frame| frame.code.into()))
+                }
             }
         }
 

@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use crate::config::{Billionths, IdleScope, PongEvidence, TimeoutConfig};
 use crate::event::{Action, CloseReason, Event, Phase};
-use crate::rtt::Rtt;
+use crate::rtt::{Rtt, RttEstimator};
 use crate::seed::{PingId, drain_draw, jitter_draw};
 use crate::status::{DeadlineKind, Status};
 use crate::time::{Limit, Timestamp, earlier, saturating_nanos};
@@ -110,7 +110,7 @@ pub(crate) struct Cold {
     /// Pongs that gave a round-trip time.
     pongs: u64,
     /// Meaningful once there was a pong.
-    rtt: Rtt,
+    rtt: RttEstimator,
     /// Whether the first pong of the latest ping is still to come.
     pong_awaited: bool,
     /// Whether a `Probe` made a ping due at once.
@@ -249,7 +249,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// How long the connection has been open at `now`, also after its end; while the opening handshake
     /// is under way, how long that has taken.
     pub fn age(&self, now: Timestamp) -> Duration {
-        self.latest(now).since(self.hot.opened)
+        self.latest(now).saturating_duration_since(self.hot.opened)
     }
 
     /// Whether `idle_timeout` is due at `now`. A stall grace is left aside, here and in the other
@@ -278,7 +278,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// or the connection is not open.
     pub fn remaining_lifetime(&self, now: Timestamp) -> Option<Duration> {
         let end = self.view().deadline(DeadlineKind::Connection)?;
-        Some(end.since(self.latest(now)))
+        Some(end.saturating_duration_since(self.latest(now)))
     }
 
     /// Everything that is known at `now`, for a log or a debugger.
@@ -620,12 +620,14 @@ impl View<'_> {
             at: now,
             phase: hot.phase,
             cause: cold.cause,
-            age: now.since(hot.opened),
-            silent: now.since(hot.silent_since),
-            since_sent: now.since(hot.sent),
-            since_active: now.since(hot.active),
-            ping_unsent: (hot.ping == Ping::Asked).then(|| now.since(hot.pinged)),
-            ping_unanswered: (hot.ping == Ping::InFlight).then(|| now.since(hot.pinged)),
+            age: now.saturating_duration_since(hot.opened),
+            silent: now.saturating_duration_since(hot.silent_since),
+            since_sent: now.saturating_duration_since(hot.sent),
+            since_active: now.saturating_duration_since(hot.active),
+            ping_unsent: (hot.ping == Ping::Asked)
+                .then(|| now.saturating_duration_since(hot.pinged)),
+            ping_unanswered: (hot.ping == Ping::InFlight)
+                .then(|| now.saturating_duration_since(hot.pinged)),
             write_waits: hot.write_by.is_some(),
             partial_bytes: cold.partial,
             pings_sent: cold.pings,
@@ -634,7 +636,7 @@ impl View<'_> {
             grace_left: cold
                 .grace
                 .and_then(|began| began.deadline(self.config.stall_tolerance))
-                .map(|end| end.since(now))
+                .map(|end| end.saturating_duration_since(now))
                 .filter(|left| !left.is_zero()),
             deadlines: Default::default(),
         };
@@ -852,7 +854,7 @@ impl Parts<'_> {
         } else {
             let sample = now.nanos_since(self.hot.pinged) / 1000;
             self.cold.rtt = if self.cold.pongs == 0 {
-                Rtt::first(sample)
+                RttEstimator::first(sample)
             } else {
                 self.cold.rtt.next(sample)
             };
@@ -1010,7 +1012,7 @@ impl Cold {
             seed,
             pings: 0,
             pongs: 0,
-            rtt: Rtt::first(0),
+            rtt: RttEstimator::first(0),
             partial: 0,
             receive_by: None,
             probe_by: None,
@@ -1033,7 +1035,7 @@ impl Cold {
     }
 
     fn rtt(&self) -> Option<Rtt> {
-        (self.pongs > 0).then_some(self.rtt)
+        (self.pongs > 0).then(|| self.rtt.estimate())
     }
 
     /// When the peer's pings became a flood.
@@ -1193,7 +1195,7 @@ mod tests {
             seed: 0xBAD,
             pings: 7,
             pongs: 9,
-            rtt: Rtt::first(1),
+            rtt: RttEstimator::first(1),
             partial: 5,
             receive_by: Some(at(1)),
             probe_by: Some(at(1)),

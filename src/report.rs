@@ -41,8 +41,9 @@ pub(crate) fn ping(label: &str, id: PingId) {
 }
 
 pub(crate) fn pong(label: &str, rtt: Option<Rtt>) {
-    let rtt_us = rtt.map_or(0, |rtt| rtt.latest);
-    debug!(target: TARGET, event = "pong", label, rtt_us; "{label}: pong after {:?}", Duration::from_micros(rtt_us));
+    let latest = rtt.map_or(Duration::ZERO, |rtt| rtt.latest);
+    let rtt_us = u64::try_from(latest.as_micros()).unwrap_or(u64::MAX);
+    debug!(target: TARGET, event = "pong", label, rtt_us; "{label}: pong after {latest:?}");
 }
 
 pub(crate) fn grace(label: &str, status: &Status) {
@@ -99,7 +100,7 @@ pub(crate) fn closed(
             let limit = verdict.reason.name();
             info!(
                 target: TARGET, event = "closed", label, limit, age:? = age;
-                "{label}: closed after {:?}: {limit}, {}", brief(age), verdict.closing
+                "{label}: closed after {:?}: {limit}, {}", brief(age), verdict.close_handshake
             );
         }
         (None, Some(code)) => {

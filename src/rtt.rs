@@ -1,23 +1,49 @@
-//! The round-trip estimate of RFC 6298.
+//! The round-trip estimator of RFC 6298.
 
-/// Round-trip times of pings, in whole microseconds, smoothed after RFC 6298.
+use core::time::Duration;
+
+/// Round-trip times of pings, smoothed as RFC 6298 specifies, in whole microseconds.
 ///
-/// One sample runs from the flush of a ping to the first pong that names it.
+/// A sample runs from the flush of a ping to the first pong that carries its ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Rtt {
-    /// The latest sample, in microseconds.
-    pub latest: u64,
-    /// The smallest sample of this connection, in microseconds.
-    pub min: u64,
-    /// `SRTT`: the smoothed round-trip time, in microseconds.
-    pub smoothed: u64,
-    /// `RTTVAR`: the smoothed variation, in microseconds.
-    pub variation: u64,
+    /// The latest sample.
+    pub latest: Duration,
+    /// The smallest sample of this connection.
+    pub min: Duration,
+    /// The smoothed round-trip time (`SRTT`).
+    pub smoothed: Duration,
+    /// The round-trip time variation (`RTTVAR`).
+    pub variation: Duration,
 }
 
-impl Rtt {
+/// An object with all four values in microseconds.
+#[cfg(feature = "json")]
+impl serde::Serialize for Rtt {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+
+        let micros = |length: Duration| u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        let mut object = serializer.serialize_struct("Rtt", 4)?;
+        object.serialize_field("latest", &micros(self.latest))?;
+        object.serialize_field("min", &micros(self.min))?;
+        object.serialize_field("smoothed", &micros(self.smoothed))?;
+        object.serialize_field("variation", &micros(self.variation))?;
+        object.end()
+    }
+}
+
+/// What the policy keeps of an [`Rtt`]: microseconds, at half the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RttEstimator {
+    latest: u64,
+    min: u64,
+    smoothed: u64,
+    variation: u64,
+}
+
+impl RttEstimator {
     /// "When the first RTT measurement R is made, the host MUST set SRTT <- R, RTTVAR <- R/2"
     /// (RFC 6298, 2.2).
     pub(crate) const fn first(sample: u64) -> Self {
@@ -38,6 +64,15 @@ impl Rtt {
             min: if sample < self.min { sample } else { self.min },
             smoothed: (7 * self.smoothed + sample) / 8,
             variation: (3 * self.variation + self.smoothed.abs_diff(sample)) / 4,
+        }
+    }
+
+    pub(crate) const fn estimate(self) -> Rtt {
+        Rtt {
+            latest: Duration::from_micros(self.latest),
+            min: Duration::from_micros(self.min),
+            smoothed: Duration::from_micros(self.smoothed),
+            variation: Duration::from_micros(self.variation),
         }
     }
 }

@@ -84,16 +84,24 @@ impl fmt::Display for Status {
             self.pings_sent, self.pongs_received
         )?;
         if let Some(rtt) = self.rtt {
-            write!(f, ", rtt {:?}", Duration::from_micros(rtt.smoothed))?;
+            write!(f, ", rtt {:?}", rtt.smoothed)?;
         }
         if let Some(left) = self.grace_left {
             write!(f, ", grace {:?} left", brief(left))?;
         }
         for (kind, at) in self.deadlines.iter() {
             if at > self.at {
-                write!(f, "; {kind} in {:?}", brief(at.since(self.at)))?;
+                write!(
+                    f,
+                    "; {kind} in {:?}",
+                    brief(at.saturating_duration_since(self.at))
+                )?;
             } else {
-                write!(f, "; {kind} due since {:?}", brief(self.at.since(at)))?;
+                write!(
+                    f,
+                    "; {kind} due since {:?}",
+                    brief(self.at.saturating_duration_since(at))
+                )?;
             }
         }
         Ok(())
@@ -139,7 +147,8 @@ impl serde::Serialize for DeadlinesLeft<'_> {
         serializer.collect_map(self.0.deadlines.iter().map(|(kind, at)| {
             (
                 kind,
-                at.since(now).as_secs_f64() - now.since(at).as_secs_f64(),
+                at.saturating_duration_since(now).as_secs_f64()
+                    - now.saturating_duration_since(at).as_secs_f64(),
             )
         }))
     }

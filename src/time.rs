@@ -23,7 +23,7 @@ pub(crate) type Limit = Option<NonZeroU64>;
 /// let opened = Timestamp::from_millis(1_500);
 /// let deadline = opened.checked_add(Duration::from_secs(2)).unwrap();
 /// assert_eq!(deadline.as_nanos(), 3_500_000_000);
-/// assert_eq!(deadline.since(opened), Duration::from_secs(2));
+/// assert_eq!(deadline.saturating_duration_since(opened), Duration::from_secs(2));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(NonZeroU64);
@@ -68,11 +68,11 @@ impl Timestamp {
     }
 
     /// How long before this instant `earlier` was; zero if it was not.
-    pub const fn since(self, earlier: Self) -> Duration {
+    pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos_since(earlier))
     }
 
-    /// [`Timestamp::since`] in nanoseconds.
+    /// [`Timestamp::saturating_duration_since`] in nanoseconds.
     pub(crate) const fn nanos_since(self, earlier: Self) -> u64 {
         self.0.get().saturating_sub(earlier.0.get())
     }

@@ -666,7 +666,7 @@ fn jitter_shortens_by_up_to_its_fraction_and_never_lengthens() {
             deadlines
                 .get(kind)
                 .unwrap()
-                .since(Timestamp::ZERO)
+                .saturating_duration_since(Timestamp::ZERO)
                 .as_secs_f64()
                 / 100.0
         })

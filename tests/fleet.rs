@@ -17,8 +17,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use ws_timeout::{
-    Action, CloseReason, Event, Fleet, Key, Phase, PingId, Status, TimeoutConfig, TimeoutPolicy,
-    Timestamp,
+    Action, CloseReason, Event, Fleet, FleetKey, Phase, PingId, Status, TimeoutConfig,
+    TimeoutPolicy, Timestamp,
 };
 
 /// How many connections a case has at most.
@@ -257,8 +257,8 @@ fn what_is_removed_lets_go_of_its_configuration() {
 /// A fleet, and a policy for each of its connections; whatever is done is done to both.
 struct Both {
     fleet: Fleet,
-    singles: BTreeMap<Key, Single>,
-    removed: Vec<Key>,
+    singles: BTreeMap<FleetKey, Single>,
+    removed: Vec<FleetKey>,
     keys_given: u64,
     latest: Timestamp,
 }
@@ -302,7 +302,7 @@ impl Both {
         self.check_next_deadline();
     }
 
-    fn key(&self, which: usize) -> Option<Key> {
+    fn key(&self, which: usize) -> Option<FleetKey> {
         self.singles.keys().nth(which).copied()
     }
 
@@ -441,7 +441,7 @@ impl Both {
 /// Plays a conformance case. What a fleet does not say, `Idle` and an `Abort` again, a policy says.
 struct FleetOfOne {
     fleet: Fleet,
-    key: Key,
+    key: FleetKey,
     policy: TimeoutPolicy,
 }
 

@@ -94,7 +94,7 @@ async fn a_hundred_megabytes_that_trickle_are_cut_off() {
     ] {
         let (mut server, client) = server(PongEvidence::Any).await;
         let client = tokio::spawn(upload(client, piece, pause));
-        let Err(Error::TimedOut(verdict)) = server.recv().await else {
+        let Err(Error::Verdict(verdict)) = server.recv().await else {
             panic!("{piece} bytes each {pause:?} are too few");
         };
         assert_eq!(verdict.reason, CloseReason::SlowReceive, "{verdict}");
@@ -107,7 +107,7 @@ async fn a_hundred_megabytes_that_trickle_are_cut_off() {
 async fn where_only_a_pong_counts_a_message_of_minutes_is_no_answer() {
     let (mut server, client) = server(PongEvidence::Pong).await;
     let client = tokio::spawn(upload(client, 1_000_000, 2 * SECOND));
-    let Err(Error::TimedOut(verdict)) = server.recv().await else {
+    let Err(Error::Verdict(verdict)) = server.recv().await else {
         panic!("no verdict");
     };
     assert_eq!(verdict.reason, CloseReason::PongTimeout, "{verdict}");
@@ -149,7 +149,7 @@ async fn a_peer_that_stops_reading_in_the_middle_is_let_go() {
         client
     });
     let sent: Result<(), Error<WsError>> = server.send(Message::binary(vec![7; SIZE])).await;
-    let Err(Error::TimedOut(verdict)) = sent else {
+    let Err(Error::Verdict(verdict)) = sent else {
         panic!("{sent:?}");
     };
     assert_eq!(verdict.reason, CloseReason::MessageTimeout, "{verdict}");

@@ -72,7 +72,7 @@ fn c2_one_close_then_one_abort_for_ever() {
         Phase::Opening => 0,
         Phase::Open => 1,
         Phase::Closing => 2,
-        Phase::Closed | Phase::Aborted(_) => 3,
+        _ => 3,
     };
     for_all(256, any_case(), |case| {
         let mut closes = 0;
@@ -119,7 +119,9 @@ fn c3_until_is_when_something_is_decided() {
             assert!(until > now);
             assert!(is_idle(at(Timestamp::from_nanos(until.as_nanos() - 1))));
             let heartbeat = after.config().heartbeat_interval();
-            if after.phase() == Phase::Open && heartbeat == Some(until.since(now)) {
+            if after.phase() == Phase::Open
+                && heartbeat == Some(until.saturating_duration_since(now))
+            {
                 return;
             }
             let mut then = after.clone();
@@ -184,7 +186,7 @@ fn c6_pings_are_rare_and_single() {
                 if let (Some(event), Phase::Open) = (event_of(call), before.phase()) {
                     let answer = match config.pong_evidence() {
                         PongEvidence::Any => is_heard(event, before),
-                        PongEvidence::Pong => false,
+                        _ => false,
                     };
                     out = match (out, event) {
                         (Some((id, _)), Event::Pong(Some(pong))) if pong == id => None,
@@ -205,7 +207,9 @@ fn c6_pings_are_rare_and_single() {
             let shortest = interval - (interval as f64 * config.jitter()).ceil() as u128;
             for (from, &first) in asked.iter().enumerate() {
                 for (more, last) in asked[from..].iter().enumerate() {
-                    assert!(more as u128 * shortest <= last.since(first).as_nanos());
+                    assert!(
+                        more as u128 * shortest <= last.saturating_duration_since(first).as_nanos()
+                    );
                 }
             }
         },
@@ -239,7 +243,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
                 heard,
             } = ping.get()?;
             let answer_by = answer_by.filter(|&by| !heard && by <= next)?;
-            let time_left = answer_by.since(now.get()).as_nanos() as u64;
+            let time_left = answer_by.saturating_duration_since(now.get()).as_nanos() as u64;
             let early = if dice.below(2) == 0 {
                 0
             } else {
@@ -248,7 +252,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
             let when = Timestamp::from_nanos(answer_by.as_nanos() - early);
             let event = match evidence {
                 PongEvidence::Pong => Event::Pong(Some(id)),
-                PongEvidence::Any => dice.one_of(&[Event::Recv, Event::Ping, Event::Pong(None)]),
+                _ => dice.one_of(&[Event::Recv, Event::Ping, Event::Pong(None)]),
             };
             Some((when, Call::Observe(event)))
         };
@@ -258,7 +262,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
                 let fits = match (event, evidence) {
                     (Event::Pong(id), PongEvidence::Pong) => id == Some(latest.id),
                     (_, PongEvidence::Pong) => false,
-                    (event, PongEvidence::Any) => {
+                    (event, _) => {
                         is_heard(event, before) && latest.answer_by.is_some()
                             || event == Event::Pong(Some(latest.id))
                     }
@@ -355,12 +359,12 @@ impl Patience {
     /// It has not come by `now`, so its time must not be over.
     fn still_waits(&mut self, now: Timestamp, late: Duration) {
         self.late += late;
-        assert!(now.since(self.since) < self.bound + self.late);
+        assert!(now.saturating_duration_since(self.since) < self.bound + self.late);
     }
 
     fn ends(&mut self, now: Timestamp, late: Duration) {
         self.late += late;
-        assert!(now.since(self.since) <= self.bound + self.late);
+        assert!(now.saturating_duration_since(self.since) <= self.bound + self.late);
     }
 }
 
@@ -425,11 +429,11 @@ fn c9_a_busy_sender_notices_a_silent_peer_as_soon() {
             driver.handle(driver.now, dice.one_of(&[Event::SendOk, Event::Flushed]));
             driver.flush();
             let until = driver.until.expect("a verdict is to come");
-            let ahead = until.since(driver.now).as_nanos() as u64;
+            let ahead = until.saturating_duration_since(driver.now).as_nanos() as u64;
             let next = driver.now.as_nanos() + 1 + dice.up_to(ahead - 1);
             driver.handle(Timestamp::from_nanos(next), Event::Tick);
             driver.flush();
-            let waited = driver.now.since(silent_since);
+            let waited = driver.now.saturating_duration_since(silent_since);
             let over = driver.policy.phase() != Phase::Open;
             assert!(waited < bound || over && waited == bound);
         }
@@ -455,15 +459,15 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
             let mut taken = 0;
             while driver.policy.phase() == Phase::Open {
                 // Half the rate at most takes up to half of the time that it should buy.
-                let waited = driver.now.since(Timestamp::ZERO);
+                let waited = driver.now.saturating_duration_since(Timestamp::ZERO);
                 assert!(waited < timeout * 2, "the transport goes on for {waited:?}");
                 let allowed = (waited.as_nanos() * u128::from(rate) / 2_000_000_000) as u64 - taken;
                 let bytes = dice.up_to(allowed);
                 taken += bytes;
                 driver.handle(driver.now, Event::SendProgress { bytes });
-                let until = driver
-                    .until
-                    .map_or(0, |until| until.since(driver.now).as_nanos() as u64);
+                let until = driver.until.map_or(0, |until| {
+                    until.saturating_duration_since(driver.now).as_nanos() as u64
+                });
                 let next = driver.now.as_nanos() + dice.up_to(until).max(1);
                 driver.handle(Timestamp::from_nanos(next), Event::Tick);
             }
@@ -517,7 +521,7 @@ fn c11_every_phase_ends_that_should() {
                         || !peer_lives && config.detection_bound().is_some()
                 }
                 Phase::Closing => true,
-                Phase::Closed | Phase::Aborted(_) => false,
+                _ => false,
             };
             let mut polls = 0;
             let mut now = latest(&policy);
@@ -824,7 +828,9 @@ impl Driver {
 
     /// Gives by how much the poll was late.
     fn handle(&mut self, now: Timestamp, event: Event) -> Duration {
-        let late = self.until.map_or(Duration::ZERO, |until| now.since(until));
+        let late = self
+            .until
+            .map_or(Duration::ZERO, |until| now.saturating_duration_since(until));
         self.now = now;
         self.policy.observe(now, event);
         self.until = loop {

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    CloseReason, Closing, Error, Heartbeat, IdleScope, Metered, PongEvidence, Received,
+    CloseHandshake, CloseReason, Error, Heartbeat, IdleScope, Metered, PongEvidence, Received,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
@@ -191,7 +191,7 @@ impl ws_timeout::Timer for Hand {
         let mut world = self.0.world();
         let held_up = std::mem::take(&mut world.held_up);
         world.now += held_up;
-        world.alarm = Some(at.since(Timestamp::ZERO));
+        world.alarm = Some(at.saturating_duration_since(Timestamp::ZERO));
         world.alarms_set += 1;
     }
 
@@ -237,7 +237,7 @@ fn waits(socket: &mut Guarded) {
 #[track_caller]
 fn reason<M: std::fmt::Debug>(read: Option<Option<Result<M, Error<WsError>>>>) -> CloseReason {
     match read {
-        Some(Some(Err(Error::TimedOut(verdict)))) => verdict.reason,
+        Some(Some(Err(Error::Verdict(verdict)))) => verdict.reason,
         other => panic!("no verdict: {other:?}"),
     }
 }
@@ -628,7 +628,7 @@ fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
         let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
         let mut socket = shared
             .socket(config.stall_tolerance(SECOND))
-            .with_align(align);
+            .with_timer_slack(align);
         waits(&mut socket);
         for second in 1..=10 {
             shared.at(second * SECOND);
@@ -772,7 +772,7 @@ fn aligned_alarms_ring_together_late_and_never_early() {
     let aligned = |origin: Duration, align| {
         let shared = Shared::default();
         shared.world().origin = origin;
-        let mut socket = shared.socket(config).with_align(align);
+        let mut socket = shared.socket(config).with_timer_slack(align);
         waits(&mut socket);
         let alarm = shared.world().alarm.unwrap();
         shared.at(alarm);
@@ -876,7 +876,7 @@ fn rule_11_the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
     let words = Heartbeat::<Message>::text();
     let mut socket = shared
         .socket(off().idle_timeout(10 * SECOND))
-        .with_answers(words.clone());
+        .with_heartbeat_replies(words.clone());
     waits(&mut socket);
     shared.world().incoming.extend([words.ping, data()]);
     assert_eq!(
@@ -977,16 +977,16 @@ fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_whoever_holds_a_h
         let (sink, mut stream) = awaiting_a_pong(&shared, off()).split();
         shared.world().full = full;
         shared.at(2 * SECOND);
-        let Some(Some(Err(Error::TimedOut(verdict)))) = stream.next().now_or_never() else {
+        let Some(Some(Err(Error::Verdict(verdict)))) = stream.next().now_or_never() else {
             panic!("no verdict");
         };
         let told = if full {
-            Closing::Unwritten
+            CloseHandshake::NotSent
         } else {
-            Closing::Told
+            CloseHandshake::Sent
         };
         assert_eq!(
-            (verdict.reason, verdict.closing),
+            (verdict.reason, verdict.close_handshake),
             (CloseReason::PongTimeout, told)
         );
         let world = shared.world();
@@ -1101,7 +1101,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
             Some(Err(Error::Closed)) if !verdict => {
                 socket.flush().now_or_never().unwrap().unwrap();
             }
-            Some(Err(Error::TimedOut(_))) if verdict => {}
+            Some(Err(Error::Verdict(_))) if verdict => {}
             other => panic!("{other:?}"),
         }
         waits(&mut socket);
@@ -1210,7 +1210,7 @@ fn a_poll_takes_a_bounded_number_of_heartbeats() {
     for word in ["ping", "pong"] {
         let shared = Shared::default();
         let socket = shared.socket(off()).with_heartbeat(Heartbeat::text());
-        let mut socket = socket.with_answers(Heartbeat::text());
+        let mut socket = socket.with_heartbeat_replies(Heartbeat::text());
         let words = (0..10_000).map(|_| Message::text(word));
         shared.world().incoming.extend(words);
         let woken = Arc::new(Woken::default());
@@ -1232,7 +1232,9 @@ fn a_poll_takes_a_bounded_number_of_heartbeats() {
 #[test]
 fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
     let shared = Shared::default();
-    let mut socket = shared.socket(off()).with_answers(Heartbeat::text());
+    let mut socket = shared
+        .socket(off())
+        .with_heartbeat_replies(Heartbeat::text());
     let mut received = pin!(socket.recv_timeout(SECOND));
     assert!(received.as_mut().now_or_never().is_none());
     let words = std::iter::repeat_n(Message::text("ping"), 64);
@@ -1299,7 +1301,7 @@ fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
     };
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let socket = shared.socket(config).with_heartbeat(word());
-    let mut socket = socket.with_answers(word());
+    let mut socket = socket.with_heartbeat_replies(word());
     shared.world().incoming.push_back(Message::text("hb"));
     waits(&mut socket);
     let sent = shared.world().sent.clone();
@@ -1322,7 +1324,7 @@ fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
         let mut send = pin!(socket.send_text_timeout("x", SECOND));
         assert!(send.as_mut().now_or_never().is_none());
         shared.at(SECOND);
-        assert!(matches!(send.now_or_never(), Some(Err(Error::TimedOut(_)))));
+        assert!(matches!(send.now_or_never(), Some(Err(Error::Verdict(_)))));
     }
     let cause = socket.status().cause;
     assert_eq!(cause, Some(CloseReason::MessageTimeout));
@@ -1351,7 +1353,9 @@ fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
 fn an_answer_that_is_refused_does_not_hold_up_our_own_ping() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).message_timeout(SECOND);
-    let mut socket = shared.socket(config).with_answers(Heartbeat::text());
+    let mut socket = shared
+        .socket(config)
+        .with_heartbeat_replies(Heartbeat::text());
     shared.world().refuses = Some(Message::text("pong"));
     shared.world().incoming.push_back(Message::text("ping"));
     waits(&mut socket);

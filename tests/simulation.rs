@@ -215,7 +215,7 @@ impl Life {
         reader.0.store(true, Ordering::Relaxed);
         Self {
             world,
-            socket: socket.with_align(plan.align),
+            socket: socket.with_timer_slack(plan.align),
             reader,
             writer: Arc::default(),
             sending: Sending::Nothing,
@@ -449,7 +449,7 @@ impl ws_timeout::Timer for Alarm {
     }
 
     fn set(&mut self, at: Timestamp) {
-        let at = at.since(Timestamp::ZERO);
+        let at = at.saturating_duration_since(Timestamp::ZERO);
         let mut world = self.0.lock();
         let held_up = std::mem::take(&mut world.held_up);
         if !held_up.is_zero() {

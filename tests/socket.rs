@@ -20,7 +20,7 @@ use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseReason, Closing, Error, Heartbeat, Metered, PongEvidence, Received, TimeoutConfig,
+    CloseHandshake, CloseReason, Error, Heartbeat, Metered, PongEvidence, Received, TimeoutConfig,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp, Verdict,
 };
 
@@ -68,7 +68,7 @@ fn now() -> Instant {
 
 fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdict {
     match result {
-        Err(Error::TimedOut(verdict)) => verdict,
+        Err(Error::Verdict(verdict)) => verdict,
         other => panic!("no verdict but {other:?}"),
     }
 }
@@ -103,7 +103,7 @@ async fn a_silent_peer_is_let_go_when_its_pong_is_overdue() {
     let verdict = timed_out(server.recv().await);
     took(start, 3 * SECOND);
     assert_eq!(verdict.reason, CloseReason::PongTimeout);
-    assert_eq!(verdict.closing, Closing::Told);
+    assert_eq!(verdict.close_handshake, CloseHandshake::Sent);
     let waited = verdict.status.ping_unanswered;
     assert!(
         waited.is_some_and(|waited| waited >= 2 * SECOND),
@@ -128,8 +128,8 @@ async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
     let verdict = timed_out(server.recv().await);
     took(start, 300 * SECOND);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::ConnectionTimeout, Closing::Answered)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::ConnectionTimeout, CloseHandshake::Answered)
     );
     assert_eq!(
         verdict.status.pongs_received, 11,
@@ -173,7 +173,7 @@ async fn a_program_that_only_sends_meets_its_lifetime() {
     let (mut sink, _stream) = server.split();
     let start = now();
     let verdict = loop {
-        if let Err(Error::TimedOut(verdict)) = sink.send(Message::text("news")).await {
+        if let Err(Error::Verdict(verdict)) = sink.send(Message::text("news")).await {
             break verdict;
         }
         assert!(start.elapsed() < 2 * SECOND);
@@ -239,8 +239,8 @@ async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
     let verdict = timed_out(server.recv().await);
     took(start, 3 * SECOND);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::IdleTimeout, Closing::Ignored)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::IdleTimeout, CloseHandshake::Unanswered)
     );
     drop(client);
 }
@@ -259,8 +259,8 @@ async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_go_on() {
     tokio::time::sleep(2 * SECOND).await;
     let verdict = timed_out(sink.send(Message::text("too late")).await);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::ConnectionTimeout, Closing::UnderWay)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::ConnectionTimeout, CloseHandshake::UnderWay)
     );
     client
         .send(Message::text("still on its way"))
@@ -269,7 +269,10 @@ async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_go_on() {
     live(client).await;
     let (data, verdict, end) = reader.await.unwrap();
     assert_eq!(data.unwrap().unwrap(), Message::text("still on its way"));
-    assert_eq!(timed_out(verdict.unwrap()).closing, Closing::Answered);
+    assert_eq!(
+        timed_out(verdict.unwrap()).close_handshake,
+        CloseHandshake::Answered
+    );
     assert!(end.is_none());
 }
 
@@ -321,8 +324,8 @@ async fn our_own_close_is_bounded() {
     let verdict = timed_out(server.close(1000, "").await);
     took(start, 2 * SECOND);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::CloseTimeout, Closing::Ignored)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::CloseTimeout, CloseHandshake::Unanswered)
     );
 }
 
@@ -340,8 +343,8 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
     let verdict = timed_out(sink.close().await);
     took(start, 2 * SECOND);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::CloseTimeout, Closing::Unwritten)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::CloseTimeout, CloseHandshake::NotSent)
     );
     timed_out(reader.await.unwrap().unwrap());
 }
@@ -855,8 +858,8 @@ async fn a_peer_that_closes_and_does_not_read_is_bounded() {
     let verdict = timed_out(server.recv().await);
     took(start, 2 * SECOND);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::CloseTimeout, Closing::Unwritten)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::CloseTimeout, CloseHandshake::NotSent)
     );
 }
 
@@ -1372,8 +1375,8 @@ async fn a_close_frame_that_crossed_a_verdict_answers_it() {
     });
     let verdict = timed_out(client.recv().await);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::IdleTimeout, Closing::Answered)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::IdleTimeout, CloseHandshake::Answered)
     );
     server.await.unwrap();
 }
@@ -1451,7 +1454,7 @@ impl ws_timeout::Timer for Suspended {
 
     fn set(&mut self, at: Timestamp) {
         assert!(
-            at.since(self.now()) <= DAY,
+            at.saturating_duration_since(self.now()) <= DAY,
             "an alarm more than a day ahead"
         );
         ws_timeout::Timer::set(&mut self.timer, at);
@@ -1466,7 +1469,7 @@ impl ws_timeout::Timer for Suspended {
     }
 
     fn wall(&self) -> Duration {
-        let awake = ws_timeout::Timer::now(self).since(Timestamp::ZERO);
+        let awake = ws_timeout::Timer::now(self).saturating_duration_since(Timestamp::ZERO);
         Duration::from_secs(1_000_000 + self.asleep.load(Ordering::Relaxed)) + awake
     }
 }
@@ -1579,8 +1582,8 @@ async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
     let verdict = timed_out(sent);
     took(start, SECOND);
     assert_eq!(
-        (verdict.reason, verdict.closing),
-        (CloseReason::MessageTimeout, Closing::Unwritten)
+        (verdict.reason, verdict.close_handshake),
+        (CloseReason::MessageTimeout, CloseHandshake::NotSent)
     );
     assert!(verdict.status.write_waits, "{}", verdict.status);
     // What every later call says, until the stream has said it once.
@@ -1696,7 +1699,7 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
         .idle_timeout(3 * SECOND)
         .idle_scope(ws_timeout::IdleScope::Messages);
     let (server, mut client) = pair(config, 1024).await;
-    let mut server = server.with_answers(Heartbeat {
+    let mut server = server.with_heartbeat_replies(Heartbeat {
         ping: Message::binary(vec![9]),
         pong: Message::binary(vec![10]),
     });
@@ -1738,7 +1741,7 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_heartbeats_in_text_is_a_flood() {
     let (server, mut client) = pair(bare().max_ping_rate(20), 1 << 16).await;
-    let mut server = server.with_answers(Heartbeat::text());
+    let mut server = server.with_heartbeat_replies(Heartbeat::text());
     let client = tokio::spawn(async move {
         let mut answers = 0;
         while client.send(Message::text("ping")).await.is_ok() {
@@ -1759,7 +1762,7 @@ async fn both_sides_may_ask_in_the_same_words() {
     let both = |socket: Guarded| {
         socket
             .with_heartbeat(Heartbeat::text())
-            .with_answers(Heartbeat::text())
+            .with_heartbeat_replies(Heartbeat::text())
     };
     let (mut server, mut client) = (both(server), both(client));
     let client = tokio::spawn(async move {
@@ -1788,7 +1791,7 @@ async fn both_sides_may_ask_in_the_same_words() {
 async fn an_answer_waits_for_room_and_is_bounded() {
     for reads in [true, false] {
         let (server, mut client) = pair(bare().message_timeout(SECOND), 64).await;
-        let mut server = server.with_answers(Heartbeat::text());
+        let mut server = server.with_heartbeat_replies(Heartbeat::text());
         let large = Message::binary(vec![0; 100]);
         assert!(server.send(large.clone()).now_or_never().is_none());
         client.send(Message::text("ping")).await.unwrap();

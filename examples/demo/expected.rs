@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use ws_timeout::{CloseReason, Closing, TimeoutConfig};
+use ws_timeout::{CloseHandshake, CloseReason, TimeoutConfig};
 
 use crate::clients::Seen;
 use crate::server::{Ended, Report};
@@ -31,9 +31,11 @@ impl Expected {
         let after = limit(reason, config).expect("a limit that is off is not expected to strike");
         let close = config.close_code(reason).map(|code| (code, after));
         let closing = match (reason, close) {
-            (_, None) => Closing::Unwritten,
-            (CloseReason::IdleTimeout | CloseReason::ConnectionTimeout, _) => Closing::Answered,
-            _ => Closing::Told,
+            (_, None) => CloseHandshake::NotSent,
+            (CloseReason::IdleTimeout | CloseReason::ConnectionTimeout, _) => {
+                CloseHandshake::Answered
+            }
+            _ => CloseHandshake::Sent,
         };
         Self {
             ended: Ended::Verdict(reason, closing),
@@ -46,7 +48,7 @@ impl Expected {
     pub fn ignored(reason: CloseReason, config: &TimeoutConfig) -> Self {
         let told = Self::verdict(reason, config);
         Self {
-            ended: Ended::Verdict(reason, Closing::Ignored),
+            ended: Ended::Verdict(reason, CloseHandshake::Unanswered),
             after: told.after + config.close_timeout(),
             ..told
         }

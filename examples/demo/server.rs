@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{
-    CloseReason, Closing, Error, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime,
+    CloseHandshake, CloseReason, Error, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime,
 };
 
 use crate::{Voice, now};
@@ -47,7 +47,7 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// By the policy.
-    Verdict(CloseReason, Closing),
+    Verdict(CloseReason, CloseHandshake),
     /// By the client, with a closing handshake.
     Cleanly,
     /// By a failure of the socket.
@@ -74,8 +74,8 @@ pub async fn serve(
     match &ended {
         Ok(()) => voice.say("server: the client closed the connection"),
         // Shown whole, a verdict has the connection's status with it.
-        Err(Error::TimedOut(verdict)) => {
-            let (reason, closing) = (verdict.reason, verdict.closing);
+        Err(Error::Verdict(verdict)) => {
+            let (reason, closing) = (verdict.reason, verdict.close_handshake);
             voice.say(format_args!(
                 "server: {reason}, {} ({closing})",
                 reason.text()
@@ -85,7 +85,7 @@ pub async fn serve(
     }
     let ended = match ended {
         Ok(()) => Ended::Cleanly,
-        Err(Error::TimedOut(verdict)) => Ended::Verdict(verdict.reason, verdict.closing),
+        Err(Error::Verdict(verdict)) => Ended::Verdict(verdict.reason, verdict.close_handshake),
         Err(_) => Ended::Failed,
     };
     let at = now();

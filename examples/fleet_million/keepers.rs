@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tokio::time::{Instant, Sleep};
 use tokio_util::time::{DelayQueue, delay_queue};
-use ws_timeout::{Action, Event, Fleet, Key, PingId, TimeoutConfig, Timestamp};
+use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
 /// A ping that is out: whose it is, and what its frame carries.
 pub type Ping = (u32, [u8; 8]);
@@ -52,7 +52,7 @@ pub struct Fleets {
 impl Keeper for Fleets {
     const NAME: &str = "Fleet";
 
-    type Handle = Key;
+    type Handle = FleetKey;
 
     fn new(_: u32) -> Self {
         let config = TimeoutConfig::builder().no_connection_timeout().build();
@@ -62,16 +62,16 @@ impl Keeper for Fleets {
         }
     }
 
-    fn insert(&mut self, id: u32, now: Timestamp) -> Key {
+    fn insert(&mut self, id: u32, now: Timestamp) -> FleetKey {
         self.fleet.insert(self.config.clone(), id.into(), now)
     }
 
     #[inline]
-    fn message(&mut self, key: Key, now: Timestamp) {
+    fn message(&mut self, key: FleetKey, now: Timestamp) {
         self.fleet.observe(key, now, Event::Recv);
     }
 
-    fn pong(&mut self, key: Key, payload: [u8; 8], now: Timestamp) {
+    fn pong(&mut self, key: FleetKey, payload: [u8; 8], now: Timestamp) {
         let pong = Event::Pong(PingId::from_payload(&payload));
         self.fleet.observe(key, now, pong);
     }
@@ -425,7 +425,7 @@ impl PausedClock {
     }
 
     fn advance_to(&mut self, now: Timestamp) {
-        let pause = now.since(self.now);
+        let pause = now.saturating_duration_since(self.now);
         self.now = now;
         self.runtime.block_on(tokio::time::advance(pause));
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{CloseReason, Closing, DeadlineKind, Error, TimeoutConfig};
+use ws_timeout::{CloseHandshake, CloseReason, DeadlineKind, Error, TimeoutConfig};
 
 use crate::{Ended, Failure, serve};
 
@@ -79,12 +79,15 @@ fn allowed(wanted: usize) -> Result<usize, Failure> {
 fn look_at_ends(ended: &[Ended], clients: usize) -> Result<(), Failure> {
     let closed = |how| {
         let closed = ended.iter().filter(|ended| {
-            matches!(&ended.result, Err(Error::TimedOut(verdict))
-                if verdict.reason == CloseReason::Drain && verdict.closing == how)
+            matches!(&ended.result, Err(Error::Verdict(verdict))
+                if verdict.reason == CloseReason::Drain && verdict.close_handshake == how)
         });
         closed.count()
     };
-    let (answered, ignored) = (closed(Closing::Answered), closed(Closing::Ignored));
+    let (answered, ignored) = (
+        closed(CloseHandshake::Answered),
+        closed(CloseHandshake::Unanswered),
+    );
     println!("{answered} answered the Close frame, {ignored} ignored it");
     let deaf = clients.div_ceil(IGNORES_CLOSE);
     if (answered, ignored) != (clients - deaf, deaf) {
@@ -99,7 +102,7 @@ fn look_at_instants(ended: &[Ended], within: Duration) -> Result<(), Failure> {
     let mut latest = Duration::ZERO;
     let mut waits = Vec::new();
     for ended in ended {
-        let (Some(asked), Err(Error::TimedOut(verdict))) = (&ended.asked, &ended.result) else {
+        let (Some(asked), Err(Error::Verdict(verdict))) = (&ended.asked, &ended.result) else {
             return Err("a connection was not asked to go".into());
         };
         let due = asked.deadlines.get(DeadlineKind::Drain);
@@ -107,8 +110,8 @@ fn look_at_instants(ended: &[Ended], within: Duration) -> Result<(), Failure> {
         if verdict.status.at < due {
             return Err("a connection closed before its time".into());
         }
-        latest = latest.max(verdict.status.at.since(due));
-        waits.push(due.since(asked.at));
+        latest = latest.max(verdict.status.at.saturating_duration_since(due));
+        waits.push(due.saturating_duration_since(asked.at));
     }
     println!("each closed when its time had come, the latest {latest:.3?} after that");
     if latest > ALLOWANCE {

@@ -25,7 +25,7 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
 /// call, and guards the socket that comes out; see [`TimeoutSocket::open`].
 ///
 /// # Errors
-/// [`Error::TimedOut`] if the handshake took too long. [`Error::Socket`] with what it ended in.
+/// [`Error::Verdict`] if the handshake took too long. [`Error::Socket`] with what it ended in.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -66,7 +66,7 @@ impl crate::Timer for Timer {
     }
 
     fn set(&mut self, at: Timestamp) {
-        let from_origin = at.since(Timestamp::ZERO);
+        let from_origin = at.saturating_duration_since(Timestamp::ZERO);
         let deadline = self.origin.checked_add(from_origin);
         self.alarm.set_at(deadline.unwrap_or_else(now));
     }

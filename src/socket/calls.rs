@@ -66,7 +66,7 @@ where
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] when the policy ended the connection, [`Error::Socket`] when the socket
+    /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the socket
     /// inside failed; `None` follows either.
     pub async fn recv(&mut self) -> Result<Option<M>, Error<E>>
     where
@@ -116,7 +116,7 @@ where
     /// whose future was dropped leaves whole or not at all.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] when the policy has ended the connection, [`Error::Socket`] when the socket
+    /// [`Error::Verdict`] when the policy has ended the connection, [`Error::Socket`] when the socket
     /// inside failed or did not take the message, [`Error::Closed`] when the connection had ended or is
     /// being closed, by either side.
     pub async fn send_text(&mut self, text: impl Into<String>) -> Result<(), Error<E>>
@@ -181,7 +181,7 @@ where
     /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
     /// reads until the peer has answered or left. Data that still comes is dropped.
     ///
-    /// Takes at most `close_timeout`, later by what [`with_align`](Self::with_align) allows, by the 35 ms that
+    /// Takes at most `close_timeout`, later by what [`with_timer_slack`](Self::with_timer_slack) allows, by the 35 ms that
     /// tokio may take to hear of all that came, and by up to `stall_tolerance` if this process stalls. Gives the
     /// code of the peer's Close frame, if there was one. On a connection that has ended it does
     /// nothing, and tells how that ended if the stream has not yet.
@@ -190,7 +190,7 @@ where
     /// `SinkExt::close(&mut socket)`.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that can never be sent; [`Error::TimedOut`] if the peer did not
+    /// [`Error::CloseCode`] for a code that can never be sent; [`Error::Verdict`] if the peer did not
     /// answer in time, or the policy ended the connection and the stream has not said so yet; [`Error::Socket`] if the socket
     /// inside failed.
     pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>

@@ -10,7 +10,7 @@ use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::{Farewell, TimeoutSocket, WriteSide};
-use crate::error::{Closing, Verdict};
+use crate::error::{CloseHandshake, Verdict};
 use crate::event::{CloseReason, Event};
 use crate::message::Message;
 use crate::report;
@@ -32,7 +32,7 @@ where
         reason: CloseReason,
         status: Option<Status>,
     ) {
-        self.give_verdict(now, reason, Closing::UnderWay, status);
+        self.give_verdict(now, reason, CloseHandshake::UnderWay, status);
         self.drop_heartbeats();
         self.ending_mut().farewell = Farewell::Owed(self.close_frame(reason));
         self.act_before_judging(now);
@@ -52,22 +52,22 @@ where
             return self.end();
         }
         let closing = match &ending.farewell {
-            Farewell::Sent if ending.peer_close.is_some() => Closing::Answered,
+            Farewell::Sent if ending.peer_close.is_some() => CloseHandshake::Answered,
             // The frames have crossed, and the reply went out for ours.
-            Farewell::None if both_closed => Closing::Answered,
+            Farewell::None if both_closed => CloseHandshake::Answered,
             Farewell::None if self.policy.config().close_code(reason).is_some() => {
                 self.drop_heartbeats();
                 self.ending_mut().farewell = Farewell::Owed(self.close_frame(reason));
                 match self.write_out(now) {
                     Poll::Ready(Ok(())) => {
                         self.read_off();
-                        Closing::Told
+                        CloseHandshake::Sent
                     }
-                    _ => Closing::Unwritten,
+                    _ => CloseHandshake::NotSent,
                 }
             }
-            Farewell::Sent => Closing::Ignored,
-            _ => Closing::Unwritten,
+            Farewell::Sent => CloseHandshake::Unanswered,
+            _ => CloseHandshake::NotSent,
         };
         self.give_verdict(now, reason, closing, status);
         self.report_end(now);
@@ -100,7 +100,7 @@ where
             reason: CloseReason::MessageTimeout,
             within: Some(within),
             status: Box::new(self.policy.status(now)),
-            closing: Closing::Unwritten,
+            close_handshake: CloseHandshake::NotSent,
         };
         let config = self.policy.config();
         report::verdict(self.label_or_dash(), &verdict, config);
@@ -115,18 +115,18 @@ where
         &mut self,
         now: Timestamp,
         reason: CloseReason,
-        closing: Closing,
+        closing: CloseHandshake,
         status: Option<Status>,
     ) {
         if let Some(verdict) = &mut self.ending_mut().verdict {
-            verdict.closing = closing;
+            verdict.close_handshake = closing;
             return;
         }
         let verdict = Verdict {
             reason,
             within: None,
             status: Box::new(status.unwrap_or_else(|| self.policy.status(now))),
-            closing,
+            close_handshake: closing,
         };
         report::verdict(self.label_or_dash(), &verdict, self.policy.config());
         self.ending_mut().verdict = Some(verdict);

@@ -43,7 +43,7 @@ where
     /// read: what came before a suspension tells nothing of the link after it.
     pub(super) fn doubt_after_a_resume(&mut self, now: Timestamp) {
         let ahead = wall_ahead(&self.timer, now);
-        let asleep = ahead.since(self.wall_ahead);
+        let asleep = ahead.saturating_duration_since(self.wall_ahead);
         self.wall_ahead = ahead;
         if asleep > RESUME && self.policy.config().pong_timeout().is_some() {
             report::resumed(self.label_or_dash(), asleep);
@@ -140,7 +140,10 @@ where
         if align.is_zero() {
             return at;
         }
-        let then = self.timer.wall().saturating_add(at.since(now));
+        let then = self
+            .timer
+            .wall()
+            .saturating_add(at.saturating_duration_since(now));
         let past = then.as_nanos() % align.as_nanos();
         let late = align.as_nanos().wrapping_sub(past) % align.as_nanos();
         let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
@@ -171,7 +174,11 @@ where
 
 /// By how much the clock of the day is ahead of the timer's.
 pub(super) fn wall_ahead(timer: &impl Timer, now: Timestamp) -> Timestamp {
-    Timestamp::from_duration(timer.wall().saturating_sub(now.since(Timestamp::ZERO)))
+    Timestamp::from_duration(
+        timer
+            .wall()
+            .saturating_sub(now.saturating_duration_since(Timestamp::ZERO)),
+    )
 }
 
 /// The least difference between the clocks that counts as a resume.

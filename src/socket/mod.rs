@@ -25,7 +25,7 @@ use futures_util::task::ArcWake;
 use crate::config::TimeoutConfig;
 use crate::error::{Error, Verdict};
 use crate::event::Event;
-use crate::message::{Heartbeat, Kind, Message};
+use crate::message::{Heartbeat, Message, MessageKind};
 use crate::metered::{Meter, Metering};
 use crate::policy::TimeoutPolicy;
 use crate::report;
@@ -43,7 +43,7 @@ use crate::timer::Timer;
 ///
 /// What differs from the socket inside:
 ///
-/// * A verdict of the policy arrives as [`Error::TimedOut`], from a send at once. If it begins a closing
+/// * A verdict of the policy arrives as [`Error::Verdict`], from a send at once. If it begins a closing
 ///   handshake, the stream first hands over what the peer still sends; if it aborts, what had not been
 ///   read goes with the transport. The stream ends after it.
 /// * The first pong that names our latest ping is taken out of the stream, and so is the peer's answer to
@@ -317,7 +317,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// What fails before there is a socket to name is in the log under the label `-`.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] if the handshake took too long, counted from this call; it is dropped then, and
+    /// [`Error::Verdict`] if the handshake took too long, counted from this call; it is dropped then, and
     /// with it the transport.
     /// [`Error::Socket`] with whatever it ended in.
     pub fn open<E, F>(
@@ -393,7 +393,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     ///
     /// To the policy it is a Ping frame: a sign of life, but no activity, and `max_ping_rate` limits it.
     /// Of several that come while the transport takes nothing, the latest is answered.
-    pub fn with_answers(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
+    pub fn with_heartbeat_replies(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
         self.extras().answers = Some(Box::new(heartbeat));
         self
     }
@@ -406,7 +406,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are kept as they are.
-    pub fn with_align(mut self, align: Duration) -> Self {
+    pub fn with_timer_slack(mut self, align: Duration) -> Self {
         // Zero is the default, and needs no extras.
         if !align.is_zero() || self.extras.is_some() {
             self.extras().align = align;
@@ -579,9 +579,9 @@ where
         let this = self.get_mut();
         this.may_send_more()?;
         let data = match message.kind() {
-            Kind::Data => true,
-            Kind::Ping(_) | Kind::Pong(_) => false,
-            Kind::Close(_) => {
+            MessageKind::Data => true,
+            MessageKind::Ping(_) | MessageKind::Pong(_) => false,
+            MessageKind::Close(_) => {
                 this.begin_close(message);
                 return Ok(());
             }

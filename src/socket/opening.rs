@@ -12,7 +12,7 @@ use futures_core::TryStream;
 use super::TimeoutSocket;
 use super::judging::A_MOMENT;
 use crate::config::TimeoutConfig;
-use crate::error::{Closing, Error, Verdict};
+use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::{Action, Event};
 use crate::policy::{Judged, TimeoutPolicy, View};
 use crate::report;
@@ -61,10 +61,10 @@ where
                             reason,
                             within: None,
                             status: Box::new(known.unwrap_or_else(|| policy.status(now))),
-                            closing: Closing::Unwritten,
+                            close_handshake: CloseHandshake::NotSent,
                         };
                         report::verdict("-", &verdict, policy.config());
-                        return Poll::Ready(Err(Error::TimedOut(verdict)));
+                        return Poll::Ready(Err(Error::Verdict(verdict)));
                     }
                     _ => {
                         alarm = if unseen {

@@ -8,9 +8,9 @@ use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::{Farewell, PeerClose, TimeoutSocket, WriteSide};
-use crate::error::{Closing, Error};
+use crate::error::{CloseHandshake, Error};
 use crate::event::{Event, Phase};
-use crate::message::{Kind, Message};
+use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
 use crate::policy::Judged;
 use crate::report;
@@ -55,7 +55,7 @@ where
     /// Tells the policy of a message, if that is all there is to do at it; whether it was.
     #[inline]
     fn only_observes(&mut self, message: &M) -> bool {
-        if self.stale || self.speaks() || !matches!(message.kind(), Kind::Data) {
+        if self.stale || self.speaks() || !matches!(message.kind(), MessageKind::Data) {
             return false;
         }
         let now = self.timer.now();
@@ -171,7 +171,7 @@ where
     /// Tells the policy of a message; whether it is handed on.
     pub(super) fn received(&mut self, now: Timestamp, message: &M) -> bool {
         match message.kind() {
-            Kind::Data => {
+            MessageKind::Data => {
                 self.whole_message();
                 if self.speaks() && self.is_heartbeat(now, message) {
                     return false;
@@ -179,21 +179,21 @@ where
                 self.observe(now, Event::Recv);
                 true
             }
-            Kind::Ping(payload) => {
+            MessageKind::Ping(payload) => {
                 self.control_frame(payload.len());
                 self.observe(now, Event::Ping);
                 // tungstenite has queued the pong.
                 self.unflushed.control = true;
                 true
             }
-            Kind::Pong(payload) => {
+            MessageKind::Pong(payload) => {
                 self.control_frame(payload.len());
                 let id = PingId::from_payload(payload);
                 let ours = id.is_some_and(|id| self.policy.awaits_pong(id));
                 self.pong(now, id);
                 !ours
             }
-            Kind::Close(code) => {
+            MessageKind::Close(code) => {
                 self.drop_heartbeats();
                 let promised = self.slot.take().is_some();
                 let ending = self.ending_mut();
@@ -294,16 +294,16 @@ where
         self.observe(now, Event::Closed);
         let ending = self.ending();
         let closing = match (ending.peer_close, &ending.farewell) {
-            (Some(_), _) => Closing::Answered,
-            (None, Farewell::Sent) => Closing::Ignored,
-            _ => Closing::Unwritten,
+            (Some(_), _) => CloseHandshake::Answered,
+            (None, Farewell::Sent) => CloseHandshake::Unanswered,
+            _ => CloseHandshake::NotSent,
         };
         // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
         let closed = ending.peer_close.is_some() || matches!(ending.farewell, Farewell::Sent);
         let verdict = (self.ending.as_mut()).and_then(|ending| ending.verdict.as_mut());
         let given = verdict.is_some();
         if let Some(verdict) = verdict {
-            verdict.closing = closing;
+            verdict.close_handshake = closing;
         }
         let error = error.filter(|_| !closed && !given);
         match &error {
@@ -329,7 +329,7 @@ where
         }
         let ending = self.ending.as_mut()?;
         match (&ending.verdict, &mut ending.write_side) {
-            (Some(verdict), _) => Some(Err(Error::TimedOut(verdict.clone()))),
+            (Some(verdict), _) => Some(Err(Error::Verdict(verdict.clone()))),
             (None, WriteSide::Failed(_)) if ending.peer_close.is_some() => None,
             (None, WriteSide::Failed(error)) => {
                 Some(Err(error.take().map_or(Error::Closed, Error::Socket)))

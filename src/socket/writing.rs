@@ -390,7 +390,7 @@ where
     /// Sends fail at once with the verdict, from when it is given.
     pub(super) fn may_send(&self) -> Result<(), Error<E>> {
         match (&self.ending().verdict, &self.inner) {
-            (Some(verdict), _) => Err(Error::TimedOut(verdict.clone())),
+            (Some(verdict), _) => Err(Error::Verdict(verdict.clone())),
             (None, None) => Err(Error::Closed),
             (None, Some(_)) => Ok(()),
         }

@@ -282,6 +282,8 @@ fn end(status: &Status) -> Value {
              variation,
              ..
          }| {
+            let [latest, min, smoothed, variation] =
+                [latest, min, smoothed, variation].map(|length| length.as_micros() as u64);
             json!({ "latest": latest, "min": min, "smoothed": smoothed, "variation": variation })
         },
     );

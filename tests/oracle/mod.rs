@@ -131,6 +131,7 @@ impl Oracle {
             (Phase::Open, Event::Opened) => None,
             (Phase::Open, Event::CloseStart | Event::PeerClose) => Some(Phase::Closing),
             (Phase::Open, _) => Some(Phase::Open),
+            (phase, _) => panic!("{phase:?} is not in the specification"),
         };
         let meaning = match (self.phase(), phase) {
             (Phase::Open, Some(Phase::Open)) => self.meaning(now, event),
@@ -175,7 +176,7 @@ impl Oracle {
             // "`Abort(reason)`: said at every later poll"
             Phase::Aborted(reason) => return Action::Abort(reason),
             Phase::Closed => return Action::Idle { until: None },
-            Phase::Opening | Phase::Open | Phase::Closing => {}
+            _ => {}
         }
         // "In this order; the first that is due decides."
         let rows = self.rows(now);
@@ -403,6 +404,7 @@ impl Oracle {
             Event::Drain { .. } => nothing,
             Event::Tick => return None,
             Event::Opened | Event::CloseStart | Event::PeerClose | Event::Closed => nothing,
+            event => panic!("{event:?} is not in the specification"),
         })
     }
 
@@ -591,13 +593,14 @@ impl Oracle {
                 let quiet_since = match config.idle_scope() {
                     IdleScope::Inbound => self.last_heard().max(self.last_excused()),
                     IdleScope::Messages => self.last_active(),
+                    scope => panic!("{scope:?} is not in the specification"),
                 };
                 let idle = after(quiet_since, config.idle_timeout());
                 row(Kind::Idle, idle, Close(Reason::IdleTimeout), true, true);
 
                 row(Kind::NextPing, self.next_ping(now), SendPing, false, false);
             }
-            Phase::Closed | Phase::Aborted(_) => {}
+            _ => {}
         }
     }
 
@@ -616,6 +619,7 @@ impl Oracle {
         let from = match self.config().pong_evidence() {
             PongEvidence::Any => self.last_heard().min(self.last_sent()).max(flushed),
             PongEvidence::Pong => flushed,
+            evidence => panic!("{evidence:?} is not in the specification"),
         };
         let interval = self.config().ping_interval();
         Some(from + self.less_jitter(interval, self.pings_sent() + 1)?)
@@ -878,7 +882,7 @@ fn time_for(bytes: u64, rate: u32) -> Nanos {
 }
 
 pub(crate) fn as_array(rtt: Rtt) -> [u64; 4] {
-    [rtt.latest, rtt.min, rtt.smoothed, rtt.variation]
+    [rtt.latest, rtt.min, rtt.smoothed, rtt.variation].map(|length| length.as_micros() as u64)
 }
 
 /// The finalizer of splitmix64.

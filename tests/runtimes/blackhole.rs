@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
-use ws_timeout::{CloseReason, Closing, PongEvidence, TimeoutConfigBuilder};
+use ws_timeout::{CloseHandshake, CloseReason, PongEvidence, TimeoutConfigBuilder};
 
 use crate::peers::{PING, PONG, bare, frame, payload};
 use crate::{End, MS, Ours, SILENCE, converse, limits, on_each_runtime};
@@ -85,8 +85,11 @@ fn blackhole(lost: Lost, config: TimeoutConfigBuilder, peer: Peer) {
         let end = converse(runtime, &listener, Ours::Echo, config);
         drop(over);
         assert!(
-            end.is(CloseReason::PongTimeout, Closing::Told, SILENCE + 600 * MS)
-                && matches!(&end, End::TimedOut(verdict) if verdict.status.pongs_received == 3),
+            end.is(
+                CloseReason::PongTimeout,
+                CloseHandshake::Sent,
+                SILENCE + 600 * MS
+            ) && matches!(&end, End::TimedOut(verdict) if verdict.status.pongs_received == 3),
             "{end:?}"
         );
         peer.join().unwrap();

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use tungstenite::error::ProtocolError;
-use ws_timeout::{CloseReason, Closing};
+use ws_timeout::{CloseHandshake, CloseReason};
 
 use crate::peers::{CLOSE, bare, frame, until_dropped};
 use crate::{End, MS, Ours, PATIENCE, SECOND, contract, limits};
@@ -16,7 +16,13 @@ fn a_peer_that_ignores_the_close_is_dropped() {
         Ours::Echo,
         config.build().unwrap(),
         |tcp| until_dropped(bare(tcp)),
-        |end| end.is(CloseReason::IdleTimeout, Closing::Ignored, 500 * MS),
+        |end| {
+            end.is(
+                CloseReason::IdleTimeout,
+                CloseHandshake::Unanswered,
+                500 * MS,
+            )
+        },
     );
 }
 
@@ -96,6 +102,10 @@ fn a_client_is_told_that_its_server_is_silent() {
         until_dropped(socket.get_ref().try_clone().unwrap());
     };
     contract(Ours::Client, limits().build().unwrap(), peer, |end| {
-        end.is(CloseReason::PongTimeout, Closing::Told, crate::SILENCE)
+        end.is(
+            CloseReason::PongTimeout,
+            CloseHandshake::Sent,
+            crate::SILENCE,
+        )
     });
 }

@@ -42,7 +42,7 @@ impl Verdict {
             silent: status.silent,
             unanswered: status.ping_unanswered.unwrap_or_default(),
             pings: status.pings_sent,
-            at: origin + status.at.since(Timestamp::ZERO),
+            at: origin + status.at.saturating_duration_since(Timestamp::ZERO),
         }
     }
 

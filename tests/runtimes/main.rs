@@ -42,7 +42,7 @@ use futures_util::{SinkExt, StreamExt};
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{
-    CloseReason, Closing, Error, TimeoutConfig, TimeoutConfigBuilder, Timer, Verdict,
+    CloseHandshake, CloseReason, Error, TimeoutConfig, TimeoutConfigBuilder, Timer, Verdict,
 };
 
 use host::{Failure, Host, RUNTIMES, Role, Runtime};
@@ -84,11 +84,11 @@ enum End {
 
 impl End {
     /// Whether it is this verdict, at this age or a little later.
-    fn is(&self, reason: CloseReason, closing: Closing, age: Duration) -> bool {
+    fn is(&self, reason: CloseReason, closing: CloseHandshake, age: Duration) -> bool {
         match self {
             Self::TimedOut(verdict) => {
                 verdict.reason == reason
-                    && verdict.closing == closing
+                    && verdict.close_handshake == closing
                     && verdict.status.age >= age
                     && verdict.status.age <= age + PATIENCE
             }
@@ -100,7 +100,7 @@ impl End {
 impl From<Failure> for End {
     fn from(error: Failure) -> Self {
         match error {
-            Error::TimedOut(verdict) => Self::TimedOut(verdict),
+            Error::Verdict(verdict) => Self::TimedOut(verdict),
             Error::Socket(error) => Self::Socket(error),
             other => Self::Other(other),
         }
@@ -245,6 +245,6 @@ fn the_alarm_of_async_io_is_never_early_and_rings_once() {
         .await;
         timer.set(start.checked_add(50 * MS).unwrap());
         poll_fn(|cx| timer.poll(cx)).await;
-        assert!(timer.now().since(start) >= 50 * MS);
+        assert!(timer.now().saturating_duration_since(start) >= 50 * MS);
     });
 }

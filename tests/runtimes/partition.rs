@@ -7,7 +7,7 @@ use tokio_tungstenite::{accept_async_with_config, client_async};
 use turmoil::net::{TcpListener, TcpStream};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::open;
-use ws_timeout::{CloseReason, Closing, Error, Metered, Received, TimeoutConfig, Verdict};
+use ws_timeout::{CloseHandshake, CloseReason, Error, Metered, Received, TimeoutConfig, Verdict};
 
 use crate::{MS, SECOND};
 
@@ -37,7 +37,7 @@ fn a_partition_is_noticed_when_the_next_pong_is_overdue() {
         });
         let verdict = verdict.expect("the peer is let go");
         assert_eq!(verdict.reason, CloseReason::PongTimeout);
-        assert_eq!(verdict.closing, Closing::Told);
+        assert_eq!(verdict.close_handshake, CloseHandshake::Sent);
         assert_eq!(verdict.status.pongs_received, 2);
         assert_eq!(verdict.status.age, OVERDUE + TURNS);
     }
@@ -98,7 +98,7 @@ fn simulate(faults: impl Future<Output = ()> + Send + 'static) -> Option<Verdict
         let mut socket = open(config, handshake).await?.with_meter(meter);
         tokio::spawn(faults);
         decided.send(match socket.recv_timeout(6 * SECOND).await {
-            Err(Error::TimedOut(verdict)) => Some(verdict),
+            Err(Error::Verdict(verdict)) => Some(verdict),
             other => {
                 assert_eq!(other?, Received::TimedOut);
                 None

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
 
-use ws_timeout::{CloseReason, Closing, PongEvidence};
+use ws_timeout::{CloseHandshake, CloseReason, PongEvidence};
 
 use crate::peers::{CLOSE, PING, PONG, bare, frame, payload, until_dropped};
 use crate::{End, MS, Ours, SECOND, SILENCE, contract, limits};
@@ -15,7 +15,7 @@ fn a_silent_peer_is_let_go() {
         Ours::Echo,
         limits().build().unwrap(),
         |tcp| until_dropped(bare(tcp)),
-        |end| end.is(CloseReason::PongTimeout, Closing::Told, SILENCE),
+        |end| end.is(CloseReason::PongTimeout, CloseHandshake::Sent, SILENCE),
     );
 }
 
@@ -33,7 +33,7 @@ fn a_pong_that_was_not_asked_for_answers_no_ping() {
         Ours::Echo,
         config.build().unwrap(),
         |tcp| pongs(bare(tcp), b""),
-        |end| end.is(CloseReason::PongTimeout, Closing::Told, SILENCE),
+        |end| end.is(CloseReason::PongTimeout, CloseHandshake::Sent, SILENCE),
     );
 }
 
@@ -47,7 +47,7 @@ fn a_wrong_pong_answers_no_ping() {
     };
     let config = limits().pong_evidence(PongEvidence::Pong);
     contract(Ours::Echo, config.build().unwrap(), peer, |end| {
-        end.is(CloseReason::PongTimeout, Closing::Told, SILENCE)
+        end.is(CloseReason::PongTimeout, CloseHandshake::Sent, SILENCE)
     });
 }
 
@@ -61,8 +61,11 @@ fn the_pong_of_an_earlier_ping_answers_no_other() {
     let config = limits().pong_evidence(PongEvidence::Pong);
     contract(Ours::Echo, config.build().unwrap(), peer, |end| {
         // The first ping was answered, the second was not.
-        end.is(CloseReason::PongTimeout, Closing::Told, SILENCE + 200 * MS)
-            && matches!(end, End::TimedOut(verdict) if verdict.status.pongs_received == 1
+        end.is(
+            CloseReason::PongTimeout,
+            CloseHandshake::Sent,
+            SILENCE + 200 * MS,
+        ) && matches!(end, End::TimedOut(verdict) if verdict.status.pongs_received == 1
                 && verdict.status.pings_sent == 2)
     });
 }
@@ -78,7 +81,7 @@ fn a_pong_that_comes_before_the_ping_answers_it_in_no_way() {
     for evidence in [PongEvidence::Any, PongEvidence::Pong] {
         let config = limits().pong_evidence(evidence);
         contract(Ours::Echo, config.build().unwrap(), peer, |end| {
-            end.is(CloseReason::PongTimeout, Closing::Told, SILENCE)
+            end.is(CloseReason::PongTimeout, CloseHandshake::Sent, SILENCE)
         });
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ws_timeout::{CloseReason, Closing};
+use ws_timeout::{CloseHandshake, CloseReason};
 
 use crate::process::Process;
 use crate::{MS, Ours, SILENCE, converse, limits, on_each_runtime};
@@ -26,7 +26,11 @@ fn a_peer_that_is_stopped_is_let_go() {
         let end = converse(runtime, &listener, Ours::Echo, config);
         // Three pings were answered, the fourth was not.
         assert!(
-            end.is(CloseReason::PongTimeout, Closing::Told, SILENCE + 600 * MS),
+            end.is(
+                CloseReason::PongTimeout,
+                CloseHandshake::Sent,
+                SILENCE + 600 * MS
+            ),
             "{end:?}"
         );
         stopped.join().unwrap();

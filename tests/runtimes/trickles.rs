@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::thread;
 
-use ws_timeout::{CloseReason, Closing};
+use ws_timeout::{CloseHandshake, CloseReason};
 
 use crate::peers::{CLOSE, PONG, REQUEST, bare, frame, until_dropped};
 use crate::{End, MS, Ours, PATIENCE, SECOND, contract, limits};
@@ -14,7 +14,13 @@ fn a_handshake_that_never_comes_is_given_up() {
         Ours::Echo,
         limits().build().unwrap(),
         until_dropped,
-        |end| end.is(CloseReason::HandshakeTimeout, Closing::Unwritten, SECOND),
+        |end| {
+            end.is(
+                CloseReason::HandshakeTimeout,
+                CloseHandshake::NotSent,
+                SECOND,
+            )
+        },
     );
 }
 
@@ -31,7 +37,11 @@ fn a_handshake_that_trickles_is_given_up() {
         until_dropped(tcp);
     };
     contract(Ours::Echo, limits().build().unwrap(), peer, |end| {
-        end.is(CloseReason::HandshakeTimeout, Closing::Unwritten, SECOND)
+        end.is(
+            CloseReason::HandshakeTimeout,
+            CloseHandshake::NotSent,
+            SECOND,
+        )
     });
 }
 
@@ -81,6 +91,6 @@ fn a_peer_that_never_reads_is_let_go() {
         }
     };
     contract(Ours::Push, limits().build().unwrap(), peer, |end| {
-        end.is(CloseReason::MessageTimeout, Closing::Unwritten, SECOND)
+        end.is(CloseReason::MessageTimeout, CloseHandshake::NotSent, SECOND)
     });
 }

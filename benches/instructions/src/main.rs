@@ -144,7 +144,7 @@ fn fleet_ping_and_pong(times: u64) {
     }
 }
 
-fn fleet() -> (Fleet, Vec<ws_timeout::Key>) {
+fn fleet() -> (Fleet, Vec<ws_timeout::FleetKey>) {
     let config = TimeoutConfig::builder().no_connection_timeout().build();
     let config = Arc::new(config.expect("the configuration has a meaning"));
     let mut fleet = Fleet::new();

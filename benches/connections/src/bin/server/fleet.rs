@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{NoCallback, ServerHandsh
 use tokio_tungstenite::tungstenite::handshake::{HandshakeError, MidHandshake};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{Action, Event, Fleet, Key, PingId, TimeoutConfig, Timestamp};
+use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
 use crate::{Outcome, is_data, ours};
 
@@ -53,7 +53,7 @@ struct Server {
 }
 
 struct Connection {
-    key: Key,
+    key: FleetKey,
     socket: Socket,
     /// The ping that waits in the socket's buffer.
     unflushed: Option<PingId>,
@@ -74,7 +74,7 @@ impl Server {
             .map(|due| rung_in_step(due, align));
         let wait = match due {
             _ if self.more => Some(Duration::ZERO),
-            due => due.map(|due| due.since(asked)),
+            due => due.map(|due| due.saturating_duration_since(asked)),
         };
         match self.poll.poll(events, wait) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -151,7 +151,7 @@ impl Server {
         }
     }
 
-    fn act(&mut self, key: Key, action: Action, now: Timestamp) {
+    fn act(&mut self, key: FleetKey, action: Action, now: Timestamp) {
         let Some(connection) = &mut self.connections[key.index()] else {
             return;
         };
@@ -174,7 +174,7 @@ impl Server {
         }
     }
 
-    fn let_go(&mut self, key: Key) {
+    fn let_go(&mut self, key: FleetKey) {
         self.fleet.remove(key);
         self.connections[key.index()] = None;
     }

@@ -16,7 +16,7 @@ pub const ALIGN: Duration = Duration::from_millis(125);
 /// The one line around a socket.
 pub async fn task(ping: Duration, align: Duration) -> Outcome {
     let config = Arc::new(config(ping)?);
-    accept(move |socket| echo(wrap(config.clone(), socket).with_align(align))).await
+    accept(move |socket| echo(wrap(config.clone(), socket).with_timer_slack(align))).await
 }
 
 /// The server of the README.
