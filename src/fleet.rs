@@ -19,7 +19,7 @@ use core::mem;
 
 use crate::config::TimeoutConfig;
 use crate::event::{Action, Event, Phase};
-use crate::policy::{Cold, Hot, Judged, Parts, View};
+use crate::policy::{Horizon, State};
 use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 
@@ -106,10 +106,9 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     }
 
     fn starting(&mut self, config: C, seed: u64, now: Timestamp, phase: Phase) -> FleetKey {
-        let now = self.see(now);
-        let hot = Hot::new(seed, now, phase);
-        let cold = Cold::new(seed, now);
-        let key = self.slots.insert(Body { config, hot, cold });
+        let now = self.advance_clock(now);
+        let state = State::new(seed, now, phase);
+        let key = self.slots.insert(Body { config, state });
         self.settle(key.slot);
         key
     }
@@ -122,7 +121,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// Records what happened to a connection at `now`, and decides nothing. False if the key is stale.
     #[inline]
     pub fn observe(&mut self, key: FleetKey, now: Timestamp, event: Event) -> bool {
-        let now = self.see(now);
+        let now = self.advance_clock(now);
         if matches!(event, Event::Recv) && self.slots.note_message(key, now) {
             return true;
         }
@@ -135,20 +134,23 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     #[inline(never)]
     fn record(&mut self, slot: u32, event: Event) {
-        let Some(mut parts) = self.slots.parts(slot, self.now) else {
+        let now = self.now;
+        let Some(Body { config, state }) = self.slots.caught_up(slot) else {
             return;
         };
-        let (plain, rare) = (parts.hot.is_plain(), parts.hot.rare);
-        parts.record(event);
-        let view = parts.view();
+        let config = (*config).borrow();
+        let (plain, cold_armed) = (state.is_plain(), state.cold_armed);
+        state.record(now, config, event);
         let next = match event {
             // Whole messages only move deadlines away where no ping is in flight and no grace runs.
             Event::Recv | Event::SendOk | Event::Flushed if plain => None,
             // What becomes of a ping brings only the deadlines of pings nearer, where no grace runs.
-            Event::PingSent(_) | Event::Pong(_) if !rare => view.earliest_of_pings(),
-            _ => view.earliest(Judged::All),
+            Event::PingSent(_) | Event::Pong(_) if !cold_armed => {
+                state.earliest_of_pings(now, config)
+            }
+            _ => state.earliest(now, config, Horizon::EVERYTHING),
         };
-        let look_at = view.next_look(next);
+        let look_at = state.next_wakeup(now, config, next);
         self.slots.await_messages(slot);
         self.look_by(slot, look_at);
     }
@@ -159,22 +161,23 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// nothing more to say, and is there until it is [removed](Self::remove). Connections that are due
     /// at once come in no particular order.
     pub fn poll(&mut self, now: Timestamp) -> Option<(FleetKey, Action)> {
-        let now = self.see(now);
+        let now = self.advance_clock(now);
         loop {
             for slot in self.wheel.foresee() {
                 self.slots.touch(slot);
             }
             let slot = self.wheel.next(now, &self.slots)?;
-            let Some(mut parts) = self.slots.parts(slot, now) else {
+            let Some(Body { config, state }) = self.slots.caught_up(slot) else {
                 continue;
             };
-            let due = parts.due(Judged::All, |_| {});
+            let config = (*config).borrow();
+            let due = state.next_action(now, config, Horizon::EVERYTHING, |_| {});
             match due {
                 Ok(Action::Abort(_)) => self.arm(slot, None),
                 // What comes next is seen when the driver, who may have done it by then, polls again.
                 Ok(_) => self.slots.set_place(slot, self.wheel.put_again(slot, now)),
                 Err(next) => {
-                    let look_at = parts.view().next_look(next);
+                    let look_at = state.next_wakeup(now, config, next);
                     self.arm(slot, look_at);
                 }
             }
@@ -203,13 +206,13 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// Changes the limits of one living connection at `now`, as
     /// [`TimeoutPolicy::set_config`](crate::TimeoutPolicy::set_config) does. False if the key is stale.
     pub fn set_config(&mut self, key: FleetKey, now: Timestamp, config: C) -> bool {
-        let now = self.see(now);
+        self.advance_clock(now);
         let Some(body) = self.slots.body_mut(key) else {
             return false;
         };
         body.config = config;
-        if let Some(mut parts) = self.slots.parts(key.slot, now) {
-            parts.follow_config();
+        if let Some(body) = self.slots.caught_up(key.slot) {
+            body.state.follow_config(body.config.borrow());
         }
         self.settle(key.slot);
         true
@@ -223,15 +226,9 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// Everything that is known of a connection at `now`; `None` if the key is stale.
     pub fn status(&self, key: FleetKey, now: Timestamp) -> Option<Status> {
         let body = self.slots.body(key)?;
-        let mut hot = body.hot.clone();
-        hot.take_message(self.slots.message(key.slot));
-        let view = View {
-            now: self.now,
-            hot: &hot,
-            cold: &body.cold,
-            config: body.config.borrow(),
-        };
-        Some(view.status(self.now.max(now)))
+        let mut state = body.state.clone();
+        state.record_message(self.slots.message(key.slot));
+        Some(state.status(self.now, body.config.borrow(), self.now.max(now)))
     }
 
     /// Whether the key names a connection that was not removed.
@@ -254,16 +251,21 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         self.len() == 0
     }
 
-    fn see(&mut self, now: Timestamp) -> Timestamp {
+    fn advance_clock(&mut self, now: Timestamp) -> Timestamp {
         self.now = self.now.max(now);
         self.now
     }
 
     /// Sees to it that a connection of which anything may have changed is looked at in time.
     fn settle(&mut self, slot: u32) {
-        let look_at = self.slots.parts(slot, self.now).and_then(|parts| {
-            let view = parts.view();
-            view.next_look(view.earliest(Judged::All))
+        let now = self.now;
+        let look_at = self.slots.caught_up(slot).and_then(|body| {
+            let (state, config) = (&body.state, body.config.borrow());
+            state.next_wakeup(
+                now,
+                config,
+                state.earliest(now, config, Horizon::EVERYTHING),
+            )
         });
         self.slots.await_messages(slot);
         self.look_by(slot, look_at);
@@ -375,8 +377,7 @@ impl Note {
 #[repr(C)]
 struct Body<C> {
     config: C,
-    hot: Hot,
-    cold: Cold,
+    state: State,
 }
 
 impl<C> Slots<C> {
@@ -468,26 +469,18 @@ impl<C> Slots<C> {
         note.map_or(Timestamp::ZERO, Note::message)
     }
 
-    /// The parts of the connection in a slot, if one is there, after it was told of the latest message.
-    fn parts(&mut self, slot: u32, now: Timestamp) -> Option<Parts<'_>>
-    where
-        C: Borrow<TimeoutConfig>,
-    {
+    /// The connection in a slot, if one is there, after it was told of the latest message.
+    fn caught_up(&mut self, slot: u32) -> Option<&mut Body<C>> {
         let message = self.message(slot);
         let body = self.bodies.get_mut(slot)?.as_mut()?;
-        body.hot.take_message(message);
-        Some(Parts {
-            now,
-            hot: &mut body.hot,
-            cold: &mut body.cold,
-            config: body.config.borrow(),
-        })
+        body.state.record_message(message);
+        Some(body)
     }
 
     /// Has a connection fetched from memory. Several at once take no longer than one.
     fn touch(&self, slot: u32) {
         if let Some(Some(body)) = self.bodies.get(slot) {
-            body.hot.touch(&body.cold);
+            body.state.touch();
         }
         black_box((self.place(slot), self.message(slot)));
     }
@@ -498,7 +491,7 @@ impl<C> Slots<C> {
         if let (Some(Note { mark, .. }), Some(Some(body))) =
             (self.notes.get_mut(slot), self.bodies.get(slot))
         {
-            mark.0 = match body.hot.is_plain() {
+            mark.0 = match body.state.is_plain() {
                 true => mark.generation(),
                 false => mark.generation() | Mark::TOLD,
             };

@@ -11,7 +11,7 @@ use futures_util::task::waker_ref;
 use super::{Doubt, TimeoutSocket};
 use crate::event::{Action, Event};
 use crate::message::Message;
-use crate::policy::{Judged, View};
+use crate::policy::Horizon;
 use crate::report;
 use crate::time::{Timestamp, earlier};
 use crate::timer::{Timer, within_a_day};
@@ -58,31 +58,40 @@ where
     /// A peer's deadline is judged only if the alarm, set no earlier than that, has rung as often as the
     /// timer asks for, since until the reactor has turned what arrived in time is invisible. If it has
     /// not, the alarm is set a millisecond ahead. What is not about the peer goes by the clock alone.
-    pub(super) fn look(&mut self, now: Timestamp, whose: Judged) {
+    pub(super) fn look(&mut self, now: Timestamp, whose: Horizon) {
         let is_due = |after, whose| self.policy.peer_is_due_after(after, now, whose);
-        let in_doubt = is_due(None, Judged::All);
+        let in_doubt = is_due(None, Horizon::EVERYTHING);
         let due = in_doubt && is_due(None, whose);
         let seen = (self.rang).filter(|&rang| due && !is_due(Some(rang), whose));
-        let unseen = in_doubt && is_due(self.rang, Judged::All);
+        let unseen = in_doubt && is_due(self.rang, Horizon::EVERYTHING);
         // What became due later has its turns anew.
-        let same = |doubt: &Doubt| in_doubt && !is_due(Some(doubt.at), Judged::All);
+        let same = |doubt: &Doubt| in_doubt && !is_due(Some(doubt.at), Horizon::EVERYTHING);
         let mut doubt = self.doubt.filter(same);
         let turns = self.timer.turns();
         let judged = if seen.is_some_and(|rang| self.all_is_seen(rang, &mut doubt, turns)) {
             doubt = None;
             whose
         } else {
-            Judged::Ours
+            Horizon {
+                read: None,
+                written: None,
+            }
         };
         self.doubt = doubt;
-        let again_soon = unseen || (due && judged == Judged::Ours);
-        if whose == Judged::All {
+        let again_soon = unseen
+            || (due
+                && judged
+                    == Horizon {
+                        read: None,
+                        written: None,
+                    });
+        if whose == Horizon::EVERYTHING {
             self.rang = None;
         }
         let grace = self.policy.grace();
         while self.inner.is_some() {
             let mut known = None;
-            let tell = |view: View<'_>| known = Some(view.status(view.now));
+            let tell = |status| known = Some(status);
             match self.policy.decide_telling(now, judged, tell) {
                 Action::SendPing(_) => {
                     self.ping_owed = true;

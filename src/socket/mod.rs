@@ -475,7 +475,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         // due before the pong would have been. Or unless a grace runs: what it put off until its end
         // counts from the message again.
         let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
-            && !self.policy.awaits_answer_or_in_grace(now);
+            && !self.policy.traffic_moves_deadlines_nearer(now);
         self.policy.observe(now, event);
         self.stale = self.stale || (!only_later && self.alarm_is_late());
     }

@@ -14,7 +14,7 @@ use super::judging::A_MOMENT;
 use crate::config::TimeoutConfig;
 use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::{Action, Event};
-use crate::policy::{Judged, TimeoutPolicy, View};
+use crate::policy::{Horizon, TimeoutPolicy};
 use crate::report;
 use crate::timer::{Timer, within_a_day};
 
@@ -43,18 +43,21 @@ where
             }
             let now = timer.now();
             if rang.is_some() || alarm.is_none() {
-                let due = policy.peer_is_due_after(None, now, Judged::All);
-                let seen = !policy.peer_is_due_after(rang, now, Judged::All);
+                let due = policy.peer_is_due_after(None, now, Horizon::EVERYTHING);
+                let seen = !policy.peer_is_due_after(rang, now, Horizon::EVERYTHING);
                 turns = if due && seen { turns + 1 } else { 0 };
                 let unseen = due && !(turns >= timer.turns().max(1) && timer.has_budget(cx));
                 let judged = if unseen {
-                    Judged::Ours
+                    Horizon {
+                        read: None,
+                        written: None,
+                    }
                 } else {
                     turns = 0;
-                    Judged::All
+                    Horizon::EVERYTHING
                 };
                 let mut known = None;
-                let tell = |view: View<'_>| known = Some(view.status(view.now));
+                let tell = |status| known = Some(status);
                 match policy.decide_telling(now, judged, tell) {
                     Action::Abort(reason) => {
                         let verdict = Verdict {

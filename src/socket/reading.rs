@@ -12,7 +12,7 @@ use crate::error::{CloseHandshake, Error};
 use crate::event::{Event, Phase};
 use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
-use crate::policy::Judged;
+use crate::policy::Horizon;
 use crate::report;
 use crate::seed::PingId;
 use crate::time::Timestamp;
@@ -60,7 +60,7 @@ where
         }
         let now = self.timer.now();
         let done =
-            self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_recv(now);
+            self.alarm.is_some_and(|alarm| now < alarm) && self.policy.try_observe_recv_fast(now);
         if done && self.extras.is_some() {
             self.whole_message();
         }
@@ -272,9 +272,9 @@ where
         }
         self.act_before_judging(now);
         if self.rang.is_some() {
-            self.look(now, Judged::All);
+            self.look(now, Horizon::EVERYTHING);
         } else if self.stale {
-            self.look(now, Judged::AllButUnread);
+            self.look(now, Horizon::UNREAD);
         }
     }
 
@@ -285,7 +285,7 @@ where
             self.alarm_rings();
         }
         self.act_before_judging(now);
-        self.look(now, Judged::AllButUnread);
+        self.look(now, Horizon::UNREAD);
     }
 
     /// Ends the connection because the socket inside has ended or failed.

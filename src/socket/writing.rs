@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::Message;
 use crate::metered::Metering;
-use crate::policy::Judged;
+use crate::policy::Horizon;
 use crate::report;
 use crate::time::Timestamp;
 use crate::timer::Timer;
@@ -104,7 +104,7 @@ where
     pub(super) fn make_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error<E>>> {
         loop {
             // A write that waited may be through: nobody else might say so.
-            if self.slot.is_some() || self.asks_or_answers() || self.policy.write_waits() {
+            if self.slot.is_some() || self.asks_or_answers() || self.policy.write_clock_runs() {
                 let now = self.timer.now();
                 match self.write_out(now) {
                     Poll::Ready(done) => self.told_of_write(done)?,
@@ -189,7 +189,7 @@ where
     pub(super) fn only_observes_flush(&mut self) -> bool {
         let now = self.timer.now();
         let done =
-            self.alarm.is_some_and(|alarm| now < alarm) && self.policy.observe_plain_send(now);
+            self.alarm.is_some_and(|alarm| now < alarm) && self.policy.try_observe_send_fast(now);
         if done {
             self.unflushed.data = false;
             if self.extras.is_some() {
@@ -314,7 +314,11 @@ where
 
     /// A send that waited for room may have been given up, and its clock runs on.
     pub(super) fn room_before_judging(&mut self, now: Timestamp) {
-        let Some(inner) = self.inner.as_mut().filter(|_| self.policy.write_waits()) else {
+        let Some(inner) = self
+            .inner
+            .as_mut()
+            .filter(|_| self.policy.write_clock_runs())
+        else {
             return;
         };
         let waker = waker_ref(&self.bell.tasks);
@@ -378,7 +382,7 @@ where
             Poll::Pending
         };
         if rings || self.stale {
-            self.look(now, Judged::AllButUnread);
+            self.look(now, Horizon::UNREAD);
         }
         match (again, self.may_send()) {
             (Poll::Ready(done), _) => Poll::Ready(self.told_of_write(done)),

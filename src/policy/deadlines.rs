@@ -1,0 +1,293 @@
+//! The one table of deadlines, and what is read from it.
+
+use core::num::NonZeroU64;
+
+use super::state::{Ping, State};
+use crate::config::{Billionths, IdleScope, PongEvidence, TimeoutConfig};
+use crate::event::{Action, CloseReason, Phase};
+use crate::status::{DeadlineKind, Status};
+use crate::time::{Limit, Timestamp, earlier};
+
+/// A row of the table.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline {
+    pub(super) kind: DeadlineKind,
+    /// When it expires, a grace aside; `None` if it cannot now.
+    pub(super) at: Option<Timestamp>,
+    pub(super) on_expiry: OnExpiry,
+    pub(super) party: Party,
+}
+
+/// What happens when a deadline expires.
+#[derive(Clone, Copy)]
+pub(super) enum OnExpiry {
+    SendPing,
+    Close(CloseReason),
+    Abort(CloseReason),
+}
+
+/// Whom a deadline is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Party {
+    /// This side, or something the peer did rather than failed to do. A late poll excuses nothing.
+    Local,
+    /// The peer. A late poll begins a grace.
+    Peer,
+    /// The peer, and input that has arrived but is not read yet could move the deadline.
+    PeerIfDrained,
+}
+
+/// How far a driver's knowledge reaches. A poll decides a row about the peer only if the row expired
+/// at or before the horizon, each row by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Horizon {
+    /// Everything that had arrived by then has been read and observed.
+    pub(crate) read: Option<Timestamp>,
+    /// Every write that could have been done by then has been tried.
+    pub(crate) written: Option<Timestamp>,
+}
+
+impl Horizon {
+    pub(crate) const EVERYTHING: Self = Self {
+        read: Some(Timestamp::MAX),
+        written: Some(Timestamp::MAX),
+    };
+
+    /// For a driver that may still have input to read.
+    pub(crate) const UNREAD: Self = Self {
+        read: None,
+        written: Some(Timestamp::MAX),
+    };
+
+    /// Whether a poll may decide the row, which expires `at`.
+    #[inline(always)]
+    pub(super) fn covers(self, row: &Deadline, at: Option<Timestamp>) -> bool {
+        match row.party {
+            Party::Local => true,
+            Party::Peer => at <= self.written,
+            Party::PeerIfDrained => at <= self.read,
+        }
+    }
+}
+
+impl State {
+    /// The table, in the order in which its rows decide. Rows that cannot expire now are `None` or left
+    /// out. [Normative: "Deadlines" in docs/SPEC.md]
+    ///
+    /// A fold that gives the same result in any order passes `false` for `ORDERED`, which saves the
+    /// question whether the ping comes before the idle row.
+    #[rustfmt::skip]
+    #[inline(always)]
+    pub(super) fn each_deadline<const ORDERED: bool>(&self, now: Timestamp, config: &TimeoutConfig, mut visit: impl FnMut(Deadline)) {
+        use CloseReason::*;
+        use DeadlineKind as Kind;
+        use OnExpiry::*;
+        use Party::*;
+
+        let mut row = |kind, at, on_expiry, party| visit(Deadline { kind, at, on_expiry, party });
+
+        match self.phase {
+            //      deadline          expires at                                         gives                     about
+            Phase::Opening => {
+                row(Kind::Handshake,  self.opened.deadline(config.handshake_timeout),    Abort(HandshakeTimeout),  Peer);
+            }
+            Phase::Closing => {
+                let limit = Some(config.close_timeout);
+                row(Kind::Close,      self.close_at.and_then(|at| at.deadline(limit)),   Abort(CloseTimeout),      Peer);
+            }
+            Phase::Open => {
+                let asked = (self.ping == Ping::Asked).then_some(self.ping_since);
+                let in_flight = (self.ping == Ping::InFlight).then_some(self.ping_since);
+                let pong = config.pong_timeout;
+                let ping_write = if config.message_timeout.is_some() { config.message_timeout } else { pong };
+                let lifetime = shortened(config.connection_timeout, config.jitter, self.lifetime_draw);
+                let idle = self.idle_since(config).deadline(config.idle_timeout);
+                let ping = if self.ping == Ping::Quiet { self.next_ping(now, config) } else { None };
+
+                row(Kind::Connection, self.opened.deadline(lifetime),                    Close(ConnectionTimeout), Local);
+                if self.cold_armed {
+                    row(Kind::Drain,  self.close_at,                                     Close(Drain),             Local);
+                }
+                row(Kind::Write,      self.write_deadline,                               Abort(MessageTimeout),    Peer);
+                row(Kind::PingWrite,  asked.and_then(|at| at.deadline(ping_write)),      Abort(MessageTimeout),    Peer);
+                if self.cold_armed {
+                    // A ping that waits is bounded by the row above, unless both of its limits are off.
+                    let waits = asked.is_some() && ping_write.is_some();
+                    let probe = self.probe_by.filter(|_| !waits);
+                    row(Kind::PingFlood, self.flooded_at(),                              Abort(PingFlood),         Local);
+                    row(Kind::Receive,   self.receive_by,                                Abort(SlowReceive),       PeerIfDrained);
+                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfDrained);
+                }
+                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfDrained);
+
+                // "a ping whose deadline is earlier than that of the idle row comes before it": the peer is
+                // asked before it is called silent.
+                let inbound = config.idle_scope == IdleScope::Inbound;
+                let ping_first = ORDERED && inbound && ping.is_some() && ping < idle;
+                let ping = (Kind::NextPing,  ping,                                       SendPing,                 Local);
+                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerIfDrained);
+                for (kind, at, on_expiry, party) in if ping_first { [ping, idle] } else { [idle, ping] } {
+                    row(kind, at, on_expiry, party);
+                }
+            }
+            Phase::Closed | Phase::Aborted(_) => {}
+        }
+    }
+
+    #[inline(always)]
+    fn idle_since(&self, config: &TimeoutConfig) -> Timestamp {
+        match config.idle_scope {
+            IdleScope::Inbound => self.last_inbound,
+            IdleScope::Messages => self.last_data,
+        }
+    }
+
+    /// When the next ping is due, if none is out.
+    #[inline(always)]
+    pub(super) fn next_ping(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
+        if self.cold_armed && self.ping_due {
+            return Some(now);
+        }
+        let quiet_since = match config.pong_evidence {
+            PongEvidence::Any => self.last_inbound.min(self.last_flush).max(self.ping_since),
+            PongEvidence::Pong => self.ping_since,
+        };
+        quiet_since.deadline(shortened(
+            config.ping_interval,
+            config.jitter,
+            self.ping_draw,
+        ))
+    }
+
+    /// The earliest deadline among the rows that the horizon covers.
+    #[inline(always)]
+    pub(crate) fn earliest(
+        &self,
+        now: Timestamp,
+        config: &TimeoutConfig,
+        horizon: Horizon,
+    ) -> Option<Timestamp> {
+        let mut next = None;
+        self.each_deadline::<false>(now, config, |row| {
+            let at = self.effective_deadline(config, &row);
+            if horizon.covers(&row, at) {
+                next = earlier(next, at);
+            }
+        });
+        next
+    }
+
+    /// The deadline of one row, a grace aside.
+    #[inline(always)]
+    pub(super) fn deadline(
+        &self,
+        now: Timestamp,
+        config: &TimeoutConfig,
+        kind: DeadlineKind,
+    ) -> Option<Timestamp> {
+        let mut found = None;
+        self.each_deadline::<false>(now, config, |row| {
+            if row.kind == kind {
+                found = row.at;
+            }
+        });
+        found
+    }
+
+    /// The instant to which `heartbeat_interval` caps a wait.
+    pub(super) fn heartbeat(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
+        now.deadline(config.heartbeat_interval)
+            .filter(|_| self.phase == Phase::Open)
+    }
+
+    /// Takes the first row that has expired and acts on it, or returns the earliest deadline among
+    /// the rows that the horizon covers. `before_verdict` sees the state that leads to a verdict.
+    #[inline]
+    pub(crate) fn next_action(
+        &mut self,
+        now: Timestamp,
+        config: &TimeoutConfig,
+        horizon: Horizon,
+        before_verdict: impl FnOnce(&Self),
+    ) -> Result<Action, Option<Timestamp>> {
+        if let Phase::Aborted(reason) = self.phase {
+            return Ok(Action::Abort(reason));
+        }
+        let next = self.earliest(now, config, horizon);
+        if next.is_none_or(|at| at > now) {
+            return Err(next);
+        }
+        let (first, grace_begins) = self.first_expired(now, config, horizon);
+        if first.is_some_and(|row| !matches!(row.on_expiry, OnExpiry::SendPing)) {
+            before_verdict(self);
+        }
+        if grace_begins {
+            self.begin_grace(now);
+        }
+        match first {
+            Some(row) => Ok(self.expire(now, row)),
+            None => Err(self.earliest(now, config, horizon)),
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp, row: Deadline) -> Action {
+        match row.on_expiry {
+            OnExpiry::SendPing => Action::SendPing(self.ask(now, row.at.unwrap_or(now))),
+            OnExpiry::Close(reason) => {
+                self.record_cause(reason);
+                self.begin_closing(now);
+                Action::Close(reason)
+            }
+            OnExpiry::Abort(reason) => {
+                self.record_cause(reason);
+                self.enter(Phase::Aborted(reason));
+                Action::Abort(reason)
+            }
+        }
+    }
+
+    /// Everything that is known at `at`; `now` is the latest instant seen.
+    pub(crate) fn status(&self, now: Timestamp, config: &TimeoutConfig, at: Timestamp) -> Status {
+        let since = |earlier| at.saturating_duration_since(earlier);
+        let mut status = Status {
+            at,
+            phase: self.phase,
+            cause: self.cause,
+            age: since(self.opened),
+            silent: since(self.last_inbound),
+            since_sent: since(self.last_flush),
+            since_active: since(self.last_data),
+            ping_unsent: (self.ping == Ping::Asked).then(|| since(self.ping_since)),
+            ping_unanswered: (self.ping == Ping::InFlight).then(|| since(self.ping_since)),
+            write_waits: self.write_deadline.is_some(),
+            partial_bytes: self.partial,
+            pings_sent: self.pings,
+            pongs_received: self.pongs,
+            rtt: self.rtt(),
+            grace_left: self
+                .grace_end(config)
+                .map(|end| end.saturating_duration_since(at))
+                .filter(|left| !left.is_zero()),
+            deadlines: Default::default(),
+        };
+        self.each_deadline::<true>(now, config, |row| {
+            if let Some(at) = self.effective_deadline(config, &row) {
+                status.deadlines.push(row.kind, at);
+            }
+        });
+        status
+    }
+}
+
+/// `limit` less the part of the jitter that was drawn.
+#[inline(always)]
+fn shortened(limit: Limit, jitter: Billionths, draw: u16) -> Limit {
+    let fraction = (((u64::from(jitter) * u64::from(draw)) << 16) / 1_000_000_000) as u32;
+    limit.and_then(|nanos| NonZeroU64::new(nanos.get() - fraction_of(nanos.get(), fraction)))
+}
+
+/// `fraction` 2³²nds of `nanos`, rounded down.
+#[inline(always)]
+pub(super) fn fraction_of(nanos: u64, fraction: u32) -> u64 {
+    ((u128::from(nanos) * u128::from(fraction)) >> 32) as u64
+}

@@ -1,0 +1,238 @@
+//! What the socket asks of its policy beside the public interface.
+
+use core::borrow::Borrow;
+
+use super::TimeoutPolicy;
+use super::deadlines::{Horizon, Party};
+use super::state::Ping;
+use crate::config::TimeoutConfig;
+use crate::event::{Action, Phase};
+use crate::seed::PingId;
+use crate::status::Status;
+use crate::time::{Timestamp, earlier};
+
+/// The policy's answer to a driver with a [`Horizon`].
+pub(crate) enum Decision {
+    /// Carry this out and ask again. It is never `Idle`.
+    Act(Action),
+    /// Nothing to do.
+    Wait {
+        /// When to ask again; always later than now.
+        until: Option<Timestamp>,
+        /// The earliest deadline about the peer that has expired beyond the horizon: the driver must
+        /// find out what had arrived by then.
+        unproven: Option<Timestamp>,
+    },
+}
+
+impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
+    /// Decides as [`poll`](Self::poll) does, up to the horizon. `before_verdict` gets the status that
+    /// leads to a verdict.
+    pub(crate) fn decide(
+        &mut self,
+        now: Timestamp,
+        horizon: Horizon,
+        before_verdict: impl FnOnce(Status),
+    ) -> Decision {
+        let now = self.advance_clock(now);
+        let config = self.config.borrow();
+        let snapshot = |state: &super::State| before_verdict(state.status(now, config, now));
+        if let Ok(action) = self.state.next_action(now, config, horizon, snapshot) {
+            return Decision::Act(action);
+        }
+        let mut next = self.state.heartbeat(now, config);
+        let mut unproven = None;
+        self.state.each_deadline::<false>(now, config, |row| {
+            let at = self.state.effective_deadline(config, &row);
+            if at.is_some_and(|at| at > now) {
+                next = earlier(next, at);
+            } else if row.party != Party::Local && at > horizon.written {
+                unproven = earlier(unproven, at);
+            }
+        });
+        Decision::Wait {
+            until: self.state.next_wakeup(now, config, next),
+            unproven,
+        }
+    }
+
+    /// The ID of the latest ping that was asked for.
+    pub(crate) fn latest_ping(&self) -> Option<PingId> {
+        (self.state.pings > 0).then(|| self.state.latest_ping())
+    }
+
+    /// Whether a pong with this ID would be the first of the latest ping.
+    pub(crate) fn awaits_pong(&self, id: PingId) -> bool {
+        self.state.pong_awaited && self.latest_ping() == Some(id)
+    }
+
+    /// Whether the write clock runs.
+    pub(crate) fn write_clock_runs(&self) -> bool {
+        self.state.write_deadline.is_some()
+    }
+
+    /// When the latest grace began.
+    pub(crate) fn grace(&self) -> Option<Timestamp> {
+        self.state.grace
+    }
+
+    /// Whether a message or a flush can bring a deadline nearer at `now`: one that answers the ping in
+    /// flight makes the next ping due, and one during a grace ends what the grace put off.
+    #[inline]
+    pub(crate) fn traffic_moves_deadlines_nearer(&self, now: Timestamp) -> bool {
+        !self.state.is_plain() && (self.state.ping == Ping::InFlight || self.in_grace(now))
+    }
+
+    #[cold]
+    fn in_grace(&self, now: Timestamp) -> bool {
+        let end = self.state.grace_end(self.config.borrow());
+        end.is_some_and(|end| now < end)
+    }
+
+    /// Records that messages have left if that does nothing but move deadlines away. Returns whether
+    /// it did.
+    #[inline]
+    pub(crate) fn try_observe_send_fast(&mut self, now: Timestamp) -> bool {
+        let fast = self.state.phase == Phase::Open
+            && self.state.ping == Ping::Quiet
+            && !self.state.cold_armed;
+        if fast {
+            let now = self.advance_clock(now);
+            self.state.last_data = now;
+            self.state.write_deadline = None;
+            self.state.last_flush = now;
+        }
+        fast
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::event::Event;
+
+    /// With everything that three events, and the polls between them, can make of a connection.
+    #[test]
+    fn the_fast_path_of_a_send_does_what_the_state_machine_does() {
+        let at = Timestamp::from_secs;
+        let config = TimeoutConfig::default();
+        let within = Duration::from_secs(1);
+        let events = [
+            Event::Tick,
+            Event::Recv,
+            Event::RecvPartial { total: 9 },
+            Event::Ping,
+            Event::Pong(Some(PingId::new(1, 1))),
+            Event::SendStart,
+            Event::SendProgress { bytes: 9 },
+            Event::Flushed,
+            Event::PingSent(PingId::new(1, 1)),
+            Event::Probe { within },
+            Event::Drain { within },
+            Event::CloseStart,
+        ];
+        let (mut fast, mut slow) = (0, 0);
+        let pairs = events.map(|first| events.map(|second| (first, second)));
+        for (first, second) in pairs.into_iter().flatten() {
+            for (third, then) in events.iter().flat_map(|&event| [(event, 3), (event, 26)]) {
+                let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+                policy.handle(at(1), first);
+                policy.handle(at(2), second);
+                policy.handle(at(then), third);
+                let mut observed = policy.clone();
+                observed.observe(at(27), Event::SendOk);
+                if policy.try_observe_send_fast(at(27)) {
+                    fast += 1;
+                    assert_eq!(policy, observed, "{first:?}, {second:?}, {third:?}");
+                } else {
+                    slow += 1;
+                }
+            }
+        }
+        assert!(fast > 100 && slow > 100, "{fast} and {slow}");
+    }
+
+    /// Each row by itself: a write is judged though silence may not be, and what may not be judged yet
+    /// is named.
+    #[test]
+    fn a_horizon_lets_each_row_be_judged_by_itself() {
+        use crate::event::CloseReason;
+
+        let at = Timestamp::from_secs;
+        let config = TimeoutConfig::builder()
+            .jitter(0.0)
+            .no_stall_tolerance()
+            .no_ping_interval()
+            .idle_timeout(Duration::from_secs(4))
+            .message_timeout(Duration::from_secs(6))
+            .build()
+            .unwrap();
+        let until = |horizon| {
+            let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+            policy.observe(at(0), Event::SendStart);
+            match policy.decide(at(7), horizon, |_| {}) {
+                Decision::Act(action) => Ok(action),
+                Decision::Wait { until, unproven } => Err((until, unproven)),
+            }
+        };
+        let horizon = |read, written| Horizon {
+            read: Some(at(read)),
+            written: Some(at(written)),
+        };
+        let heartbeat = Some(at(37));
+        let abort = Ok(Action::Abort(CloseReason::MessageTimeout));
+        let close = Ok(Action::Close(CloseReason::IdleTimeout));
+        assert_eq!(until(horizon(3, 3)), Err((heartbeat, Some(at(4)))));
+        assert_eq!(until(horizon(3, 5)), Err((heartbeat, Some(at(6)))));
+        assert_eq!(until(horizon(4, 5)), close);
+        assert_eq!(until(horizon(3, 6)), abort);
+        assert_eq!(until(horizon(7, 7)), abort, "the table's order decides");
+    }
+}
+
+impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
+    pub(crate) fn peer_is_due_after(
+        &self,
+        after: Option<Timestamp>,
+        now: Timestamp,
+        horizon: Horizon,
+    ) -> bool {
+        let config = self.config.borrow();
+        let mut due = false;
+        self.state.each_deadline::<false>(self.now, config, |row| {
+            let at = self.state.effective_deadline(config, &row);
+            let at = at.filter(|_| row.party != Party::Local && horizon.covers(&row, at));
+            due |= at.is_some_and(|at| at <= now && after.is_none_or(|after| at > after));
+        });
+        due
+    }
+
+    pub(crate) fn next_look_after(&self, now: Timestamp) -> Option<Timestamp> {
+        let config = self.config.borrow();
+        let mut next = None;
+        self.state.each_deadline::<false>(self.now, config, |row| {
+            let at = self.state.effective_deadline(config, &row);
+            next = earlier(next, at.filter(|&at| at > now));
+        });
+        self.state.next_wakeup(self.now, config, next)
+    }
+
+    pub(crate) fn decide_telling(
+        &mut self,
+        now: Timestamp,
+        horizon: Horizon,
+        before_verdict: impl FnOnce(Status),
+    ) -> Action {
+        let now = self.advance_clock(now);
+        let config = self.config.borrow();
+        let snapshot = |state: &super::State| before_verdict(state.status(now, config, now));
+        match self.state.next_action(now, config, horizon, snapshot) {
+            Ok(action) => action,
+            Err(next) => Action::Idle {
+                until: earlier(next, self.state.heartbeat(now, config)),
+            },
+        }
+    }
+}

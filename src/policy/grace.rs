@@ -1,0 +1,97 @@
+//! The grace that a peer gets after a stall of our own.
+//!
+//! A process that was stopped, or a thread that was blocked, finds every deadline expired when it
+//! comes back. The peer is not to blame for that time. So a poll that finds a deadline about the
+//! peer expired by more than `stall_tolerance` gives no verdict on it; a grace of that length begins,
+//! in which the driver reads what the peer sent meanwhile. One grace covers everything that was
+//! overdue, and it cannot be had twice for the same deadline: a host that is always slow still
+//! drops its dead peers.
+
+use core::num::NonZeroU64;
+
+use super::deadlines::{Deadline, Horizon, Party};
+use super::state::State;
+use crate::config::TimeoutConfig;
+use crate::time::Timestamp;
+
+impl State {
+    /// When a row expires with the latest grace in account: "A *peer* deadline at or before the begin
+    /// of the latest grace counts as that begin + `stall_tolerance`."
+    #[inline(always)]
+    pub(super) fn effective_deadline(
+        &self,
+        config: &TimeoutConfig,
+        row: &Deadline,
+    ) -> Option<Timestamp> {
+        match self.grace_of(config, row) {
+            Some((began, tolerance)) => began.deadline(Some(tolerance)),
+            None => row.at,
+        }
+    }
+
+    /// When the grace that covers a row began, and its length.
+    #[inline(always)]
+    fn grace_of(&self, config: &TimeoutConfig, row: &Deadline) -> Option<(Timestamp, NonZeroU64)> {
+        if row.party == Party::Local || !self.cold_armed {
+            return None;
+        }
+        let began = self.grace?;
+        let covered = row.at? <= began;
+        config
+            .stall_tolerance
+            .filter(|_| covered)
+            .map(|tolerance| (began, tolerance))
+    }
+
+    /// The first row of the table that has expired, and whether a grace begins. Rows that are overdue
+    /// because of our own stall are passed over.
+    #[cold]
+    pub(super) fn first_expired(
+        &self,
+        now: Timestamp,
+        config: &TimeoutConfig,
+        horizon: Horizon,
+    ) -> (Option<Deadline>, bool) {
+        let late_beyond_tolerance = |row: &Deadline| match (row.at, config.stall_tolerance) {
+            (Some(at), Some(tolerance)) => now.nanos_since(at) > tolerance.get(),
+            _ => false,
+        };
+        let expired = |row: &Deadline| self.effective_deadline(config, row).filter(|&at| at <= now);
+
+        // "No grace begins while a *peer* deadline that had one is due again."
+        let mut spent = false;
+        if self.cold_armed {
+            self.each_deadline::<false>(now, config, |row| {
+                spent |= self.grace_of(config, &row).is_some() && expired(&row).is_some();
+            });
+        }
+
+        let mut grace_begins = false;
+        let mut first = None;
+        self.each_deadline::<true>(now, config, |row| {
+            let at = expired(&row);
+            if first.is_some() || at.is_none() || !horizon.covers(&row, at) {
+                return;
+            }
+            let about_peer = row.party != Party::Local;
+            let covered = about_peer && grace_begins;
+            let excused = about_peer && !spent && late_beyond_tolerance(&row);
+            grace_begins |= excused;
+            if !covered && !excused {
+                first = Some(row);
+            }
+        });
+        (first, grace_begins)
+    }
+
+    pub(super) fn begin_grace(&mut self, now: Timestamp) {
+        self.grace = Some(now);
+        self.cold_armed = true;
+    }
+
+    /// When the latest grace ends.
+    pub(super) fn grace_end(&self, config: &TimeoutConfig) -> Option<Timestamp> {
+        self.grace
+            .and_then(|began| began.deadline(config.stall_tolerance))
+    }
+}

@@ -1,0 +1,34 @@
+//! What only a fleet of policies needs, to save cache misses and work.
+
+use core::hint::black_box;
+
+use super::state::State;
+use crate::config::TimeoutConfig;
+use crate::status::DeadlineKind;
+use crate::time::{Timestamp, earlier};
+
+impl State {
+    /// Brings what an expiry reads into the cache, wherever its lines begin.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        black_box((
+            self.opened,
+            self.write_deadline,
+            self.phase,
+            self.seed,
+            self.pong_awaited,
+        ));
+    }
+
+    /// The earlier of the deadlines that the flush of a ping or its pong can bring nearer.
+    pub(crate) fn earliest_of_pings(
+        &self,
+        now: Timestamp,
+        config: &TimeoutConfig,
+    ) -> Option<Timestamp> {
+        earlier(
+            self.deadline(now, config, DeadlineKind::Pong),
+            self.deadline(now, config, DeadlineKind::NextPing),
+        )
+    }
+}

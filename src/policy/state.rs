@@ -1,0 +1,523 @@
+//! What a policy remembers of its connection, and how events change it.
+
+use core::num::{NonZeroU32, NonZeroU64, NonZeroU128};
+
+use super::deadlines::fraction_of;
+use crate::config::{PongEvidence, TimeoutConfig};
+use crate::event::{CloseReason, Event, Phase};
+use crate::rtt::{Rtt, RttEstimator};
+use crate::seed::{PingId, drain_draw, jitter_draw};
+use crate::time::{Timestamp, earlier, saturating_nanos};
+
+/// Everything that a policy knows but its configuration and the time.
+///
+/// The fields up to `ping_draw` are all that a message or an expiry touches. With the policy's `now`
+/// they fill one cache line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct State {
+    /// When the connection opened. While `Opening`, when the policy was created.
+    pub(super) opened: Timestamp,
+    /// When the peer was last heard or excused, whichever is later. One field serves both: whenever a
+    /// ping is `Quiet`, the last excuse is no later than the last flush of a ping, so it cannot reach
+    /// the next ping's deadline.
+    pub(super) last_inbound: Timestamp,
+    /// When everything handed over was last flushed.
+    pub(super) last_flush: Timestamp,
+    /// When data last moved in either direction.
+    pub(super) last_data: Timestamp,
+    /// When the ping's clock started: for an `Asked` ping when it was asked for, for an `InFlight` one
+    /// when it was flushed, or when the transport last took bytes ahead of it. For a `Quiet` one, when
+    /// the last ping was flushed; before the first, when the connection opened.
+    pub(super) ping_since: Timestamp,
+    /// The write clock.
+    pub(super) write_deadline: Option<Timestamp>,
+    pub(super) phase: Phase,
+    pub(super) ping: Ping,
+    /// Whether a clock among the fields below may be running. While this is false, none of them holds a
+    /// deadline.
+    pub(crate) cold_armed: bool,
+    /// The part of the jitter that shortens the connection's lifetime, in 65536ths.
+    pub(super) lifetime_draw: u16,
+    /// The part of the jitter that shortens the wait for the next ping, in 65536ths.
+    pub(super) ping_draw: u16,
+
+    pub(super) seed: u64,
+    /// Pings asked for; the number of the latest ping.
+    pub(super) pings: u64,
+    /// Pongs that gave a round-trip time.
+    pub(super) pongs: u64,
+    /// Meaningful once there was a pong.
+    rtt: RttEstimator,
+    /// Whether the first pong of the latest ping is still to come.
+    pub(super) pong_awaited: bool,
+    /// Whether a `Probe` made a ping due at once.
+    pub(super) ping_due: bool,
+    /// Whether the clock of the latest ping restarted in flight, so that its pong would measure our own
+    /// send queue.
+    rtt_void: bool,
+    flooded: bool,
+    pub(super) cause: Option<CloseReason>,
+    /// Bytes received of a message that is not whole yet.
+    pub(super) partial: u64,
+    /// The receive clock.
+    pub(super) receive_by: Option<Timestamp>,
+    /// When a `Probe` must have been answered.
+    pub(super) probe_by: Option<Timestamp>,
+    /// When this side closes because of a `Drain`. While `Closing`, when that began.
+    pub(super) close_at: Option<Timestamp>,
+    /// The instant until which the peer's pings have used up their rate. Once it floods, when it did.
+    ping_credit: Timestamp,
+    /// When the latest grace began.
+    pub(super) grace: Option<Timestamp>,
+}
+
+/// Where the latest ping is. `State::ping_since` holds its instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ping {
+    /// None is out.
+    Quiet,
+    /// Asked for, not flushed yet.
+    Asked,
+    /// Flushed; its answer is awaited.
+    InFlight,
+}
+
+impl State {
+    pub(crate) fn new(seed: u64, now: Timestamp, phase: Phase) -> Self {
+        Self {
+            opened: now,
+            last_inbound: now,
+            last_flush: now,
+            last_data: now,
+            ping_since: now,
+            write_deadline: None,
+            phase,
+            ping: Ping::Quiet,
+            cold_armed: false,
+            lifetime_draw: jitter_draw(seed, 0),
+            ping_draw: jitter_draw(seed, 1),
+            seed,
+            pings: 0,
+            pongs: 0,
+            rtt: RttEstimator::first(0),
+            pong_awaited: false,
+            ping_due: false,
+            rtt_void: false,
+            flooded: false,
+            cause: None,
+            partial: 0,
+            receive_by: None,
+            probe_by: None,
+            close_at: None,
+            ping_credit: now,
+            grace: None,
+        }
+    }
+
+    // ---- events ----
+
+    pub(crate) fn record(&mut self, now: Timestamp, config: &TimeoutConfig, event: Event) {
+        match (self.phase, event) {
+            (Phase::Closed | Phase::Aborted(_), _) => {}
+            (_, Event::Closed) => self.enter(Phase::Closed),
+            (Phase::Opening, Event::Opened) => self.open(now),
+            (Phase::Open, event) => self.record_while_open(now, config, event),
+            (Phase::Opening | Phase::Closing, _) => {}
+        }
+    }
+
+    fn record_while_open(&mut self, now: Timestamp, config: &TimeoutConfig, event: Event) {
+        match event {
+            Event::Recv => {
+                self.on_inbound(now, config);
+                self.last_data = now;
+                self.nothing_partial();
+            }
+            Event::RecvPartial { total: 0 } => self.nothing_partial(),
+            Event::RecvPartial { total } => {
+                if total > self.partial {
+                    self.on_inbound(now, config);
+                    self.last_data = now;
+                    self.move_receive_clock(now, config, total - self.partial);
+                }
+                self.partial = total;
+                self.cold_armed = true;
+            }
+            Event::Ping => {
+                self.on_inbound(now, config);
+                self.charge_ping(now, config);
+            }
+            Event::Pong(id) => {
+                self.on_inbound(now, config);
+                if self.pong_awaited && id == Some(self.latest_ping()) {
+                    self.on_first_pong(now);
+                }
+            }
+            Event::SendStart => {
+                if self.write_deadline.is_none() {
+                    self.write_deadline = now.deadline(config.message_timeout);
+                }
+            }
+            Event::SendProgress { bytes: 0 } => {}
+            Event::SendProgress { bytes } => {
+                self.last_data = now;
+                let had_to_wait = self.write_deadline.is_some();
+                self.move_write_clock(now, config, bytes);
+                self.on_progress(now, had_to_wait);
+            }
+            Event::SendOk => {
+                let had_to_wait = self.write_deadline.is_some();
+                self.record_flush(now);
+                self.last_data = now;
+                self.on_progress(now, had_to_wait);
+            }
+            Event::Flushed => {
+                let had_to_wait = self.write_deadline.is_some();
+                self.record_flush(now);
+                self.on_progress(now, had_to_wait);
+            }
+            Event::PingSent(id) => {
+                if self.ping == Ping::Asked && id == self.latest_ping() {
+                    self.record_flush(now);
+                    self.restart_ping_clock(now);
+                    self.ping = match config.pong_timeout {
+                        Some(_) => Ping::InFlight,
+                        None => Ping::Quiet,
+                    };
+                }
+            }
+            Event::Probe { within } => {
+                self.probe_by = earlier(self.probe_by, now.checked_add(within));
+                self.ping_due |= self.ping == Ping::Quiet;
+                self.cold_armed = true;
+            }
+            Event::Drain { within } => {
+                let wait = fraction_of(saturating_nanos(within), drain_draw(self.seed));
+                self.close_at = earlier(self.close_at, now.after(wait));
+                self.cold_armed = true;
+            }
+            Event::CloseStart | Event::PeerClose => self.begin_closing(now),
+            Event::Opened | Event::Closed | Event::Tick => {}
+        }
+    }
+
+    /// See [`TimeoutPolicy::set_config`](super::TimeoutPolicy::set_config).
+    pub(crate) fn follow_config(&mut self, config: &TimeoutConfig) {
+        if config.pong_timeout.is_none() && self.ping == Ping::InFlight {
+            self.ping = Ping::Quiet;
+        }
+        if config.message_timeout.is_none() {
+            self.write_deadline = None;
+        }
+        if config.min_data_rate.is_none() {
+            self.receive_by = None;
+        }
+    }
+
+    /// "*Heard*: the silence clock restarts; with `pong_evidence = any` a ping in flight is answered,
+    /// and a `Probe` too."
+    fn on_inbound(&mut self, now: Timestamp, config: &TimeoutConfig) {
+        self.last_inbound = now;
+        if config.pong_evidence == PongEvidence::Any {
+            self.on_answer();
+        }
+    }
+
+    fn on_answer(&mut self) {
+        if self.ping == Ping::InFlight {
+            self.ping = Ping::Quiet;
+        }
+        if self.cold_armed {
+            self.probe_by = None;
+        }
+    }
+
+    /// The first pong of the latest ping: "in flight, the ping is `Quiet`; still `Asked`, it proves
+    /// that the ping left". A void ping gives no round-trip time.
+    fn on_first_pong(&mut self, now: Timestamp) {
+        self.pong_awaited = false;
+        self.on_answer();
+        if self.ping == Ping::Asked {
+            self.ping = Ping::Quiet;
+            self.last_flush = now;
+            self.ping_since = now;
+        } else if !self.rtt_void {
+            let sample = now.nanos_since(self.ping_since) / 1000;
+            self.rtt = if self.pongs == 0 {
+                RttEstimator::first(sample)
+            } else {
+                self.rtt.next(sample)
+            };
+            self.pongs = self.pongs.saturating_add(1);
+        }
+    }
+
+    /// "*Progress*: while a ping is `Asked`, its clock restarts and the peer is excused. [..] While a
+    /// ping is `InFlight` and the write clock runs (before the event), the same holds": what the kernel
+    /// holds ahead of the ping is only now leaving. A write that leaves at once excuses nothing.
+    fn on_progress(&mut self, now: Timestamp, had_to_wait: bool) {
+        let held_up = had_to_wait && self.ping == Ping::InFlight;
+        if self.ping == Ping::Asked || held_up {
+            self.restart_ping_clock(now);
+            self.last_inbound = now;
+            self.rtt_void |= held_up;
+        }
+    }
+
+    /// "Each time a ping's clock restarts, and when it is flushed, a `Probe`'s deadline moves on by the
+    /// time since the ping was asked for, flushed or last restarted, whichever is latest."
+    fn restart_ping_clock(&mut self, now: Timestamp) {
+        if self.cold_armed {
+            let waited = now.nanos_since(self.ping_since);
+            self.probe_by = self.probe_by.and_then(|by| by.after(waited));
+        }
+        self.ping_since = now;
+    }
+
+    fn record_flush(&mut self, now: Timestamp) {
+        self.write_deadline = None;
+        self.last_flush = now;
+    }
+
+    // ---- clocks ----
+
+    fn nothing_partial(&mut self) {
+        if self.cold_armed {
+            self.partial = 0;
+            self.receive_by = None;
+            self.cold_armed = self.cold_clock_may_run();
+        }
+    }
+
+    /// Whether any field behind `cold_armed` could hold a deadline.
+    fn cold_clock_may_run(&self) -> bool {
+        self.partial > 0
+            || self.probe_by.is_some()
+            || self.close_at.is_some()
+            || self.grace.is_some()
+            || self.flooded
+            || self.ping_due
+    }
+
+    /// "Begins at now + 5 s; then n, what the total grew by, moves it to min(itself +
+    /// n · 1 s / `min_data_rate`, now + 30 s)."
+    fn move_receive_clock(&mut self, now: Timestamp, config: &TimeoutConfig, grew_by: u64) {
+        const START: u64 = 5_000_000_000;
+        const CAP: u64 = 30_000_000_000;
+        if let Some(rate) = config.min_data_rate {
+            let clock = self.receive_by.or(now.after(START));
+            let moved = clock.and_then(|clock| clock.after(time_at_rate(grew_by, rate)));
+            self.receive_by = earlier(moved, now.after(CAP));
+        }
+    }
+
+    /// "A running write clock moves to min(itself + bytes · 1 s / `min_data_rate`, now +
+    /// `message_timeout`), with the rate off to now + `message_timeout`."
+    fn move_write_clock(&mut self, now: Timestamp, config: &TimeoutConfig, bytes: u64) {
+        let cap = now.deadline(config.message_timeout);
+        self.write_deadline = match (self.write_deadline, config.min_data_rate) {
+            (None, _) => None,
+            (Some(clock), Some(rate)) => earlier(clock.after(time_at_rate(bytes, rate)), cap),
+            (Some(_), None) => cap,
+        };
+    }
+
+    /// "`credit := max(credit, now) + 1 s / max_ping_rate`; when `credit - now > 60 s` the peer floods,
+    /// and stays so."
+    fn charge_ping(&mut self, now: Timestamp, config: &TimeoutConfig) {
+        const BURST: u64 = 60_000_000_000;
+        let Some(rate) = config.max_ping_rate else {
+            return;
+        };
+        if self.flooded {
+            return;
+        }
+        let credit = self
+            .ping_credit
+            .max(now)
+            .after(time_at_rate(1, rate))
+            .unwrap_or(Timestamp::MAX);
+        self.flooded = credit.nanos_since(now) > BURST;
+        self.ping_credit = if self.flooded { now } else { credit };
+        self.cold_armed |= self.flooded;
+    }
+
+    /// When the peer's pings became a flood.
+    pub(super) fn flooded_at(&self) -> Option<Timestamp> {
+        self.flooded.then_some(self.ping_credit)
+    }
+
+    // ---- pings ----
+
+    /// Asks for the next ping, which was due at `due`.
+    ///
+    /// "*Asked late*: when a poll says `SendPing` later than the ping was due, and no ping was flushed
+    /// since the peer was last heard or excused, the peer is excused for as much."
+    pub(super) fn ask(&mut self, now: Timestamp, due: Timestamp) -> PingId {
+        if self.ping_since <= self.last_inbound {
+            let late = now.nanos_since(due.max(self.last_inbound));
+            self.last_inbound = self.last_inbound.after(late).unwrap_or(now);
+        }
+        self.pings = self.pings.saturating_add(1);
+        self.ping_due = false;
+        self.pong_awaited = true;
+        self.rtt_void = false;
+        self.ping = Ping::Asked;
+        self.ping_since = now;
+        self.ping_draw = jitter_draw(self.seed, self.pings.saturating_add(1));
+        self.latest_ping()
+    }
+
+    pub(super) fn ping_id(&self, number: u64) -> PingId {
+        PingId::new(self.seed, number)
+    }
+
+    pub(super) fn latest_ping(&self) -> PingId {
+        self.ping_id(self.pings)
+    }
+
+    pub(super) fn rtt(&self) -> Option<Rtt> {
+        (self.pongs > 0).then(|| self.rtt.estimate())
+    }
+
+    // ---- phases ----
+
+    fn open(&mut self, now: Timestamp) {
+        self.enter(Phase::Open);
+        self.opened = now;
+        self.last_inbound = now;
+        self.last_flush = now;
+        self.last_data = now;
+        self.ping_since = now;
+    }
+
+    pub(super) fn begin_closing(&mut self, now: Timestamp) {
+        self.enter(Phase::Closing);
+        self.close_at = Some(now);
+    }
+
+    /// "Entering a phase forgets the grace."
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.grace = None;
+    }
+
+    pub(super) fn record_cause(&mut self, reason: CloseReason) {
+        self.cause = self.cause.or(Some(reason));
+    }
+
+    // ---- fast paths: skip the state machine where a message only moves deadlines away ----
+
+    /// Whether a whole message concerns the first cache line only, as is the rule: the connection is
+    /// open, no ping is in flight, and no cold clock may be running.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.phase == Phase::Open && self.ping != Ping::InFlight && !self.cold_armed
+    }
+
+    /// Records a whole message where that [is plain](Self::is_plain). It does what it does to every
+    /// open connection.
+    #[inline]
+    pub(crate) fn record_message(&mut self, at: Timestamp) {
+        self.last_inbound = self.last_inbound.max(at);
+        self.last_data = self.last_data.max(at);
+    }
+}
+
+/// How long `bytes` take at `rate` a second, in nanoseconds, rounded down.
+fn time_at_rate(bytes: u64, rate: NonZeroU32) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    match bytes.checked_mul(SECOND) {
+        Some(product) => product / NonZeroU64::from(rate),
+        None => {
+            let nanos = u128::from(bytes) * u128::from(SECOND) / NonZeroU128::from(rate);
+            u64::try_from(nanos).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{offset_of, size_of};
+
+    use super::*;
+    use crate::event::Action;
+    use crate::policy::TimeoutPolicy;
+
+    #[test]
+    fn the_state_is_small_and_its_hot_part_is_one_cache_line() {
+        assert_eq!(
+            offset_of!(TimeoutPolicy<&TimeoutConfig>, state) + offset_of!(State, seed),
+            64
+        );
+        let state = size_of::<TimeoutPolicy<&TimeoutConfig>>() - size_of::<&TimeoutConfig>();
+        assert!(state <= 176, "the state takes {state} bytes");
+    }
+
+    /// Everything beyond the first cache line is replaced by garbage, so code that reads it decides
+    /// differently.
+    #[test]
+    fn a_message_and_an_expiry_touch_the_first_cache_line_only() {
+        let at = Timestamp::from_millis;
+        let config = TimeoutConfig::builder().jitter(0.0).build().unwrap();
+        let spoil = |state: &mut State| {
+            state.seed = 0xBAD;
+            state.pings = 7;
+            state.pongs = 9;
+            state.rtt = RttEstimator::first(1);
+            state.pong_awaited = true;
+            state.ping_due = true;
+            state.rtt_void = true;
+            state.flooded = true;
+            state.partial = 5;
+            state.receive_by = Some(at(1));
+            state.probe_by = Some(at(1));
+            state.close_at = Some(at(1));
+            state.ping_credit = at(1);
+            state.grace = Some(at(0));
+        };
+        let until = |millis| Action::Idle {
+            until: Some(at(millis)),
+        };
+        let steps = [
+            (10, Event::Recv, until(25_000)),
+            (20, Event::SendStart, until(1020)),
+            (30, Event::SendOk, until(25_010)),
+            (40, Event::Recv, until(25_030)),
+            (24_000, Event::Tick, until(25_030)),
+        ];
+        for spoiled_before in 0..steps.len() {
+            let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+            for (index, &(millis, event, expected)) in steps.iter().enumerate() {
+                if index == spoiled_before {
+                    spoil(&mut policy.state);
+                }
+                assert_eq!(policy.handle(at(millis), event), expected);
+            }
+            let mut spoiled = policy.clone();
+            spoil(&mut spoiled.state);
+            assert_eq!(policy, spoiled, "something was written there");
+        }
+
+        // An expiry that ends something reads no more than that to decide it.
+        for (millis, expected) in [
+            (25_000, Action::SendPing(PingId::new(0xBAD, 8))),
+            (300_000, Action::Close(CloseReason::ConnectionTimeout)),
+        ] {
+            let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+            spoil(&mut policy.state);
+            assert_eq!(policy.poll(at(millis)), expected);
+        }
+    }
+
+    #[test]
+    fn a_length_at_a_rate_is_exact_where_the_product_does_not_fit() {
+        let rate = |rate| NonZeroU32::new(rate).unwrap();
+        assert_eq!(time_at_rate(7, rate(2)), 3_500_000_000);
+        assert_eq!(time_at_rate(1, rate(3)), 333_333_333);
+        let bytes = u64::MAX / 1_000_000_000 + 1;
+        assert_eq!(time_at_rate(bytes, rate(1_000_000_000)), bytes);
+        assert_eq!(time_at_rate(u64::MAX, rate(1)), u64::MAX);
+    }
+}
