@@ -2,6 +2,7 @@
 
 use super::state::{Ping, State};
 use crate::config::TimeoutConfig;
+use crate::event::Phase;
 use crate::time::{Timestamp, earlier};
 
 impl State {
@@ -14,7 +15,7 @@ impl State {
         config: &TimeoutConfig,
         next: Option<Timestamp>,
     ) -> Option<Timestamp> {
-        if self.ping == Ping::Quiet {
+        if self.ping == Ping::Quiet || self.phase != Phase::Open {
             return next;
         }
         let after_answer = self.next_ping(now, config);
