@@ -19,6 +19,8 @@ pub enum Error<E> {
     /// The connection had ended before without a verdict, or the closing handshake has begun, by either
     /// side: nothing can be sent. From the stream: it ended because a write failed, and the send was told why.
     Closed,
+    /// `start_send` was called twice without `poll_ready` in between. The message was not taken.
+    NotReady,
     /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
     CloseCode(u16),
     /// The value has no form in JSON. Nothing was sent.
@@ -38,6 +40,14 @@ pub struct Verdict {
     pub status: Box<Status>,
     /// How the closing went.
     pub close_handshake: CloseHandshake,
+}
+
+/// The peer's Close frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PeerClose {
+    /// Its code; `None` if it had none.
+    pub code: Option<u16>,
 }
 
 /// How the closing handshake after a verdict went.
@@ -62,6 +72,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             Self::Verdict(verdict) => verdict.fmt(f),
             Self::Socket(error) => error.fmt(f),
             Self::Closed => f.write_str("the connection is closed"),
+            Self::NotReady => f.write_str("start_send was called before poll_ready was ready"),
             Self::CloseCode(code) => write!(
                 f,
                 "{code} cannot be sent in a Close frame, accepted are 1000 to 1003, 1007 to 1014 and 3000 to 4999"

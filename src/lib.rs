@@ -17,26 +17,37 @@
 //!
 //! # The driver's loop
 //!
-//! Any loop that can wait for input or a deadline can drive the policy; here one with a made-up clock
-//! and transport. `examples/bare.rs` is the same over a blocking TCP stream.
+//! Any loop that can wait for input or a deadline can drive the policy. Here the clock and the transport
+//! are made up; `examples/bare.rs` drives it over a blocking TCP stream.
 //!
 //! ```
 //! use core::time::Duration;
 //! use ws_timeout::{Action, CloseReason, Event, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
 //!
-//! # /// A peer that answers the first ping and then falls silent.
+//! # /// A peer that answers the first ping and then falls silent; its second ping has to wait for room.
 //! # #[derive(Default)]
-//! # struct Transport { clock: u64, pong: Option<[u8; 8]>, pings: u32 }
+//! # struct Transport { clock: u64, ping: Option<[u8; 8]>, pong: Option<[u8; 8]>, pings: u32, full: bool }
 //! # enum Frame { Pong([u8; 8]) }
 //! # impl Transport {
 //! #     fn now(&self) -> Timestamp { Timestamp::from_millis(self.clock) }
 //! #     fn read(&mut self) -> Option<Frame> { self.pong.take().map(Frame::Pong) }
-//! #     fn send_ping_and_flush(&mut self, payload: [u8; 8]) {
+//! #     fn write_ping(&mut self, payload: [u8; 8]) {
 //! #         self.pings += 1;
-//! #         if self.pings == 1 { self.pong = Some(payload) }
+//! #         self.full = self.pings == 2;
+//! #         self.ping = Some(payload);
 //! #     }
-//! #     fn wait_until(&mut self, until: Timestamp) {
-//! #         if self.pong.is_some() { self.clock += 40 } else { self.clock = until.as_nanos().div_ceil(1_000_000) }
+//! #     fn has_pending_writes(&self) -> bool { self.ping.is_some() }
+//! #     fn flush(&mut self) -> bool {
+//! #         if self.full { return false }
+//! #         let ping = self.ping.take();
+//! #         if self.pings == 1 { self.pong = ping }
+//! #         true
+//! #     }
+//! #     fn wait(&mut self, until: Option<Timestamp>) {
+//! #         let until = until.expect("something is due some day").as_nanos().div_ceil(1_000_000);
+//! #         let event = self.clock + 40;
+//! #         self.clock = if self.pong.is_some() || self.full { event.min(until) } else { until };
+//! #         self.full = false;
 //! #     }
 //! # }
 //! let config = TimeoutConfig::builder()
@@ -45,9 +56,10 @@
 //!     .build()?;
 //! # let mut transport = Transport::default();
 //! let mut policy = TimeoutPolicy::new(&config, 42, transport.now());
+//! let mut unsent_ping = None;
 //!
 //! let verdict = loop {
-//!     // 1. Read all that has arrived, and say what it was.
+//!     // 1. Read everything that has arrived, and report it.
 //!     while let Some(frame) = transport.read() {
 //!         let event = match frame {
 //!             Frame::Pong(payload) => Event::Pong(PingId::from_payload(&payload)),
@@ -55,28 +67,31 @@
 //!         };
 //!         policy.observe(transport.now(), event);
 //!     }
-//!     // 2. Ask what to do, and do it, until there is nothing to do.
-//!     let until = loop {
-//!         match policy.poll(transport.now()) {
-//!             Action::SendPing(id) => {
-//!                 transport.send_ping_and_flush(id.payload());
-//!                 // 3. The wait for the pong begins when the ping has left, not before.
-//!                 policy.observe(transport.now(), Event::PingSent(id));
-//!             }
-//!             Action::Close(_) => { /* begin the closing handshake */ }
-//!             Action::Abort(reason) => break Err(reason),
-//!             Action::Idle { until } => break Ok(until),
+//!     // 2. Write what waits, and report whether it left. The wait for a pong begins when the ping has
+//!     //    been flushed, and a write that has to wait is bounded by message_timeout.
+//!     if transport.has_pending_writes() {
+//!         let event = match transport.flush() {
+//!             false => Event::SendStart,
+//!             true => unsent_ping.take().map_or(Event::SendOk, Event::PingSent),
+//!         };
+//!         policy.observe(transport.now(), event);
+//!     }
+//!     // 3. Poll, and carry out the action.
+//!     match policy.poll(transport.now()) {
+//!         Action::SendPing(id) => {
+//!             transport.write_ping(id.payload());
+//!             unsent_ping = Some(id);
 //!         }
-//!     };
-//!     // 4. Wait for input, but no longer than until then.
-//!     match until {
-//!         Ok(Some(until)) => transport.wait_until(until),
-//!         Ok(None) => continue,
-//!         Err(reason) => break reason,
+//!         Action::Close(_) => { /* write a Close frame with the reason's code */ }
+//!         Action::Abort(reason) => break reason,
+//!         // 4. Wait for input, or for room if a write waits; until the deadline, or without one if it
+//!         //    is None.
+//!         Action::Idle { until } => transport.wait(until),
 //!     }
 //! };
 //! assert_eq!(verdict, CloseReason::PongTimeout);
 //! assert_eq!(policy.rtt().map(|rtt| rtt.latest), Some(Duration::from_millis(40)));
+//! # assert_eq!(policy.pings_sent(), 2);
 //! # Ok::<(), ws_timeout::ConfigError>(())
 //! ```
 //!
@@ -179,7 +194,7 @@ pub use config::{
 #[cfg(feature = "std")]
 pub use env::{BadVariable, EnvConfig, EnvError, UnknownVariable};
 #[cfg(feature = "socket")]
-pub use error::{CloseHandshake, Error, Verdict};
+pub use error::{CloseHandshake, Error, PeerClose, Verdict};
 pub use event::{Action, CloseReason, Event, Phase};
 #[cfg(feature = "alloc")]
 pub use fleet::{Fleet, FleetKey};

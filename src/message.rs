@@ -16,6 +16,14 @@ pub trait Message: Clone + PartialEq {
     /// What kind of message this is.
     fn kind(&self) -> MessageKind<'_>;
 
+    /// How many bytes of payload this has, or at least has; 0 if that is not known.
+    ///
+    /// Counts what was read of a peer that never pauses; see
+    /// [`TimeoutSocket`](crate::TimeoutSocket#busy-peers).
+    fn payload_len(&self) -> usize {
+        0
+    }
+
     /// A text message.
     fn text(text: String) -> Self;
 
@@ -64,11 +72,16 @@ impl<M: Message> Heartbeat<M> {
     }
 }
 
+/// Makes a Close frame with as much of `reason` as fits. Every Close frame of ours is made here, so a
+/// library that panics at a longer reason cannot.
+pub(crate) fn close_message<M: Message>(code: Option<u16>, reason: &str) -> M {
+    M::close(code, cut_to_fit(reason))
+}
+
 /// `reason` cut to what a Close frame can hold, at a character.
 ///
 /// "All control frames MUST have a payload length of 125 bytes or less" (RFC 6455, 5.5), of which the
 /// code takes two.
-#[cfg(any(feature = "tungstenite", test))]
 fn cut_to_fit(reason: &str) -> &str {
     const MOST: usize = 123;
     let mut end = reason.len().min(MOST);
@@ -87,7 +100,7 @@ mod for_tungstenite {
 
     use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-    use super::{Message, MessageKind, cut_to_fit};
+    use super::{Message, MessageKind};
 
     impl Message for tungstenite::Message {
         #[inline]
@@ -102,6 +115,10 @@ mod for_tungstenite {
             }
         }
 
+        fn payload_len(&self) -> usize {
+            self.len()
+        }
+
         fn text(text: String) -> Self {
             Self::Text(text.into())
         }
@@ -113,7 +130,7 @@ mod for_tungstenite {
         fn close(code: Option<u16>, reason: &str) -> Self {
             Self::Close(code.map(|code| CloseFrame {
                 code: code.into(),
-                reason: cut_to_fit(reason).into(),
+                reason: reason.into(),
             }))
         }
     }
@@ -141,13 +158,40 @@ mod for_tungstenite {
 
 #[cfg(test)]
 mod tests {
-    use super::cut_to_fit;
+    use std::string::{String, ToString};
+
+    use super::{Message, MessageKind, close_message, cut_to_fit};
+
+    /// A library's message that keeps the reason it was given.
+    #[derive(Clone, Debug, PartialEq)]
+    struct Reason(String);
+
+    impl Message for Reason {
+        fn kind(&self) -> MessageKind<'_> {
+            MessageKind::Close(None)
+        }
+
+        fn text(text: String) -> Self {
+            Self(text)
+        }
+
+        fn ping(_: [u8; 8]) -> Self {
+            Self(String::new())
+        }
+
+        fn close(_: Option<u16>, reason: &str) -> Self {
+            Self(reason.to_string())
+        }
+    }
+
+    #[test]
+    fn a_reason_is_cut_for_every_library() {
+        let Reason(reason) = close_message(Some(1000), &"x".repeat(200));
+        assert_eq!(reason.len(), 123);
+    }
 
     #[test]
     fn a_reason_is_cut_at_a_character() {
-        extern crate std;
-        use std::string::String;
-
         assert_eq!(cut_to_fit("going away"), "going away");
         let long: String = ["x"; 122].concat() + "éé";
         assert_eq!(cut_to_fit(&long), &long[..122]);

@@ -147,6 +147,11 @@ impl Metering {
         self.meter.read().saturating_sub(self.began)
     }
 
+    /// Bytes read in all.
+    pub(crate) fn read(&self) -> u64 {
+        self.meter.read()
+    }
+
     /// The bytes written since the last call.
     pub(crate) fn progress(&mut self) -> u64 {
         let written = self.meter.written();

@@ -4,16 +4,17 @@
 mod common;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use common::off;
+use futures_util::stream::FusedStream;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
     CloseHandshake, CloseReason, Error, Heartbeat, IdleScope, Metered, PongEvidence, Received,
@@ -61,6 +62,8 @@ struct World {
     refuses: Option<Message>,
     /// Whether it takes no ping for now.
     refuses_pings: bool,
+    /// Whether every write fails.
+    broken: bool,
     held: Vec<Message>,
     sent: Vec<Message>,
     write_waker: Option<Waker>,
@@ -137,6 +140,9 @@ impl Sink<Message> for Wire {
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
         let mut world = self.0.world();
+        if world.broken {
+            return Poll::Ready(Err(WsError::AttackAttempt));
+        }
         if world.no_place {
             world.write_waker = Some(cx.waker().clone());
             return Poll::Pending;
@@ -156,6 +162,9 @@ impl Sink<Message> for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
         let mut world = self.0.world();
+        if world.broken {
+            return Poll::Ready(Err(WsError::AttackAttempt));
+        }
         if world.full {
             world.full = !world.room_unsaid;
             world.write_waker = Some(cx.waker().clone());
@@ -323,7 +332,10 @@ fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_j
 #[test]
 fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
     let shared = Shared::default();
-    let config = off().ping_interval(60 * SECOND).pong_timeout(60 * SECOND);
+    let config = off()
+        .ping_interval(60 * SECOND)
+        .pong_timeout(60 * SECOND)
+        .resume_probe(10 * SECOND);
     let mut socket = shared.socket(config);
     waits(&mut socket);
     shared.world().incoming.extend([data(), data()]);
@@ -437,9 +449,8 @@ fn rule_2_the_turns_for_one_deadline_do_not_count_for_another() {
 fn rule_2_the_turns_before_an_answer_do_not_count_after_a_block() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
-    let mut socket = awaiting_a_pong(&shared, off().idle_timeout(2 * SECOND));
-    shared.at(SECOND + 900 * MS);
-    socket.send(data()).now_or_never().unwrap().unwrap(); // so the next ping is far
+    let mut socket = shared.socket(off().idle_timeout(2 * SECOND));
+    waits(&mut socket);
     for turn in 0..2 {
         shared.at(2 * SECOND + turn * MS);
         waits(&mut socket);
@@ -1257,8 +1268,6 @@ fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
     shared.at(999 * MS);
     socket.send(data()).now_or_never().unwrap().unwrap();
     shared.at(2 * SECOND);
-    // The look comes when a message has left.
-    socket.send(data()).now_or_never().unwrap().unwrap();
     let sent = socket.send(data()).now_or_never();
     assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
 }
@@ -1267,10 +1276,11 @@ fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
 fn rule_4_who_only_sends_meets_the_lifetime() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().connection_timeout(SECOND));
-    for now in [0, 500, 999, 1000] {
+    for now in [0, 500, 999] {
         shared.at(now * MS);
         socket.send(data()).now_or_never().unwrap().unwrap();
     }
+    shared.at(SECOND);
     let sent = socket.send(data()).now_or_never();
     assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
 }
@@ -1365,4 +1375,284 @@ fn an_answer_that_is_refused_does_not_hold_up_our_own_ping() {
     shared.at(4 * SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().cause, None);
+}
+
+/// Counts wake-ups.
+#[derive(Default)]
+struct Wakeups(AtomicU32);
+
+impl Wake for Wakeups {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A task that both reads and writes, on an executor that polls it as often as it is woken while the
+/// clock stands still.
+struct Executor {
+    wakeups: Arc<Wakeups>,
+    waker: Waker,
+}
+
+impl Executor {
+    fn new() -> Self {
+        let wakeups = Arc::new(Wakeups::default());
+        let waker = Waker::from(wakeups.clone());
+        Self { wakeups, waker }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context::from_waker(&self.waker)
+    }
+
+    /// Has the task send something that has to wait, so that it is known as the writer too.
+    fn send_that_waits(&self, shared: &Shared, socket: &mut Guarded) {
+        let cx = &mut self.context();
+        assert!(socket.poll_next_unpin(cx).is_pending());
+        shared.world().full = true;
+        socket.start_send_unpin(data()).unwrap();
+        assert!(socket.poll_flush_unpin(cx).is_pending());
+        shared.world().full = false;
+        assert!(socket.poll_flush_unpin(cx).is_ready());
+    }
+
+    /// Polls until the task sleeps.
+    #[track_caller]
+    fn run(&self, mut poll: impl FnMut(&mut Context<'_>) -> bool) {
+        self.wakeups.0.store(1, Ordering::Relaxed);
+        let mut polls = 0;
+        while self.wakeups.0.swap(0, Ordering::Relaxed) > 0 {
+            polls += 1;
+            assert!(polls < 10, "a busy loop");
+            assert!(poll(&mut self.context()), "the task is done");
+        }
+    }
+}
+
+#[test]
+fn a_task_sleeps_while_its_ping_is_refused() {
+    let shared = Shared::default();
+    let config = off()
+        .ping_interval(SECOND)
+        .pong_timeout(SECOND)
+        .message_timeout(SECOND);
+    let mut socket = shared.socket(config);
+    let task = Executor::new();
+    task.send_that_waits(&shared, &mut socket);
+    shared.world().refuses_pings = true;
+    shared.at(SECOND);
+    task.run(|cx| socket.poll_next_unpin(cx).is_pending());
+}
+
+#[test]
+fn a_task_sleeps_while_it_closes_on_a_broken_sink() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off());
+    let task = Executor::new();
+    task.send_that_waits(&shared, &mut socket);
+    shared.world().broken = true;
+    let mut close = pin!(socket.close(1000, "bye"));
+    task.run(|cx| close.as_mut().poll(cx).is_pending());
+}
+
+#[test]
+fn a_task_sleeps_though_its_promised_message_meets_a_broken_sink() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().ping_interval(SECOND).pong_timeout(SECOND));
+    let task = Executor::new();
+    task.send_that_waits(&shared, &mut socket);
+    // A promise, whose place a ping takes.
+    assert!(socket.poll_ready_unpin(&mut task.context()).is_ready());
+    shared.at(SECOND + 500 * MS);
+    let read = socket.poll_next_unpin(&mut task.context());
+    assert!(read.is_pending());
+    socket.start_send_unpin(data()).unwrap();
+    shared.world().broken = true;
+    task.run(|cx| socket.poll_next_unpin(cx).is_pending());
+}
+
+/// The transport gets the task's own waker, and a waker of both tasks only once there are two.
+#[test]
+fn the_transport_gets_the_waker_of_the_only_task() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off());
+    let (one, other) = (Executor::new(), Executor::new());
+    let waker_after_a_write = |socket: &mut Guarded, task: &Executor| {
+        shared.world().full = true;
+        if socket.poll_ready_unpin(&mut task.context()).is_ready() {
+            socket.start_send_unpin(data()).unwrap();
+        }
+        assert!(socket.poll_flush_unpin(&mut task.context()).is_pending());
+        shared.world().write_waker.take().unwrap()
+    };
+    let read = socket.poll_next_unpin(&mut one.context());
+    assert!(read.is_pending());
+    let waker = waker_after_a_write(&mut socket, &one);
+    assert!(waker.will_wake(&one.waker));
+
+    let waker = waker_after_a_write(&mut socket, &other);
+    for task in [&one, &other] {
+        task.wakeups.0.store(0, Ordering::Relaxed);
+    }
+    waker.wake();
+    for task in [&one, &other] {
+        assert_eq!(task.wakeups.0.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn a_second_start_send_without_poll_ready_is_refused_and_the_first_message_leaves() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off());
+    waits(&mut socket);
+    socket.start_send_unpin(Message::text("one")).unwrap();
+    let second = socket.start_send_unpin(Message::text("two"));
+    assert!(matches!(second, Err(Error::NotReady)), "{second:?}");
+    socket.flush().now_or_never().unwrap().unwrap();
+    socket
+        .send(Message::text("three"))
+        .now_or_never()
+        .unwrap()
+        .unwrap();
+    let sent = [Message::text("one"), Message::text("three")];
+    assert_eq!(shared.world().sent, sent);
+}
+
+#[test]
+fn a_program_that_only_feeds_meets_its_lifetime() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().connection_timeout(SECOND));
+    for now in [0, 500, 999] {
+        shared.at(now * MS);
+        socket.feed(data()).now_or_never().unwrap().unwrap();
+    }
+    shared.at(SECOND);
+    let fed = socket.feed(data()).now_or_never();
+    assert_eq!(reason(fed.map(Some)), CloseReason::ConnectionTimeout);
+}
+
+#[test]
+fn limits_of_single_calls_count_from_the_call() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(60 * SECOND));
+    waits(&mut socket);
+    {
+        let mut receive = pin!(socket.recv_timeout(SECOND));
+        shared.at(5 * SECOND);
+        assert!(receive.as_mut().now_or_never().is_none());
+        shared.at(5 * SECOND + 10 * MS);
+        let received = receive.now_or_never().unwrap().unwrap();
+        assert_eq!(received, Received::TimedOut);
+    }
+    shared.world().full = true;
+    let mut send = pin!(socket.send_text_timeout("x", SECOND));
+    shared.at(10 * SECOND);
+    assert!(send.as_mut().now_or_never().is_none());
+    shared.at(10 * SECOND + 10 * MS);
+    let sent = send.now_or_never();
+    assert_eq!(reason(sent.map(Some)), CloseReason::MessageTimeout);
+}
+
+#[test]
+fn a_stream_is_terminated_when_it_has_said_none_and_not_before() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, off());
+    shared.at(3 * SECOND);
+    let read = socket.next().now_or_never();
+    assert_eq!(reason(read), CloseReason::PongTimeout);
+    assert!(!socket.is_terminated());
+    assert!(socket.next().now_or_never().unwrap().is_none());
+    assert!(socket.is_terminated());
+}
+
+/// A peer that sends faster than the program reads: its unanswered ping is judged after 32 MiB, for by
+/// then everything that had arrived by the deadline is read.
+#[test]
+fn a_peer_that_keeps_its_reader_busy_is_judged_all_the_same() {
+    const MIB: usize = 1 << 20;
+    let busy = |metered: bool, pong_after: usize| {
+        let shared = Shared::default();
+        let config = off()
+            .ping_interval(SECOND)
+            .pong_timeout(SECOND)
+            .pong_evidence(PongEvidence::Pong);
+        let mut socket = awaiting_a_pong(&shared, config);
+        let mut io = Metered::new(tokio::io::repeat(0));
+        if metered {
+            socket = socket.with_meter(io.meter());
+        }
+        shared.at(2 * SECOND);
+        let payload = vec![0; if metered { 1 } else { MIB }];
+        for read in 0..50 {
+            if read == pong_after {
+                let pong = shared.pong();
+                shared.world().incoming.push_back(pong);
+            }
+            let message = Message::binary(payload.clone());
+            shared.world().incoming.push_back(message);
+            if metered {
+                let mut buffer = vec![0; MIB + 2];
+                io.read_exact(&mut buffer).now_or_never().unwrap().unwrap();
+            }
+            match socket.next().now_or_never() {
+                Some(Some(Ok(_))) => {}
+                read_error => {
+                    assert_eq!(reason(read_error), CloseReason::PongTimeout);
+                    return Some(read);
+                }
+            }
+        }
+        None
+    };
+    for metered in [false, true] {
+        assert_eq!(busy(metered, 50), Some(33), "metered: {metered}");
+        // A living peer whose pong lies behind all of that.
+        assert_eq!(busy(metered, 32), None, "metered: {metered}");
+    }
+}
+
+/// The half that sends is judged by its own rows, whatever the reading half has not read.
+#[test]
+fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
+    let shared = Shared::default();
+    let config = off().message_timeout(SECOND).min_data_rate(1000);
+    let mut io = Metered::new(tokio::io::repeat(0));
+    let mut socket = shared.socket(config).with_meter(io.meter());
+    // Five seconds to begin with, then a byte a millisecond: the receive clock is always just past.
+    io.read_exact(&mut [0]).now_or_never().unwrap().unwrap();
+    waits(&mut socket);
+    shared.at(5 * SECOND - MS);
+    waits(&mut socket);
+    shared.world().full = true;
+    assert!(socket.send(data()).now_or_never().is_none());
+    let start = shared.world().now;
+    loop {
+        let now = shared.world().now + MS;
+        shared.at(now);
+        if shared.world().now > 5 * SECOND {
+            io.read_exact(&mut [0]).now_or_never().unwrap().unwrap();
+        }
+        if let Some(read) = socket.next().now_or_never() {
+            assert_eq!(reason(Some(read)), CloseReason::MessageTimeout);
+            break;
+        }
+        assert!(now < start + 1100 * MS, "held off");
+    }
+}
+
+#[test]
+fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(SECOND));
+    waits(&mut socket);
+    shared.world().full = true;
+    assert!(socket.send(data()).now_or_never().is_none());
+    for millis in 0..=1000 {
+        shared.world().incoming.push_back(data());
+        shared.at(millis * MS);
+        let read = socket.next().now_or_never();
+        assert!(matches!(read, Some(Some(Ok(_)))), "{read:?}");
+    }
+    let read = socket.next().now_or_never();
+    assert_eq!(reason(read), CloseReason::MessageTimeout);
 }

@@ -6,15 +6,18 @@ use super::TimeoutPolicy;
 use super::deadlines::{Horizon, Party};
 use super::state::Ping;
 use crate::config::TimeoutConfig;
-use crate::event::{Action, Phase};
+use crate::event::{Action, CloseReason, Phase};
 use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 
 /// The policy's answer to a driver with a [`Horizon`].
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Carry this out and ask again. It is never `Idle`.
-    Act(Action),
+    /// Carry this out and decide again; likewise the two below.
+    SendPing,
+    Close(CloseReason),
+    Abort(CloseReason),
     /// Nothing to do.
     Wait {
         /// When to ask again; always later than now.
@@ -37,8 +40,11 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         let now = self.advance_clock(now);
         let config = self.config.borrow();
         let snapshot = |state: &super::State| before_verdict(state.status(now, config, now));
-        if let Ok(action) = self.state.next_action(now, config, horizon, snapshot) {
-            return Decision::Act(action);
+        match self.state.next_action(now, config, horizon, snapshot) {
+            Ok(Action::SendPing(_)) => return Decision::SendPing,
+            Ok(Action::Close(reason)) => return Decision::Close(reason),
+            Ok(Action::Abort(reason)) => return Decision::Abort(reason),
+            Ok(Action::Idle { .. }) | Err(_) => {}
         }
         let mut next = self.state.heartbeat(now, config);
         let mut unproven = None;
@@ -158,8 +164,6 @@ mod tests {
     /// is named.
     #[test]
     fn a_horizon_lets_each_row_be_judged_by_itself() {
-        use crate::event::CloseReason;
-
         let at = Timestamp::from_secs;
         let config = TimeoutConfig::builder()
             .jitter(0.0)
@@ -169,70 +173,26 @@ mod tests {
             .message_timeout(Duration::from_secs(6))
             .build()
             .unwrap();
-        let until = |horizon| {
+        let decide = |horizon| {
             let mut policy = TimeoutPolicy::new(&config, 1, at(0));
             policy.observe(at(0), Event::SendStart);
-            match policy.decide(at(7), horizon, |_| {}) {
-                Decision::Act(action) => Ok(action),
-                Decision::Wait { until, unproven } => Err((until, unproven)),
-            }
+            policy.decide(at(7), horizon, |_| {})
         };
         let horizon = |read, written| Horizon {
             read: Some(at(read)),
             written: Some(at(written)),
         };
         let heartbeat = Some(at(37));
-        let abort = Ok(Action::Abort(CloseReason::MessageTimeout));
-        let close = Ok(Action::Close(CloseReason::IdleTimeout));
-        assert_eq!(until(horizon(3, 3)), Err((heartbeat, Some(at(4)))));
-        assert_eq!(until(horizon(3, 5)), Err((heartbeat, Some(at(6)))));
-        assert_eq!(until(horizon(4, 5)), close);
-        assert_eq!(until(horizon(3, 6)), abort);
-        assert_eq!(until(horizon(7, 7)), abort, "the table's order decides");
-    }
-}
-
-impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
-    pub(crate) fn peer_is_due_after(
-        &self,
-        after: Option<Timestamp>,
-        now: Timestamp,
-        horizon: Horizon,
-    ) -> bool {
-        let config = self.config.borrow();
-        let mut due = false;
-        self.state.each_deadline::<false>(self.now, config, |row| {
-            let at = self.state.effective_deadline(config, &row);
-            let at = at.filter(|_| row.party != Party::Local && horizon.covers(&row, at));
-            due |= at.is_some_and(|at| at <= now && after.is_none_or(|after| at > after));
-        });
-        due
-    }
-
-    pub(crate) fn next_look_after(&self, now: Timestamp) -> Option<Timestamp> {
-        let config = self.config.borrow();
-        let mut next = None;
-        self.state.each_deadline::<false>(self.now, config, |row| {
-            let at = self.state.effective_deadline(config, &row);
-            next = earlier(next, at.filter(|&at| at > now));
-        });
-        self.state.next_wakeup(self.now, config, next)
-    }
-
-    pub(crate) fn decide_telling(
-        &mut self,
-        now: Timestamp,
-        horizon: Horizon,
-        before_verdict: impl FnOnce(Status),
-    ) -> Action {
-        let now = self.advance_clock(now);
-        let config = self.config.borrow();
-        let snapshot = |state: &super::State| before_verdict(state.status(now, config, now));
-        match self.state.next_action(now, config, horizon, snapshot) {
-            Ok(action) => action,
-            Err(next) => Action::Idle {
-                until: earlier(next, self.state.heartbeat(now, config)),
-            },
-        }
+        let wait = |unproven| Decision::Wait {
+            until: heartbeat,
+            unproven: Some(at(unproven)),
+        };
+        let abort = Decision::Abort(CloseReason::MessageTimeout);
+        let close = Decision::Close(CloseReason::IdleTimeout);
+        assert_eq!(decide(horizon(3, 3)), wait(4));
+        assert_eq!(decide(horizon(3, 5)), wait(6));
+        assert_eq!(decide(horizon(4, 5)), close);
+        assert_eq!(decide(horizon(3, 6)), abort);
+        assert_eq!(decide(horizon(7, 7)), abort, "the table's order decides");
     }
 }

@@ -1,49 +1,24 @@
 //! What a program calls besides the traits: receive, send and close, each as one future.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::string::String;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::sink::{Sink, SinkExt};
+use futures_util::sink::Sink;
 
-use super::judging::A_MOMENT;
-use super::{Doubt, TimeoutSocket};
+use super::TimeoutSocket;
 use crate::error::Error;
 #[cfg(doc)]
 use crate::event::CloseReason;
-use crate::message::Message;
+use crate::message::{Message, close_message};
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// A limit of the caller's own on one call.
-///
-/// As with every limit on the peer only a try after an alarm that rang counts: until the reactor has
-/// turned, neither what came in time is seen nor the room that was made.
-struct Limit {
-    by: Timestamp,
-    /// How often the alarm has to ring.
-    turns: u32,
-    /// What it was set to when it rang before the latest try.
-    rang: Option<Timestamp>,
-    doubt: Option<Doubt>,
-}
-
-impl Limit {
-    fn new(by: Timestamp, turns: u32) -> Self {
-        Self {
-            by,
-            turns,
-            rang: None,
-            doubt: None,
-        }
-    }
-}
-
-/// What [`TimeoutSocket::recv_timeout`] found.
+/// The result of [`TimeoutSocket::recv_timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received<M> {
     /// A message.
@@ -61,13 +36,13 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// The next message; `None` when the connection has ended without a verdict or failure.
+    /// Receives the next message; `None` when the connection has ended without a verdict or failure.
     ///
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the socket
-    /// inside failed; `None` follows either.
+    /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the inner socket
+    /// failed, [`Error::Closed`] when a write failed and the send was told why. `None` follows each.
     pub async fn recv(&mut self) -> Result<Option<M>, Error<E>>
     where
         Self: Unpin,
@@ -77,122 +52,144 @@ where
             .transpose()
     }
 
-    /// The next message, or that none came within `within` of this call.
+    /// Receives the next message if one comes within `within` of this call.
     ///
-    /// Nothing is lost either way, and the connection goes on: this limit is the caller's own and says
-    /// nothing about the peer.
+    /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. Nothing is lost when the
+    /// limit expires, and the connection goes on: the limit says nothing about the peer.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
-    pub async fn recv_timeout(&mut self, within: Duration) -> Result<Received<M>, Error<E>> {
-        let until = self.timer.now().checked_add(within);
-        // Nothing is lost if a message is seen a turn later.
-        let mut limit = until.map(|until| Limit::new(until, 1));
-        poll_fn(|cx| {
-            self.alarm_rings();
-            if let Some(limit) = &mut limit {
-                limit.rang = limit.rang.max(self.rang);
-            }
-            if let Poll::Ready(read) = self.poll_recv(cx) {
-                return Poll::Ready(match read {
-                    Some(Ok(message)) => Ok(Received::Message(message)),
-                    Some(Err(error)) => Err(error),
-                    None => Ok(Received::Closed),
-                });
-            }
-            // While `rang` stands, not all is read.
-            let is_read = self.rang.is_none();
-            if is_read && limit.as_mut().is_some_and(|limit| self.is_over(limit)) {
-                return Poll::Ready(Ok(Received::TimedOut));
-            }
-            Poll::Pending
+    pub fn recv_timeout(
+        &mut self,
+        within: Duration,
+    ) -> impl Future<Output = Result<Received<M>, Error<E>>> {
+        let deadline = self.deadline_of_call(within);
+        poll_fn(move |cx| match self.poll_recv(cx) {
+            Poll::Ready(Some(Ok(message))) => Poll::Ready(Ok(Received::Message(message))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error)),
+            Poll::Ready(None) => Poll::Ready(Ok(Received::Closed)),
+            Poll::Pending if self.recv_has_expired(deadline) => Poll::Ready(Ok(Received::TimedOut)),
+            Poll::Pending => Poll::Pending,
         })
-        .await
     }
 
-    /// Sends a text message, and waits until it has left. `SinkExt::send` is the same for any message.
+    /// Sends a message and waits until it has left, as `SinkExt::send` does.
     ///
-    /// Takes as long as the write makes progress: `message_timeout` limits the time without any. A message
-    /// whose future was dropped leaves whole or not at all.
+    /// There is no limit while the write makes progress: `message_timeout` limits the time without any.
+    /// A message whose future was dropped leaves whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Verdict`] when the policy has ended the connection, [`Error::Socket`] when the socket
-    /// inside failed or did not take the message, [`Error::Closed`] when the connection had ended or is
-    /// being closed, by either side.
-    pub async fn send_text(&mut self, text: impl Into<String>) -> Result<(), Error<E>>
+    /// [`Error::Verdict`] when the policy has ended the connection. [`Error::Socket`] when the inner socket
+    /// failed or did not take the message. [`Error::Closed`] when the connection has ended or is being
+    /// closed, by either side.
+    pub fn send(&mut self, message: M) -> impl Future<Output = Result<(), Error<E>>>
     where
         Self: Unpin,
     {
-        self.send(M::text(text.into())).await
+        let mut message = Some(message);
+        poll_fn(move |cx| self.poll_send_message(cx, &mut message))
     }
 
-    /// [`send_text`](Self::send_text), at most `within` from this call.
+    /// Like [`send`](Self::send), within `within` of this call.
     ///
-    /// If that is over the connection is too, with
-    /// [`CloseReason::MessageTimeout`] and [`Verdict::within`](crate::Verdict::within): how much of the message has left is not known, and nothing can
-    /// follow half a message.
+    /// If the limit expires, the connection ends with [`CloseReason::MessageTimeout`] and
+    /// [`Verdict::within`](crate::Verdict::within): how much of the message has left is not known, and
+    /// nothing can follow half a message.
     ///
     /// # Errors
-    /// As [`send_text`](Self::send_text).
-    pub async fn send_text_timeout(
+    /// As [`send`](Self::send).
+    pub fn send_timeout(
+        &mut self,
+        message: M,
+        within: Duration,
+    ) -> impl Future<Output = Result<(), Error<E>>>
+    where
+        Self: Unpin,
+    {
+        let deadline = self.deadline_of_call(within);
+        self.send_by(deadline, within, message)
+    }
+
+    /// Sends a text message; see [`send`](Self::send).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_text(
+        &mut self,
+        text: impl Into<String>,
+    ) -> impl Future<Output = Result<(), Error<E>>>
+    where
+        Self: Unpin,
+    {
+        self.send(M::text(text.into()))
+    }
+
+    /// Sends a text message within `within` of this call; see [`send_timeout`](Self::send_timeout).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_text_timeout(
         &mut self,
         text: impl Into<String>,
         within: Duration,
-    ) -> Result<(), Error<E>>
+    ) -> impl Future<Output = Result<(), Error<E>>>
     where
         Self: Unpin,
     {
-        self.send_within(M::text(text.into()), within).await
+        self.send_timeout(M::text(text.into()), within)
     }
 
-    /// Sends `value` as JSON in a text message; see [`send_text`](Self::send_text).
+    /// Sends `value` as JSON in a text message; see [`send`](Self::send). The value is serialized by this
+    /// call.
     ///
     /// # Errors
-    /// [`Error::Json`] if `value` has no form in JSON: nothing was sent, and the connection goes on.
-    /// Else as [`send_text`](Self::send_text).
+    /// [`Error::Json`] if `value` cannot be written as JSON: nothing was sent, and the connection goes on.
+    /// Otherwise as [`send`](Self::send).
     #[cfg(feature = "json")]
-    pub async fn send_json(
-        &mut self,
-        value: &(impl serde::Serialize + ?Sized),
-    ) -> Result<(), Error<E>>
+    pub fn send_json<'a, V: serde::Serialize + ?Sized>(
+        &'a mut self,
+        value: &V,
+    ) -> impl Future<Output = Result<(), Error<E>>> + use<'a, S, T, M, E, V>
     where
         Self: Unpin,
     {
-        self.send(json(value)?).await
+        let message = json(value);
+        async move { self.send(message?).await }
     }
 
-    /// [`send_json`](Self::send_json), at most `within` from this call; see
-    /// [`send_text_timeout`](Self::send_text_timeout).
+    /// Sends `value` as JSON within `within` of this call; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
     /// As [`send_json`](Self::send_json).
     #[cfg(feature = "json")]
-    pub async fn send_json_timeout(
-        &mut self,
-        value: &(impl serde::Serialize + ?Sized),
+    pub fn send_json_timeout<'a, V: serde::Serialize + ?Sized>(
+        &'a mut self,
+        value: &V,
         within: Duration,
-    ) -> Result<(), Error<E>>
+    ) -> impl Future<Output = Result<(), Error<E>>> + use<'a, S, T, M, E, V>
     where
         Self: Unpin,
     {
-        self.send_within(json(value)?, within).await
+        let deadline = self.deadline_of_call(within);
+        let message = json(value);
+        async move { self.send_by(deadline, within, message?).await }
     }
 
-    /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
-    /// reads until the peer has answered or left. Data that still comes is dropped.
+    /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and reads
+    /// until the peer has answered or left. Drops data that still comes. Returns the code of the peer's
+    /// Close frame, if there was one.
     ///
-    /// Takes at most `close_timeout`, later by what [`with_timer_slack`](Self::with_timer_slack) allows, by the 35 ms that
-    /// tokio may take to hear of all that came, and by up to `stall_tolerance` if this process stalls. Gives the
-    /// code of the peer's Close frame, if there was one. On a connection that has ended it does
-    /// nothing, and tells how that ended if the stream has not yet.
+    /// Takes at most `close_timeout`; later by what [`with_timer_slack`](Self::with_timer_slack) allows,
+    /// by the 35 ms that tokio may take to learn of everything that arrived, and by `stall_tolerance` if
+    /// this process stalls. On a connection that has ended it does nothing, and returns how that ended if
+    /// the stream has not told yet.
     ///
-    /// It stands before the `close` of the socket inside and that of `SinkExt`, which takes no code:
-    /// `SinkExt::close(&mut socket)`.
+    /// It takes precedence over the `close` of `SinkExt`, which has no code: `SinkExt::close(&mut socket)`.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that can never be sent; [`Error::Verdict`] if the peer did not
-    /// answer in time, or the policy ended the connection and the stream has not said so yet; [`Error::Socket`] if the socket
-    /// inside failed.
+    /// [`Error::CloseCode`] for a code that can never be sent. [`Error::Verdict`] if the peer did not
+    /// answer in time, or the policy ended the connection and the stream has not told yet.
+    /// [`Error::Socket`] if the inner socket failed.
     pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
     where
         Self: Unpin,
@@ -200,52 +197,76 @@ where
         if !can_be_sent(code) {
             return Err(Error::CloseCode(code));
         }
-        self.begin_close(M::close(Some(code), reason));
+        self.begin_close(close_message(Some(code), reason));
         while self.recv().await?.is_some() {}
-        Ok(self.ending().peer_close.and_then(|close| close.code))
+        Ok(self.peer_close().and_then(|close| close.code))
     }
 
-    /// Sends `message`, or ends the connection if it has not left `within` from now.
-    async fn send_within(&mut self, message: M, within: Duration) -> Result<(), Error<E>>
+    async fn send_by(
+        &mut self,
+        deadline: Option<Timestamp>,
+        within: Duration,
+        message: M,
+    ) -> Result<(), Error<E>>
     where
         Self: Unpin,
     {
-        let by = self.timer.now().checked_add(within);
-        let mut limit = by.map(|by| Limit::new(by, self.timer.turns()));
         let mut message = Some(message);
         poll_fn(|cx| {
-            let sent = self.poll_send(cx, &mut message);
-            let Some(limit) = limit.as_mut().filter(|_| sent.is_pending()) else {
-                return sent;
-            };
-            limit.rang = self.rang;
-            if self.is_over(limit) {
-                let now = self.timer.now();
-                self.give_up_sending(now, within);
-                return Poll::Ready(self.may_send());
+            let sent = self.poll_send_message(cx, &mut message);
+            if sent.is_pending() && self.send_has_expired(deadline) {
+                self.abort_send(self.alarm.now(), within);
+                return Poll::Ready(self.check_not_ended());
             }
-            Poll::Pending
+            sent
         })
         .await
     }
 
-    /// Whether a limit of the caller's own is over, which a try has just not met; if not, the alarm is set
-    /// to it.
-    fn is_over(&mut self, limit: &mut Limit) -> bool {
-        let now = self.timer.now();
-        let tried = (limit.rang).filter(|&rang| rang >= limit.by && limit.by <= now);
-        if tried.is_some_and(|rang| self.all_is_seen(rang, &mut limit.doubt, limit.turns)) {
-            // To ask took the alarm.
-            self.stale = true;
+    fn deadline_of_call(&self, within: Duration) -> Option<Timestamp> {
+        self.alarm.now().checked_add(within)
+    }
+
+    /// Whether the limit of a receive has expired, after a try that returned nothing. A fire of the alarm
+    /// at or past the deadline, and a read after it that found nothing, are enough: a message that comes
+    /// to light a turn of the reactor later is not lost. If the limit has not expired, the alarm is set.
+    fn recv_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        let now = self.alarm.now();
+        let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
+        if drained && deadline <= now && self.alarm.has_budget() {
+            // That question has unset the alarm.
+            self.needs_poll = true;
             return true;
         }
-        let soon = now.checked_add(A_MOMENT).unwrap_or(now);
-        self.set_alarm(now, Some(limit.by.max(soon)));
+        let turn = self.alarm.next_turn(now);
+        self.arm(now, Some(deadline.max(turn)));
+        false
+    }
+
+    /// Whether the limit of a send has expired, after a try that has not sent. As with every limit on the
+    /// peer, only a try past the horizon counts. If the limit has not expired, the alarm is set.
+    fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        let now = self.alarm.now();
+        if deadline > now {
+            self.arm(now, Some(deadline));
+            return false;
+        }
+        if self.horizon.written >= Some(deadline) {
+            return true;
+        }
+        let turn = self.alarm.prove(now, Some(deadline));
+        self.arm(now, turn);
         false
     }
 
     /// Hands over `message`, once, and flushes it.
-    fn poll_send(
+    fn poll_send_message(
         &mut self,
         cx: &mut Context<'_>,
         message: &mut Option<M>,
@@ -253,14 +274,14 @@ where
     where
         Self: Unpin,
     {
-        let mut this = Pin::new(self);
+        let mut socket = Pin::new(self);
         if message.is_some() {
-            ready!(this.as_mut().poll_ready(cx))?;
+            ready!(socket.as_mut().poll_ready(cx))?;
             if let Some(message) = message.take() {
-                this.as_mut().start_send(message)?;
+                socket.as_mut().start_send(message)?;
             }
         }
-        this.poll_flush(cx)
+        socket.poll_flush(cx)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a connection is closed, dropped and reported.
+//! Carrying out a verdict, and the end of the connection.
 
 use std::boxed::Box;
 use std::fmt;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::{Farewell, TimeoutSocket, WriteSide};
-use crate::error::{CloseHandshake, Verdict};
+use super::TimeoutSocket;
+use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::{CloseReason, Event};
-use crate::message::Message;
+use crate::message::{Message, close_message};
 use crate::report;
 use crate::status::Status;
 use crate::time::Timestamp;
@@ -26,61 +26,76 @@ where
     T: Timer,
 {
     /// Begins the closing handshake that the policy asks for.
-    pub(super) fn close_with(
+    pub(super) fn close_for(
         &mut self,
         now: Timestamp,
         reason: CloseReason,
         status: Option<Status>,
+        cx: &Context<'_>,
     ) {
         self.give_verdict(now, reason, CloseHandshake::UnderWay, status);
-        self.drop_heartbeats();
-        self.ending_mut().farewell = Farewell::Owed(self.close_frame(reason));
-        self.act_before_judging(now);
-        self.bell.tasks.writer.wake();
+        self.outbox.queue_close(self.close_frame(reason));
+        self.flush_before_deciding(now, cx);
+        self.wakers.wake_writer();
     }
 
     /// Drops the transport, after one try at a Close frame.
-    pub(super) fn abort(&mut self, now: Timestamp, reason: CloseReason, status: Option<Status>) {
-        let ending = self.ending();
-        let both_closed = ending.peer_close.is_some() && !self.owes();
-        let failed = matches!(ending.write_side, WriteSide::Failed(_));
-        let passed = both_closed || failed;
-        if reason == CloseReason::CloseTimeout && passed && ending.verdict.is_none() {
-            // Both Close frames have passed, and a client has waited for its server to hang up; or the
-            // error of a write is the end, and all that time went to the peer's last words.
+    pub(super) fn abort_for(
+        &mut self,
+        now: Timestamp,
+        reason: CloseReason,
+        status: Option<Status>,
+        cx: &Context<'_>,
+    ) {
+        let peer_closed = self.teardown.peer_close().is_some();
+        let both_closed = peer_closed && !self.outbox.has_pending_writes();
+        let clean = both_closed || self.teardown.write_failed();
+        if reason == CloseReason::CloseTimeout && clean && self.teardown.verdict().is_none() {
+            // Both Close frames have passed, and a client has waited for its server to hang up. Or a write
+            // failed, and all that time went to the peer's last messages.
             self.report_end(now);
             return self.end();
         }
-        let closing = match &ending.farewell {
-            Farewell::Sent if ending.peer_close.is_some() => CloseHandshake::Answered,
-            // The frames have crossed, and the reply went out for ours.
-            Farewell::None if both_closed => CloseHandshake::Answered,
-            Farewell::None if self.policy.config().close_code(reason).is_some() => {
-                self.drop_heartbeats();
-                self.ending_mut().farewell = Farewell::Owed(self.close_frame(reason));
-                match self.write_out(now) {
-                    Poll::Ready(Ok(())) => {
-                        self.read_off();
-                        CloseHandshake::Sent
-                    }
-                    _ => CloseHandshake::NotSent,
-                }
+        let has_code = self.policy.config().close_code(reason).is_some();
+        let outcome = if self.outbox.is_closing() {
+            match (self.outbox.is_close_flushed(), peer_closed) {
+                (true, true) => CloseHandshake::Answered,
+                (true, false) => CloseHandshake::Unanswered,
+                (false, _) => CloseHandshake::NotSent,
             }
-            Farewell::Sent => CloseHandshake::Unanswered,
-            _ => CloseHandshake::NotSent,
+        } else if both_closed {
+            // The frames crossed, and the reply went out in place of ours.
+            CloseHandshake::Answered
+        } else if has_code && self.write_close_at_once(now, reason, cx) {
+            self.discard_unread();
+            CloseHandshake::Sent
+        } else {
+            CloseHandshake::NotSent
         };
-        self.give_verdict(now, reason, closing, status);
+        self.give_verdict(now, reason, outcome, status);
         self.report_end(now);
         self.end();
     }
 
-    pub(super) fn close_frame(&self, reason: CloseReason) -> M {
-        M::close(self.policy.config().close_code(reason), reason.text())
+    /// Writes a Close frame if it leaves at once. Returns whether it did.
+    fn write_close_at_once(
+        &mut self,
+        now: Timestamp,
+        reason: CloseReason,
+        cx: &Context<'_>,
+    ) -> bool {
+        self.outbox.queue_close(self.close_frame(reason));
+        let drained = self.drain_outbox(now, cx);
+        matches!(drained, Poll::Ready(Ok(_))) && self.outbox.is_close_flushed()
+    }
+
+    fn close_frame(&self, reason: CloseReason) -> M {
+        close_message(self.policy.config().close_code(reason), reason.text())
     }
 
     /// Takes unread input out of the kernel: with it there, dropping the transport would send a reset,
     /// which can overtake the Close frame.
-    pub(super) fn read_off(&mut self) {
+    fn discard_unread(&mut self) {
         const MOST: usize = 64;
         let Some(inner) = &mut self.inner else { return };
         let cx = &mut Context::from_waker(Waker::noop());
@@ -95,60 +110,85 @@ where
     }
 
     /// Drops the transport because a message did not leave in the time that its sender gave it.
-    pub(super) fn give_up_sending(&mut self, now: Timestamp, within: Duration) {
+    pub(super) fn abort_send(&mut self, now: Timestamp, within: Duration) {
         let verdict = Verdict {
             reason: CloseReason::MessageTimeout,
             within: Some(within),
             status: Box::new(self.policy.status(now)),
             close_handshake: CloseHandshake::NotSent,
         };
-        let config = self.policy.config();
-        report::verdict(self.label_or_dash(), &verdict, config);
-        self.ending_mut().verdict = Some(verdict);
+        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
+        self.teardown.set_verdict(verdict);
         self.observe(now, Event::Closed);
         self.report_end(now);
         self.end();
     }
 
-    /// The first verdict is the cause, and stays; how the closing went stands beside it.
-    pub(super) fn give_verdict(
+    /// Gives the verdict, unless there is one: the first is the cause. How the closing handshake went is
+    /// recorded beside it.
+    fn give_verdict(
         &mut self,
         now: Timestamp,
         reason: CloseReason,
-        closing: CloseHandshake,
+        outcome: CloseHandshake,
         status: Option<Status>,
     ) {
-        if let Some(verdict) = &mut self.ending_mut().verdict {
-            verdict.close_handshake = closing;
-            return;
+        if self.teardown.verdict().is_some() {
+            return self.teardown.set_close_handshake(outcome);
         }
         let verdict = Verdict {
             reason,
             within: None,
             status: Box::new(status.unwrap_or_else(|| self.policy.status(now))),
-            close_handshake: closing,
+            close_handshake: outcome,
         };
         report::verdict(self.label_or_dash(), &verdict, self.policy.config());
-        self.ending_mut().verdict = Some(verdict);
+        self.teardown.set_verdict(verdict);
     }
 
-    pub(super) fn report_end(&self, now: Timestamp) {
-        let ending = self.ending();
+    /// Ends the connection because the inner socket has ended or failed. Returns the stream's last error.
+    pub(super) fn transport_ended(&mut self, error: Option<E>) -> Option<Error<E>> {
+        let now = self.alarm.now();
+        self.observe(now, Event::Closed);
+        let peer_closed = self.teardown.peer_close().is_some();
+        let close_flushed = self.outbox.is_close_flushed();
+        self.teardown
+            .set_close_handshake(match (peer_closed, close_flushed) {
+                (true, _) => CloseHandshake::Answered,
+                (false, true) => CloseHandshake::Unanswered,
+                (false, false) => CloseHandshake::NotSent,
+            });
+        // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
+        let clean = peer_closed || close_flushed || self.teardown.verdict().is_some();
+        match error.filter(|_| !clean) {
+            Some(error) => {
+                let status = self.policy.status(now);
+                report::receive_error(self.label_or_dash(), &error, &status);
+                self.end();
+                Some(self.teardown.report_error(error))
+            }
+            None => {
+                self.report_end(now);
+                self.end();
+                self.teardown.end_of_stream()
+            }
+        }
+    }
+
+    fn report_end(&self, now: Timestamp) {
         report::closed(
             self.label_or_dash(),
-            ending.verdict.as_ref(),
-            !matches!(ending.farewell, Farewell::None),
-            ending.peer_close.map(|close| close.code),
+            self.teardown.verdict(),
+            self.outbox.is_closing(),
+            self.teardown.peer_close().map(|close| close.code),
             &self.status_at(now),
         );
     }
 
-    /// Drops the socket inside, there and then: the other half may be held for long.
-    pub(super) fn end(&mut self) {
+    /// Drops the inner socket at once: the other half may be held for long.
+    fn end(&mut self) {
         self.inner = None;
-        self.slot = None;
-        self.alarm = None;
-        self.rang = None;
-        self.bell.tasks.wake_both();
+        self.alarm.clear();
+        self.wakers.wake_both();
     }
 }

@@ -1,325 +1,132 @@
-//! The socket that keeps its policy: what it is, and the traits it has.
+//! The guarded socket: the type, its builders, and the traits it implements.
+//!
+//! A [`TimeoutSocket`] is a driver of the policy. Its state is in values that can be tested by
+//! themselves, and one loop works on them:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`alarm`] | the timer, and what its firing proves |
+//! | [`outbox`] | what waits to leave, in order |
+//! | [`teardown`] | how the connection ends, and who has been told |
+//! | [`wakers`] | which tasks are woken |
+//! | [`drive`] | the loop: read, write, decide, arm |
+//! | [`fast`] | the short cuts past the loop |
+//! | [`input`], [`output`] | what a received message means; how the outbox is drained |
+//! | [`ending`] | carrying out a close or an abort |
+//! | [`options`], [`calls`], [`open`] | the builders; calls that are one future each; the opening handshake |
 
+mod alarm;
 mod calls;
+mod drive;
 mod ending;
-mod judging;
-mod opening;
-mod reading;
-mod writing;
-
-pub use calls::Received;
+mod fast;
+mod input;
+mod open;
+mod options;
+mod outbox;
+mod output;
+mod teardown;
+mod wakers;
 
 use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::{FusedStream, Stream, TryStream};
 use futures_util::sink::Sink;
-use futures_util::task::ArcWake;
 
 use crate::config::TimeoutConfig;
-use crate::error::{Error, Verdict};
+use crate::error::{Error, PeerClose};
 use crate::event::Event;
-use crate::message::{Heartbeat, Message, MessageKind};
-use crate::metered::{Meter, Metering};
-use crate::policy::TimeoutPolicy;
+use crate::message::{Message, MessageKind, close_message};
+use crate::policy::{Horizon, TimeoutPolicy};
 use crate::report;
 use crate::status::Status;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// A WebSocket that keeps its timeouts. **Keep reading from it**: silence is judged and pongs are seen
-/// only while someone polls the reading half, so a program that only sends must poll that too.
+use alarm::Alarm;
+pub use calls::Received;
+use drive::Want;
+use input::Backlog;
+use options::Options;
+use outbox::Outbox;
+use teardown::Teardown;
+use wakers::Wakers;
+
+/// A WebSocket that enforces timeouts. **Keep reading from it**: silence is noticed and pongs are
+/// received only while a task polls the reading half, so a program that only sends must poll that too.
 ///
-/// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …) and is
-/// itself one, so `StreamExt::split` works on it (the halves are a plain stream and sink, without the
-/// calls below). Made by the functions in
-/// [`runtime`](crate::runtime). No task is spawned.
+/// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …). You get
+/// the same `Stream + Sink`; errors are [`ws_timeout::Error`](Error). `StreamExt::split` works on it;
+/// the halves are a plain stream and sink, without the calls below. The functions in
+/// [`runtime`](crate::runtime) make one. It spawns no task.
 ///
-/// What differs from the socket inside:
+/// The differences to the inner socket:
 ///
-/// * A verdict of the policy arrives as [`Error::Verdict`], from a send at once. If it begins a closing
-///   handshake, the stream first hands over what the peer still sends; if it aborts, what had not been
-///   read goes with the transport. The stream ends after it.
-/// * The first pong that names our latest ping is taken out of the stream, and so is the peer's answer to
-///   a Close frame that the policy sent. All else passes untouched.
-/// * When the stream ends the socket inside is dropped, and with it the transport.
-/// * If a write fails, the stream goes on for at most `close_timeout`, since the peer's last words may
-///   still be on their way.
+/// * When the policy ends the connection, the stream yields [`Error::Verdict`] and then `None`. Sends
+///   fail with it at once. If the policy closes the connection, the stream first yields what the peer
+///   still sends. If it aborts, unread input is lost with the transport.
+/// * The stream does not yield the first pong that carries the ID of our latest ping, nor the peer's
+///   answer to a Close frame of the policy. Everything else passes untouched.
+/// * When the stream ends, the inner socket is dropped, and the transport with it.
+/// * When a write fails, the stream goes on for at most `close_timeout`, since the peer's last messages
+///   may still be on their way.
 ///
-/// Dropping the future of a receive loses nothing; a message whose send was dropped leaves whole or
-/// not at all.
+/// Dropping the future of a receive loses nothing. A message whose send was dropped leaves whole or not
+/// at all.
+///
+/// # Busy peers
+///
+/// A verdict about the peer needs everything that had arrived by the deadline to be read. A peer that
+/// sends faster than the program reads cannot hold off its verdict with that: after 32 MiB, which is
+/// more than a receive buffer of Linux holds by default, what had arrived is taken as read. The socket
+/// counts the bytes of the [meter](Self::with_meter), or without one the payloads of the messages and
+/// two bytes for each.
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
     inner: Option<S>,
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
-    timer: T,
-    /// When the alarm will ring; `None` if it is not set.
-    alarm: Option<Timestamp>,
-    /// What the alarm was set to when it last rang, until the reading half has judged by it.
-    rang: Option<Timestamp>,
-    /// How often it has rung, all in all.
-    rings: u32,
-    /// Since when the peer is in doubt.
-    doubt: Option<Doubt>,
-    /// Whether there is something to look at with the next message: a deadline may have come nearer since
-    /// the alarm was set, or something waits for room that the program will not flush.
-    stale: bool,
-    bell: Arc<Bell>,
-    /// What `bell.tasks.reader` holds.
-    reader: Waker,
-    /// A message that was promised a place which a ping then took.
-    slot: Option<Box<S::Ok>>,
-    /// Whether the socket inside has said that it can take a message, and none was given to it since.
-    ready: bool,
-    /// What was given to the socket inside and not flushed since.
-    unflushed: Unflushed,
-    /// Whether the latest ping is still to be given to the socket inside.
-    ping_owed: bool,
-    /// Whether an answer to the peer's own heartbeat is.
-    answer_owed: bool,
-    /// Whether the stream inside has ended. What was written before that may still have to leave.
-    read_to_end: bool,
-    /// Whether the stream has said how it ended.
-    told: bool,
-    /// `None` until there is something of it.
-    ending: Option<Box<Ending<S::Ok, S::Error>>>,
-    /// `None` where nothing was asked for.
-    extras: Option<Box<Extras<S::Ok>>>,
-    /// By how much the clock of the day was ahead of the timer's when last all was read after a ring.
-    wall_ahead: Timestamp,
-    announced: bool,
-}
-
-/// What else a socket was asked for.
-#[derive(Debug)]
-struct Extras<M> {
-    meter: Option<Metering>,
-    /// How the peer is asked, if not by Ping frames.
-    asks: Option<Box<Heartbeat<M>>>,
-    /// What the peer asks, if not by Ping frames alone.
-    answers: Option<Box<Heartbeat<M>>>,
-    /// How late an alarm may ring so that many ring together.
-    align: Duration,
-    label: Option<Arc<str>>,
-}
-
-impl<M> Extras<M> {
-    const NONE: Self = Self {
-        meter: None,
-        asks: None,
-        answers: None,
-        align: Duration::ZERO,
-        label: None,
-    };
-
-    #[inline(never)]
-    fn speaks(&self) -> bool {
-        self.asks.is_some() || self.answers.is_some()
-    }
-
-    fn label_or_dash(this: Option<&Self>) -> &str {
-        this.and_then(|extras| extras.label.as_deref())
-            .unwrap_or("-")
-    }
-}
-
-/// The first ring of the alarm after which something is due that another turn of the reactor may still answer.
-#[derive(Clone, Copy, Debug)]
-struct Doubt {
-    /// Its number.
-    ring: u32,
-    /// What the alarm was set to.
-    at: Timestamp,
-}
-
-/// What was given to the socket inside and not flushed since.
-#[derive(Clone, Copy, Debug, Default)]
-struct Unflushed {
-    data: bool,
-    control: bool,
-    ping: bool,
-}
-
-/// What there is once a connection ends, or one of its halves.
-#[derive(Debug)]
-struct Ending<M, E> {
-    verdict: Option<Verdict>,
-    farewell: Farewell<M>,
-    peer_close: Option<PeerClose>,
-    /// Why a promised message was not taken when it came to it, for the task that sends.
-    refused: Option<Error<E>>,
-    write_side: WriteSide<E>,
-}
-
-impl<M, E> Ending<M, E> {
-    const NONE: Self = Self {
-        verdict: None,
-        farewell: Farewell::None,
-        peer_close: None,
-        refused: None,
-        write_side: WriteSide::Sound,
-    };
-}
-
-/// Our own Close frame.
-#[derive(Debug)]
-enum Farewell<M> {
-    /// There is none.
-    None,
-    /// To be written when all else has left: on a full buffer tungstenite would lose it for good.
-    Owed(M),
-    /// Given to the socket inside, not flushed.
-    Written,
-    /// Flushed.
-    Sent,
-}
-
-/// The writing side of the socket inside.
-#[derive(Debug)]
-enum WriteSide<E> {
-    Sound,
-    /// It failed, so the connection is over; the error, unless the task that sends was told.
-    Failed(Option<E>),
-}
-
-/// Why something was not written.
-#[derive(Debug)]
-enum WriteError<E> {
-    /// The socket inside did not take a message. It may take others.
-    Refused(E),
-    /// It could not flush, so it never will.
-    Broken(E),
-}
-
-/// The peer's Close frame.
-#[derive(Clone, Copy, Debug)]
-struct PeerClose {
-    code: Option<u16>,
-}
-
-/// The tasks of the two halves. The writing side of the socket inside knows no other waker, so neither half
-/// can put out the waker of the other.
-#[derive(Debug)]
-struct Tasks {
-    reader: Task,
-    writer: Task,
-}
-
-/// What the alarm wakes, so that it is told apart from the transport.
-#[derive(Debug)]
-struct Bell {
-    tasks: Arc<Tasks>,
-    /// Whether the alarm has woken them since it was last asked: without that it cannot have rung.
-    rang: AtomicBool,
-}
-
-/// The task that polls one half. The lock is taken when another one does, and to wake it.
-#[derive(Debug)]
-struct Task(Mutex<Waker>);
-
-impl Tasks {
-    fn new() -> Self {
-        Self {
-            reader: Task::new(),
-            writer: Task::new(),
-        }
-    }
-
-    fn wake_both(&self) {
-        self.reader.wake();
-        self.writer.wake();
-    }
-}
-
-impl Bell {
-    #[inline]
-    fn rang(&self) -> bool {
-        self.rang.load(Ordering::Acquire)
-    }
-
-    /// Whether the alarm has woken them since the last call.
-    fn take_ring(&self) -> bool {
-        // A load is much less than a swap, and the answer is mostly no.
-        self.rang() && self.rang.swap(false, Ordering::AcqRel)
-    }
-}
-
-impl ArcWake for Tasks {
-    fn wake_by_ref(tasks: &Arc<Self>) {
-        tasks.wake_both();
-    }
-}
-
-impl ArcWake for Bell {
-    fn wake_by_ref(bell: &Arc<Self>) {
-        bell.rang.store(true, Ordering::Release);
-        bell.tasks.wake_both();
-    }
-}
-
-impl Task {
-    fn new() -> Self {
-        Self(Mutex::new(Waker::noop().clone()))
-    }
-
-    /// Makes the task of `cx` the one to wake; whether that is another. If so, what it waits for may have
-    /// come before.
-    fn register(&self, cx: &Context<'_>) -> bool {
-        let another = !self.lock().will_wake(cx.waker());
-        if another {
-            let new = cx.waker().clone();
-            let old = std::mem::replace(&mut *self.lock(), new);
-            // With the lock free again: the last of a task may own what wakes this one.
-            drop(old);
-        }
-        another
-    }
-
-    /// The same where the one to wake is known without the lock.
-    #[inline]
-    fn register_in_place_of(&self, known: &mut Waker, cx: &Context<'_>) -> bool {
-        let another = !known.will_wake(cx.waker());
-        if another {
-            known.clone_from(cx.waker());
-            self.register(cx);
-        }
-        another
-    }
-
-    fn wake(&self) {
-        let waker = self.lock().clone();
-        waker.wake();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waker> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    alarm: Alarm<T>,
+    /// How far our knowledge reaches: the alarm's horizon, once a read or a write was tried after it.
+    horizon: Horizon,
+    backlog: Backlog,
+    wakers: Wakers,
+    outbox: Outbox<S::Ok>,
+    teardown: Teardown<S::Error>,
+    /// Whether the next pass must poll the policy. See the table in [`drive`].
+    needs_poll: bool,
+    /// Whether the inner stream has ended. What was written before may still have to leave.
+    read_eof: bool,
+    open_logged: bool,
+    /// `None` where the program asked for nothing.
+    options: Option<Box<Options<S::Ok>>>,
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Guards `socket`, whose opening handshake is done, with the clock and alarm of `timer`.
+    /// Guards `socket`, whose opening handshake is done, with the clock and timer of `timer`.
     ///
     /// The functions in [`runtime`](crate::runtime) are shorter.
     pub fn new(config: impl Into<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
         let policy = TimeoutPolicy::new(config.into(), random_seed(), timer.now());
-        Self::with_policy(policy, timer, socket)
+        let wakers = Wakers::new();
+        let alarm = Alarm::new(timer, wakers.alarm_waker());
+        Self::with_parts(policy, alarm, wakers, socket)
     }
 
-    /// Runs `handshake` under `handshake_timeout`, and guards the socket that comes out.
+    /// Runs `handshake` under `handshake_timeout` and guards the socket that it returns.
     ///
-    /// What fails before there is a socket to name is in the log under the label `-`.
+    /// A handshake that fails is logged with the label `-`.
     ///
     /// # Errors
-    /// [`Error::Verdict`] if the handshake took too long, counted from this call; it is dropped then, and
-    /// with it the transport.
-    /// [`Error::Socket`] with whatever it ended in.
+    /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from this call. It is
+    /// dropped then, and the transport with it.
+    /// [`Error::Socket`] with the error of the handshake.
     pub fn open<E, F>(
         config: impl Into<Arc<TimeoutConfig>>,
         timer: T,
@@ -331,197 +138,99 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     {
         let policy = TimeoutPolicy::opening(config.into(), random_seed(), timer.now());
         // A task is for all its life as large as it ever gets, and handshakes are large.
-        opening::run_handshake(policy, timer, Box::pin(handshake))
+        open::run_handshake(policy, timer, Box::pin(handshake))
     }
 
-    fn with_policy(policy: TimeoutPolicy<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
+    fn with_parts(
+        policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+        alarm: Alarm<T>,
+        wakers: Wakers,
+        socket: S,
+    ) -> Self {
         Self {
-            wall_ahead: judging::wall_ahead(&timer, timer.now()),
             inner: Some(socket),
             policy,
-            timer,
-            alarm: None,
-            rang: None,
-            rings: 0,
-            doubt: None,
-            stale: true,
-            bell: Arc::new(Bell {
-                tasks: Arc::new(Tasks::new()),
-                rang: AtomicBool::new(false),
-            }),
-            reader: Waker::noop().clone(),
-            slot: None,
-            ready: false,
-            unflushed: Unflushed::default(),
-            ping_owed: false,
-            answer_owed: false,
-            read_to_end: false,
-            told: false,
-            ending: None,
-            extras: None,
-            announced: false,
+            horizon: Horizon {
+                read: None,
+                written: None,
+            },
+            backlog: Backlog::NONE,
+            alarm,
+            wakers,
+            outbox: Outbox::new(),
+            teardown: Teardown::new(),
+            needs_poll: true,
+            read_eof: false,
+            open_logged: false,
+            options: None,
         }
     }
 
-    /// Names the connection, by its user or its number, in every line of the log.
-    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.extras().label = Some(label.into());
-        self
-    }
-
-    /// Tells the policy of the bytes that `meter` counts below the socket.
-    ///
-    /// Without it the policy sees whole messages only: a large one that takes longer than
-    /// `idle_timeout` or `pong_timeout` to arrive is silence, one that trickles is not noticed, and a
-    /// large write to a slow reader has `message_timeout` in all instead of without progress.
-    pub fn with_meter(mut self, meter: Meter) -> Self {
-        self.extras().meter = Some(Metering::new(meter));
-        self
-    }
-
-    /// Asks for signs of life by messages of one's own in place of Ping frames.
-    ///
-    /// [`Heartbeat::ping`] goes out when a ping is due, and each [`Heartbeat::pong`] that comes is taken
-    /// out of the stream and answers the ping that is out. All other data passes, also meanwhile.
-    pub fn with_heartbeat(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.extras().asks = Some(Box::new(heartbeat));
-        self
-    }
-
-    /// Answers the peer's own heartbeat: each [`Heartbeat::ping`] that comes is taken out of the stream,
-    /// and a [`Heartbeat::pong`] goes out.
-    ///
-    /// To the policy it is a Ping frame: a sign of life, but no activity, and `max_ping_rate` limits it.
-    /// Of several that come while the transport takes nothing, the latest is answered.
-    pub fn with_heartbeat_replies(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.extras().answers = Some(Box::new(heartbeat));
-        self
-    }
-
-    /// Lets each look at the deadlines come up to `align` late, and never early, so that those of many
-    /// connections come together: on a server with thousands of quiet ones most of the cost of a ping is
-    /// the wake-up, which they then share. The default is zero: as soon as something is due.
-    ///
-    /// Pings, lifetimes, verdicts and the end of a closing handshake come later by as much, and
-    /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
-    /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
-    /// given to a single call are kept as they are.
-    pub fn with_timer_slack(mut self, align: Duration) -> Self {
-        // Zero is the default, and needs no extras.
-        if !align.is_zero() || self.extras.is_some() {
-            self.extras().align = align;
-        }
-        self
-    }
-
-    /// What is known of the connection now.
+    /// Returns a snapshot of everything known about the connection.
     pub fn status(&self) -> Status {
-        self.status_at(self.timer.now())
+        self.status_at(self.alarm.now())
     }
 
-    fn status_at(&self, now: Timestamp) -> Status {
-        let mut status = self.policy.status(now);
-        // Of a send that took longer than its caller allowed the policy does not know.
-        let verdict = self.ending().verdict.as_ref();
-        let reason = verdict.map(|verdict| verdict.reason);
-        status.cause = status.cause.or(reason);
-        status
-    }
-
-    /// The socket inside, such as to ask the transport for its address; `None` once the connection has
-    /// ended.
+    /// Returns the inner socket, for example to ask the transport for its address; `None` once the
+    /// connection has ended.
     pub fn get_ref(&self) -> Option<&S> {
         self.inner.as_ref()
     }
 
-    /// The name given by [`with_label`](Self::with_label).
-    pub fn label(&self) -> Option<&str> {
-        self.extras.as_ref()?.label.as_deref()
+    /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended. A
+    /// message or ping that waited for room is lost.
+    pub fn into_inner(mut self) -> Option<S> {
+        self.inner.take()
     }
 
-    /// The configuration in force.
+    /// Returns the name given by [`with_label`](Self::with_label).
+    pub fn label(&self) -> Option<&str> {
+        self.options.as_ref()?.label.as_deref()
+    }
+
+    /// Returns the peer's Close frame, also after the end; `None` if none came.
+    pub fn peer_close(&self) -> Option<PeerClose> {
+        self.teardown.peer_close()
+    }
+
+    /// Returns the current configuration.
     pub fn config(&self) -> &TimeoutConfig {
         self.policy.config()
     }
 
-    /// Changes the limits of the living connection; see [`TimeoutPolicy::set_config`].
+    /// Changes the limits of the connection; see [`TimeoutPolicy::set_config`].
     pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
-        self.policy.set_config(self.timer.now(), config.into());
-        self.stale = true;
-        self.bell.tasks.wake_both();
+        self.policy.set_config(self.alarm.now(), config.into());
+        self.needs_poll = true;
+        self.wakers.wake_both();
     }
 
-    /// Doubts the link, after a resume or a change of network: the peer must answer within `within`.
+    /// Requires proof of life within `within`, for example after a suspend or a network change.
     pub fn probe(&mut self, within: Duration) {
-        self.observe(self.timer.now(), Event::Probe { within });
-        self.bell.tasks.wake_both();
+        self.observe(self.alarm.now(), Event::Probe { within });
+        self.wakers.wake_both();
     }
 
-    /// Asks the connection to go, after a random part of `within`, so that the connections of a server
-    /// that shuts down do not all go at once. It closes with [`CloseReason::Drain`](crate::CloseReason::Drain).
+    /// Schedules a graceful close at a random point within `within`, so that the connections of a server
+    /// that shuts down do not all close at once. The reason is
+    /// [`CloseReason::Drain`](crate::CloseReason::Drain).
     ///
-    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this needs
-    /// the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the socket
-    /// whole can wait for a message, for something to send and for the word to drain, all in one
+    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this
+    /// needs the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the
+    /// socket whole can wait for a message, for something to send and for the shutdown in one
     /// `tokio::select!`: dropping the future of a receive loses nothing.
     pub fn drain(&mut self, within: Duration) {
-        self.observe(self.timer.now(), Event::Drain { within });
-        self.bell.tasks.wake_both();
+        self.observe(self.alarm.now(), Event::Drain { within });
+        self.wakers.wake_both();
     }
 
-    #[inline]
-    fn observe(&mut self, now: Timestamp, event: Event) {
-        // Whole messages only move deadlines away, unless one answers a ping: the next ping may be
-        // due before the pong would have been. Or unless a grace runs: what it put off until its end
-        // counts from the message again.
-        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
-            && !self.policy.traffic_moves_deadlines_nearer(now);
-        self.policy.observe(now, event);
-        self.stale = self.stale || (!only_later && self.alarm_is_late());
-    }
-
-    /// Whether the alarm, if any, rings too late for what comes next.
-    fn alarm_is_late(&self) -> bool {
-        let next = self.policy.next_deadline();
-        let latest = next.and_then(|at| at.checked_add(self.align()));
-        latest.is_some_and(|latest| self.alarm.is_none_or(|alarm| latest < alarm))
-    }
-
-    /// How late an alarm may ring.
-    fn align(&self) -> Duration {
-        let asked = self.extras.as_ref().map(|extras| extras.align);
-        let most = self.policy.config().stall_tolerance().map(|most| most / 2);
-        asked.map_or(Duration::ZERO, |asked| {
-            most.map_or(asked, |most| asked.min(most))
-        })
-    }
-
-    fn label_or_dash(&self) -> &str {
-        Extras::label_or_dash(self.extras.as_deref())
-    }
-
-    #[inline]
-    fn ending(&self) -> &Ending<S::Ok, S::Error> {
-        self.ending.as_deref().unwrap_or(&Ending::NONE)
-    }
-
-    fn ending_mut(&mut self) -> &mut Ending<S::Ok, S::Error> {
-        self.ending.get_or_insert_with(|| Box::new(Ending::NONE))
-    }
-
-    fn extras(&mut self) -> &mut Extras<S::Ok> {
-        self.extras.get_or_insert_with(|| Box::new(Extras::NONE))
-    }
-
-    /// Whether there is a heartbeat in messages, of either side.
-    #[inline]
-    fn speaks(&self) -> bool {
-        self.extras.as_ref().is_some_and(|extras| extras.speaks())
-    }
-
-    #[inline]
-    fn meter(&mut self) -> Option<&mut Metering> {
-        self.extras.as_mut()?.meter.as_mut()
+    fn status_at(&self, now: Timestamp) -> Status {
+        let mut status = self.policy.status(now);
+        // The policy does not know of a send that took longer than its caller allowed.
+        let verdict = self.teardown.verdict();
+        let reason = verdict.map(|verdict| verdict.reason);
+        status.cause = status.cause.or(reason);
+        status
     }
 }
 
@@ -550,7 +259,7 @@ where
     Self: Unpin,
 {
     fn is_terminated(&self) -> bool {
-        self.told
+        self.teardown.is_terminated()
     }
 }
 
@@ -567,17 +276,17 @@ where
     #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
-        this.may_send_more()?;
-        if this.ready && this.slot.is_none() {
-            return Poll::Ready(Ok(()));
+        this.check_can_send()?;
+        match this.try_reserve_fast(cx) {
+            Some(done) => Poll::Ready(done),
+            None => this.poll_send(cx, Want::Room),
         }
-        this.make_room(cx)
     }
 
     #[inline]
     fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
         let this = self.get_mut();
-        this.may_send_more()?;
+        this.check_can_send()?;
         let data = match message.kind() {
             MessageKind::Data => true,
             MessageKind::Ping(_) | MessageKind::Pong(_) => false,
@@ -586,51 +295,39 @@ where
                 return Ok(());
             }
         };
-        if let Some(inner) = this
-            .inner
-            .as_mut()
-            .filter(|_| this.ready && this.slot.is_none())
-        {
-            this.ready = false;
-            Pin::new(inner).start_send(message).map_err(Error::Socket)?;
-        } else {
-            // A ping has taken the place that was promised.
-            this.slot = Some(Box::new(message));
+        match &mut this.inner {
+            Some(inner) if this.outbox.has_place() => {
+                this.outbox.on_given(data);
+                Pin::new(inner).start_send(message).map_err(Error::Socket)
+            }
+            // A heartbeat has taken the place that was promised.
+            _ => this.outbox.displace(message).map_err(|_| Error::NotReady),
         }
-        this.unflushed.data |= data;
-        this.unflushed.control |= !data;
-        Ok(())
     }
 
-    /// Almost every message has the short way.
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let this = self.get_mut();
-        if this.unflushed_is_plain() {
-            match this.flush_inner() {
-                Poll::Ready(Ok(())) if this.only_observes_flush() => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(error)) => {
-                    let now = this.timer.now();
-                    return Poll::Ready(this.wrote(now, Err(WriteError::Broken(error))));
-                }
-                // `flush_all` tries again, and registers the task.
-                _ => {}
-            }
+        if let Some(done) = this.try_flush_fast(cx) {
+            return Poll::Ready(done);
         }
-        this.flush_all(cx)
+        if !this.check_can_flush()? {
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_send(cx, Want::Flush)
     }
 
     /// Begins the closing handshake with an empty Close frame, unless it has begun, and flushes that.
-    /// Its end is seen by whoever reads.
+    /// The stream sees its end.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.begin_close(M::close(None, ""));
+        self.begin_close(close_message(None, ""));
         self.poll_flush(cx)
     }
 }
 
 impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
     fn drop(&mut self) {
-        if self.inner.is_some() && self.announced {
+        if self.inner.is_some() && self.open_logged {
             report::dropped(self.label_or_dash(), &self.status());
         }
     }
@@ -640,9 +337,9 @@ impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeoutSocket")
             .field("policy", &self.policy)
-            .field("timer", &self.timer)
+            .field("timer", self.alarm.timer())
             .field("label", &self.label())
-            .field("verdict", &self.ending().verdict)
+            .field("verdict", &self.teardown.verdict())
             .finish_non_exhaustive()
     }
 }

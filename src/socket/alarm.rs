@@ -1,0 +1,208 @@
+//! The timer of a socket, what it is set to, and what its firing proves.
+//!
+//! A runtime may cache what the kernel said of a transport: after a blocked thread, a read can be
+//! `Pending` though the answer of the peer has been in the kernel for long. A timer fires in the same
+//! turn of the reactor that asks the kernel, so a timer that was set to an instant and has fired
+//! proves that what had arrived by then is visible, to any try from now on. That instant is the
+//! *horizon*. Where one turn does not reach every transport ([`Timer::turns`]), the horizon moves only
+//! when the timer has fired in as many turns. A verdict on the peer needs a horizon at or past its
+//! deadline, and a try after it that found nothing.
+
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use futures_util::task::waker_ref;
+
+use super::wakers::AlarmWaker;
+use crate::time::Timestamp;
+use crate::timer::{Timer, within_a_day};
+
+/// How long to wait for the next turn of the reactor.
+const REACTOR_TURN: Duration = Duration::from_millis(1);
+
+/// A timer that only ever moves nearer.
+pub(super) struct Alarm<T> {
+    timer: T,
+    waker: Arc<AlarmWaker>,
+    /// What the timer is set to, unless it has fired since.
+    set_to: Option<Timestamp>,
+    /// What it was set to when it last fired.
+    last_fire: Option<Timestamp>,
+    /// Whether it has fired since a read last found nothing.
+    fired: bool,
+    horizon: Option<Timestamp>,
+    /// Counts the turns that will move the horizon.
+    count: Option<TurnCount>,
+    /// How far the wall clock was ahead of the timer's when this was last asked.
+    wall_offset: Timestamp,
+}
+
+/// Successive turns of the reactor in which the timer fired.
+#[derive(Clone, Copy)]
+struct TurnCount {
+    /// What the timer was set to before the first of them.
+    since: Timestamp,
+    turns: u32,
+}
+
+impl<T: Timer> Alarm<T> {
+    pub(super) fn new(timer: T, waker: Arc<AlarmWaker>) -> Self {
+        let now = timer.now();
+        Self {
+            wall_offset: wall_offset(&timer, now),
+            timer,
+            waker,
+            set_to: None,
+            last_fire: None,
+            fired: false,
+            horizon: None,
+            count: None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn now(&self) -> Timestamp {
+        self.timer.now()
+    }
+
+    pub(super) fn timer(&self) -> &T {
+        &self.timer
+    }
+
+    #[inline]
+    pub(super) fn set_to(&self) -> Option<Timestamp> {
+        self.set_to
+    }
+
+    /// Whether `now` has reached what the timer is set to, or the timer is not set.
+    #[inline]
+    pub(super) fn is_reached(&self, now: Timestamp) -> bool {
+        self.set_to.is_none_or(|at| at <= now)
+    }
+
+    /// What had arrived by then is visible to any try from now on.
+    #[inline]
+    pub(super) fn horizon(&self) -> Option<Timestamp> {
+        self.horizon
+    }
+
+    pub(super) fn last_fire(&self) -> Option<Timestamp> {
+        self.last_fire
+    }
+
+    /// Whether it has fired since a read last found nothing.
+    #[inline]
+    pub(super) fn has_fired(&self) -> bool {
+        self.fired
+    }
+
+    /// Unsets the timer.
+    pub(super) fn clear(&mut self) {
+        self.set_to = None;
+        self.fired = false;
+    }
+
+    /// A read has found nothing.
+    pub(super) fn consume_fire(&mut self) {
+        self.fired = false;
+    }
+
+    /// Whether the timer may have fired since it was last polled.
+    #[inline]
+    pub(super) fn may_have_fired(&self) -> bool {
+        self.waker.was_woken()
+    }
+
+    /// Polls the timer, if it has woken us. Returns whether it fired.
+    pub(super) fn poll_fired(&mut self) -> bool {
+        self.waker.take_woken() && self.set_to.is_some() && self.poll()
+    }
+
+    /// Sets the timer to `at`, unless it is set to something nearer. Returns whether it fired at once.
+    pub(super) fn set_no_later_than(&mut self, now: Timestamp, at: Timestamp) -> bool {
+        // When it fires early, the policy is polled and the timer set anew.
+        let at = within_a_day(now, at);
+        if self.set_to.is_some_and(|set_to| set_to <= at) {
+            return false;
+        }
+        self.timer.set(at);
+        self.set_to = Some(at);
+        self.poll()
+    }
+
+    fn poll(&mut self) -> bool {
+        let waker = waker_ref(&self.waker);
+        let fires = self.timer.poll(&mut Context::from_waker(&waker)).is_ready();
+        if let Some(at) = self.set_to.take_if(|_| fires) {
+            self.last_fire = Some(at);
+            self.fired = true;
+            let count = self.count.get_or_insert(TurnCount {
+                since: at,
+                turns: 0,
+            });
+            count.turns += 1;
+            if count.turns >= self.timer.turns() {
+                self.horizon = self.horizon.max(Some(count.since));
+                self.count = None;
+            }
+        }
+        fires
+    }
+
+    /// Has the horizon move on to `deadline` at least. Returns when to fire for that.
+    pub(super) fn prove(
+        &mut self,
+        now: Timestamp,
+        deadline: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let deadline = deadline?;
+        if self.count.is_none_or(|count| count.since < deadline) {
+            // Turns before the deadline prove nothing of it; the last one counts if it was not.
+            self.count = self
+                .last_fire
+                .filter(|&at| at >= deadline && self.horizon < Some(deadline))
+                .map(|since| TurnCount { since, turns: 1 });
+        }
+        Some(self.next_turn(now))
+    }
+
+    /// When the reactor will have turned.
+    pub(super) fn next_turn(&self, now: Timestamp) -> Timestamp {
+        now.checked_add(REACTOR_TURN).unwrap_or(now)
+    }
+
+    /// Whether the runtime lets the task go on, so that a try that was just `Pending` was so for want
+    /// of bytes or room. May unset the timer.
+    pub(super) fn has_budget(&mut self) -> bool {
+        self.set_to = None;
+        let waker = waker_ref(&self.waker);
+        self.timer.has_budget(&mut Context::from_waker(&waker))
+    }
+
+    /// How long the machine was suspended since this was last asked.
+    pub(super) fn suspended_for(&mut self, now: Timestamp) -> Duration {
+        let offset = wall_offset(&self.timer, now);
+        let suspended = offset.saturating_duration_since(self.wall_offset);
+        self.wall_offset = offset;
+        suspended
+    }
+
+    /// `at`, or the next instant after it that is a multiple of `slack` on the wall clock, which all
+    /// connections share.
+    pub(super) fn aligned(&self, now: Timestamp, at: Timestamp, slack: Duration) -> Timestamp {
+        if slack.is_zero() {
+            return at;
+        }
+        let then = (self.timer.wall()).saturating_add(at.saturating_duration_since(now));
+        let past = then.as_nanos() % slack.as_nanos();
+        let late = slack.as_nanos().wrapping_sub(past) % slack.as_nanos();
+        let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
+        at.checked_add(late).unwrap_or(at)
+    }
+}
+
+fn wall_offset(timer: &impl Timer, now: Timestamp) -> Timestamp {
+    let since_origin = now.saturating_duration_since(Timestamp::ZERO);
+    Timestamp::from_duration(timer.wall().saturating_sub(since_origin))
+}

@@ -1,0 +1,318 @@
+//! The loop that drives the policy.
+//!
+//! A pass of either half goes through the same steps, in this order:
+//!
+//! 1. Take the alarm. If it fired, its horizon may have moved: what had arrived by then is visible to
+//!    the tries of this pass.
+//! 2. Read (the reading half), or try what the program wants to send (the sending half).
+//! 3. Drain the outbox, so that what can be written is written before the policy decides that it
+//!    could not be.
+//! 4. Take over the horizon of the alarm, for writes, and for reads if step 2 found nothing.
+//! 5. Poll the policy and act, until it has nothing to do. Each deadline about the peer is decided only up
+//!    to the horizon.
+//! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if a deadline has expired
+//!    beyond the horizon.
+//!
+//! Steps 3 to 6 are skipped where they would do nothing:
+//!
+//! | `needs_poll` because | set by | cleared by |
+//! |---|---|---|
+//! | a deadline may be nearer than the alarm | `observe`, `set_config`, a new socket | step 6 |
+//! | the alarm has fired | step 1 | step 6, once a read has found nothing since |
+//! | something waits that the program will not flush | step 3 | step 6, once it has left |
+//!
+//! | a pass of | polls the policy if |
+//! |---|---|
+//! | the reading half, with a message | `needs_poll`, or the clock has reached the alarm |
+//! | the reading half, with nothing to read | `needs_poll` |
+//! | the sending half | `needs_poll`, or the clock has reached the alarm |
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::{Stream, TryStream};
+use futures_util::sink::Sink;
+
+use super::TimeoutSocket;
+use crate::error::Error;
+use crate::event::{Event, Phase};
+use crate::message::Message;
+use crate::metered::Metering;
+use crate::policy::Decision;
+use crate::report;
+use crate::time::{Timestamp, earlier};
+use crate::timer::Timer;
+
+/// How many messages that the stream does not yield one poll reads. More would keep the task from
+/// others.
+const MAX_CONSUMED_PER_POLL: u32 = 64;
+
+/// The least difference between the clocks that counts as a suspension of the machine.
+const SUSPENSION: Duration = Duration::from_secs(5);
+
+/// What the sending half waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Room for a message.
+    Room,
+    /// That everything has left.
+    Flush,
+}
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// A pass of the reading half.
+    #[inline]
+    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        self.take_alarm();
+        match self.poll_inner(cx) {
+            Poll::Ready(Some(Ok(message))) if self.try_recv_fast(&message) => {
+                Poll::Ready(Some(Ok(message)))
+            }
+            Poll::Pending if self.can_park(cx) => Poll::Pending,
+            read => self.poll_recv_slow(read, cx),
+        }
+    }
+
+    #[inline(never)]
+    fn poll_recv_slow(
+        &mut self,
+        first: Poll<Option<Result<M, E>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<M, Error<E>>>> {
+        self.wakers.register_reader(cx);
+        let mut first = Some(first);
+        for _ in 0..MAX_CONSUMED_PER_POLL {
+            let read = first.take().unwrap_or_else(|| {
+                self.take_alarm();
+                self.poll_inner(cx)
+            });
+            if self.inner.is_none() {
+                return Poll::Ready(self.teardown.end_of_stream().map(Err));
+            }
+            match read {
+                Poll::Ready(Some(Ok(message))) => {
+                    let now = self.alarm.now();
+                    self.count_backlog(&message);
+                    let forward = self.on_message(now, &message);
+                    // A reply leaves before the program gets the message, which may keep it busy.
+                    if self.needs_poll
+                        || self.clock_has_reached_alarm(now)
+                        || self.outbox.has_unprompted_writes()
+                    {
+                        self.flush_before_deciding(now, cx);
+                        self.advance_horizon(false);
+                        self.poll_policy(now, cx);
+                    }
+                    if forward {
+                        return Poll::Ready(Some(Ok(message)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(self.transport_ended(Some(error)).map(Err));
+                }
+                Poll::Ready(None) if !self.reply_must_leave(cx) => {
+                    return Poll::Ready(self.transport_ended(None).map(Err));
+                }
+                Poll::Ready(None) | Poll::Pending => {
+                    self.on_input_drained(cx);
+                    let reply_has_left = self.read_eof && !self.outbox.has_pending_writes();
+                    // The alarm may have woken the task that was registered before.
+                    let fired = self.alarm.has_fired() || self.alarm.may_have_fired();
+                    if self.inner.is_some() && !reply_has_left && !fired {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        // Nothing is proved by stopping here: there may be more to read.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    #[inline]
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, E>>> {
+        match &mut self.inner {
+            Some(inner) if !self.read_eof => Pin::new(inner).poll_next(cx),
+            _ => Poll::Ready(None),
+        }
+    }
+
+    /// Steps 3 to 6 of a pass that found nothing to read.
+    fn on_input_drained(&mut self, cx: &mut Context<'_>) {
+        let partial = self.metering().and_then(Metering::partial_total);
+        if !self.needs_poll && partial.is_none() && !self.outbox.has_pending_writes() {
+            return;
+        }
+        let now = self.alarm.now();
+        if self.alarm.has_fired() {
+            self.alarm.consume_fire();
+            self.probe_after_suspension(now);
+        }
+        if let Some(total) = partial {
+            self.observe(now, Event::RecvPartial { total });
+        }
+        self.flush_before_deciding(now, cx);
+        if self.needs_poll {
+            self.advance_horizon(true);
+            self.poll_policy(now, cx);
+        }
+    }
+
+    /// A pass of the sending half.
+    #[inline(never)]
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        want: Want,
+    ) -> Poll<Result<(), Error<E>>> {
+        self.wakers.register_writer(cx);
+        loop {
+            self.take_alarm();
+            let now = self.alarm.now();
+            let tried = match want {
+                Want::Room => self.reserve(now, cx),
+                Want::Flush => self.drain_outbox(now, cx).map_ok(drop),
+            };
+            let done = tried.map(|done| self.map_write_error(done));
+            if self.needs_poll || self.clock_has_reached_alarm(now) {
+                if want == Want::Room || done.is_ready() {
+                    self.flush_before_deciding(now, cx);
+                }
+                self.advance_horizon(false);
+                self.poll_policy(now, cx);
+            }
+            match (done, want) {
+                (Poll::Ready(Ok(())), Want::Room) => {
+                    self.check_can_send()?;
+                    if self.outbox.has_place() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    // A ping has just taken the place.
+                }
+                (Poll::Ready(done), _) => return Poll::Ready(done),
+                (Poll::Pending, _) => {
+                    self.check_not_ended()?;
+                    if !self.alarm.may_have_fired() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over the horizon of the alarm after a pass that tried every write, and if `drained` a read
+    /// that found nothing. Not if the runtime has stopped the task: tokio answers `Pending` to
+    /// everything once a task has done much in one turn.
+    fn advance_horizon(&mut self, drained: bool) {
+        let proved = self.alarm.horizon();
+        let moves = proved > self.horizon.written || (drained && proved > self.horizon.read);
+        if moves && self.alarm.has_budget() {
+            self.horizon.written = proved;
+            if drained {
+                self.horizon.read = proved;
+            }
+        }
+    }
+
+    /// Polls the policy and carries out what it says, then arms the alarm.
+    pub(super) fn poll_policy(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        let grace = self.policy.grace();
+        while self.inner.is_some() {
+            let mut status = None;
+            let snapshot = |known| status = Some(known);
+            match self.policy.decide(now, self.horizon, snapshot) {
+                Decision::SendPing => {
+                    self.outbox.queue_ping();
+                    self.flush_before_deciding(now, cx);
+                }
+                Decision::Close(reason) => self.close_for(now, reason, status, cx),
+                Decision::Abort(reason) => self.abort_for(now, reason, status, cx),
+                Decision::Wait { until, unproven } => {
+                    let undrained =
+                        self.alarm.has_fired() || self.alarm.horizon() > self.horizon.read;
+                    self.needs_poll = undrained || self.outbox.has_unprompted_writes();
+                    let slack = self.slack();
+                    let next = until.map(|at| self.alarm.aligned(now, at, slack));
+                    let turn = self.alarm.prove(now, unproven);
+                    self.arm(now, earlier(turn, next));
+                    break;
+                }
+            }
+        }
+        if self.policy.grace() != grace && self.policy.grace().is_some() {
+            report::grace(self.label_or_dash(), &self.policy.status(now));
+        }
+        if !self.open_logged {
+            self.open_logged = true;
+            let metered = self.metering().is_some();
+            report::opened(self.label_or_dash(), self.policy.config(), metered);
+        }
+    }
+
+    /// After a resume the link may be gone though no deadline has expired. Asked when there is nothing to
+    /// read: what arrived before the suspension tells nothing of the link after it.
+    fn probe_after_suspension(&mut self, now: Timestamp) {
+        let suspended = self.alarm.suspended_for(now);
+        let config = self.policy.config();
+        let within = config
+            .pong_timeout()
+            .map(|within| within.min(Duration::from_secs(30)));
+        if let Some(within) = within.filter(|_| suspended > SUSPENSION) {
+            report::resumed(self.label_or_dash(), suspended);
+            self.observe(now, Event::Probe { within });
+        }
+    }
+}
+
+impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+    /// Step 1.
+    #[inline]
+    pub(super) fn take_alarm(&mut self) {
+        if self.alarm.may_have_fired() && self.alarm.poll_fired() {
+            self.needs_poll = true;
+        }
+    }
+
+    /// Step 6. The alarm only moves nearer; when it fires early, the policy is polled again.
+    pub(super) fn arm(&mut self, now: Timestamp, at: Option<Timestamp>) {
+        if at.is_some_and(|at| self.alarm.set_no_later_than(now, at)) {
+            self.needs_poll = true;
+            self.wakers.wake_both();
+        }
+    }
+
+    /// Records an event, and whether it may have brought a deadline nearer than the alarm.
+    #[inline]
+    pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
+        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
+            && !self.policy.traffic_moves_deadlines_nearer(now);
+        self.policy.observe(now, event);
+        self.needs_poll = self.needs_poll || (!only_later && self.alarm_is_late());
+    }
+
+    /// Whether the alarm fires too late for the next deadline.
+    fn alarm_is_late(&self) -> bool {
+        let next = self.policy.next_deadline();
+        let latest = next.and_then(|at| at.checked_add(self.slack()));
+        latest.is_some_and(|latest| self.alarm.set_to().is_none_or(|alarm| latest < alarm))
+    }
+
+    #[inline]
+    fn clock_has_reached_alarm(&self, now: Timestamp) -> bool {
+        self.alarm.set_to().is_some_and(|at| at <= now)
+    }
+
+    /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
+    #[inline]
+    pub(super) fn is_free_to_send(&self) -> bool {
+        self.policy.phase() == Phase::Open && self.teardown.allows_sends()
+    }
+}

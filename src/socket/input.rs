@@ -1,0 +1,164 @@
+//! The read path: what a received message means to the policy, and whether the stream yields it.
+
+use std::fmt;
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::TimeoutSocket;
+use crate::error::{Error, PeerClose};
+use crate::event::{Event, Phase};
+use crate::message::{Message, MessageKind};
+use crate::metered::Metering;
+use crate::report;
+use crate::seed::PingId;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+/// How many bytes can have arrived without being read: the largest receive buffer of Linux by default.
+const MAX_BACKLOG: u64 = 32 << 20;
+
+/// What was read since the alarm's horizon moved past the reads, where a read never finds nothing.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// Everything that had arrived by then is read once enough was read; `None` if nothing is counted.
+    horizon: Option<Timestamp>,
+    /// Bytes read since, or with a meter the count of bytes at which this began.
+    bytes: u64,
+}
+
+impl Backlog {
+    pub(super) const NONE: Self = Self {
+        horizon: None,
+        bytes: 0,
+    };
+}
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Reports a message to the policy. Returns whether the stream yields it.
+    pub(super) fn on_message(&mut self, now: Timestamp, message: &M) -> bool {
+        match message.kind() {
+            MessageKind::Data => {
+                self.on_whole_message();
+                if self.has_app_heartbeat() && self.on_app_heartbeat(now, message) {
+                    return false;
+                }
+                self.observe(now, Event::Recv);
+                true
+            }
+            MessageKind::Ping(payload) => {
+                self.on_control_frame(payload.len());
+                self.observe(now, Event::Ping);
+                self.outbox.on_queued_inside();
+                true
+            }
+            MessageKind::Pong(payload) => {
+                self.on_control_frame(payload.len());
+                let id = PingId::from_payload(payload);
+                let ours = id.is_some_and(|id| self.policy.awaits_pong(id));
+                self.on_pong(now, id);
+                !ours
+            }
+            MessageKind::Close(code) => {
+                let lost = self.outbox.on_peer_close();
+                let ours = self.teardown.verdict().is_some();
+                self.teardown.set_peer_close(PeerClose { code });
+                if lost && !ours {
+                    self.teardown.set_refusal(Error::Closed);
+                }
+                self.observe(now, Event::PeerClose);
+                // Sends fail from now on.
+                self.wakers.wake_writer();
+                !ours
+            }
+        }
+    }
+
+    /// Counts what is read while the reads lag behind the alarm's horizon. After so much, everything that
+    /// had arrived by then is read.
+    pub(super) fn count_backlog(&mut self, message: &M) {
+        let proved = self.alarm.horizon();
+        if proved <= self.horizon.read {
+            self.backlog = Backlog::NONE;
+            return;
+        }
+        let metered = self.metering().map(|metering| metering.read());
+        let least = (message.payload_len() as u64).saturating_add(2);
+        let backlog = &mut self.backlog;
+        if backlog.horizon.is_none() {
+            backlog.horizon = proved;
+            backlog.bytes = metered.unwrap_or(0);
+            return;
+        }
+        let read = match metered {
+            Some(now) => now.saturating_sub(backlog.bytes),
+            None => {
+                backlog.bytes = backlog.bytes.saturating_add(least);
+                backlog.bytes
+            }
+        };
+        if read >= MAX_BACKLOG {
+            self.horizon.read = self.horizon.read.max(backlog.horizon);
+            self.backlog = Backlog::NONE;
+        }
+    }
+
+    /// Reports a data message that belongs to a heartbeat. Returns whether it did.
+    #[inline(never)]
+    fn on_app_heartbeat(&mut self, now: Timestamp, message: &M) -> bool {
+        let Some(options) = &self.options else {
+            return false;
+        };
+        let (heartbeat, replies) = (&options.heartbeat, &options.replies);
+        let is_ping = (replies.as_ref()).is_some_and(|replies| replies.ping == *message);
+        let is_pong = (heartbeat.as_ref()).is_some_and(|heartbeat| heartbeat.pong == *message);
+        let latest = self.policy.latest_ping();
+        let awaited = latest.is_some_and(|id| self.policy.awaits_pong(id));
+        // Where one text is both, it is the pong while one is awaited.
+        if is_pong && (!is_ping || awaited) {
+            self.observe(now, Event::RecvPartial { total: 0 });
+            self.on_pong(now, latest);
+        } else if is_ping {
+            self.observe(now, Event::RecvPartial { total: 0 });
+            self.observe(now, Event::Ping);
+            if self.policy.phase() == Phase::Open {
+                self.outbox.queue_reply();
+            }
+        }
+        is_ping || is_pong
+    }
+
+    fn on_pong(&mut self, now: Timestamp, id: Option<PingId>) {
+        let before = self.policy.pongs_received();
+        self.observe(now, Event::Pong(id));
+        if self.policy.pongs_received() > before {
+            report::pong(self.label_or_dash(), self.policy.rtt());
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn on_whole_message(&mut self) {
+        if let Some(metering) = self.metering() {
+            metering.whole_message();
+        }
+    }
+
+    fn on_control_frame(&mut self, payload: usize) {
+        if let Some(metering) = self.metering() {
+            metering.control_frame(payload);
+        }
+    }
+
+    /// Whether bytes of a message that is not whole have come since this was last asked.
+    #[inline(never)]
+    pub(super) fn has_partial_news(&mut self) -> bool {
+        self.metering()
+            .is_some_and(|metering| Metering::has_moved(metering))
+    }
+}

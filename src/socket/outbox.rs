@@ -1,0 +1,343 @@
+//! What waits to leave, and in what order.
+//!
+//! Plain data: it knows no waker, no policy and no clock. The driver asks for the [`next`](Outbox::next)
+//! step, carries it out on the sink inside, and reports how it went. The order is: a message whose
+//! place a heartbeat took, replies to the peer's heartbeat, our ping, a flush of all that, and when
+//! everything has left our Close frame. tungstenite drops a Close frame that meets a full buffer, and
+//! nothing may follow one.
+
+use std::boxed::Box;
+
+/// What waits to leave.
+#[derive(Debug)]
+pub(super) struct Outbox<M> {
+    /// A message whose promised place a heartbeat took.
+    displaced: Option<Box<M>>,
+    /// Whether the sink inside has promised to take a message, and was given none since.
+    inner_ready: bool,
+    /// What the sink inside was given and has not flushed.
+    buffered: Buffered,
+    ping: bool,
+    reply: bool,
+    close: CloseFrame<M>,
+    /// Whether the sink inside failed, so that nothing leaves any more.
+    broken: bool,
+    /// Whether the current drain has yet to flush.
+    must_flush: bool,
+    /// How many heartbeats the sink inside refused in the current drain.
+    refusals: u8,
+}
+
+/// What the sink inside was given and has not flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Buffered {
+    pub(super) data: bool,
+    pub(super) control: bool,
+    pub(super) ping: bool,
+}
+
+/// Our own Close frame.
+#[derive(Debug)]
+enum CloseFrame<M> {
+    None,
+    Queued(Box<M>),
+    Written,
+    Flushed,
+}
+
+/// What the driver does next with the sink inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Wait until it has room, then report [`Outbox::on_room`].
+    AwaitRoom,
+    /// Give it this, then report [`Outbox::on_taken`] or [`Outbox::on_refused`].
+    Give(Item),
+    /// Flush it, then report [`Outbox::on_flushed`].
+    Flush,
+    /// Nothing waits, or nothing can be done now.
+    Done,
+}
+
+/// What the driver gives to the sink inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    /// [`Outbox::take_displaced`].
+    Displaced,
+    /// The reply to the peer's heartbeat.
+    Reply,
+    /// The latest ping.
+    Ping,
+    /// [`Outbox::take_close`].
+    Close,
+}
+
+impl<M> Outbox<M> {
+    pub(super) const fn new() -> Self {
+        Self {
+            displaced: None,
+            inner_ready: false,
+            buffered: Buffered {
+                data: false,
+                control: false,
+                ping: false,
+            },
+            ping: false,
+            reply: false,
+            close: CloseFrame::None,
+            broken: false,
+            must_flush: false,
+            refusals: 0,
+        }
+    }
+
+    // ---- draining ----
+
+    /// Begins a drain, which flushes the sink inside at least once.
+    pub(super) fn begin_drain(&mut self) {
+        self.must_flush = true;
+        self.refusals = 0;
+    }
+
+    /// The next step of the drain.
+    pub(super) fn next(&self) -> Step {
+        if self.broken {
+            return Step::Done;
+        }
+        let item = match self {
+            Self {
+                displaced: Some(_), ..
+            } => Item::Displaced,
+            Self { reply: true, .. } if self.may_give_heartbeat() => Item::Reply,
+            Self { ping: true, .. } if self.may_give_heartbeat() => Item::Ping,
+            _ if self.must_flush || self.buffered != Buffered::default() => return Step::Flush,
+            Self {
+                close: CloseFrame::Queued(_),
+                ..
+            } => Item::Close,
+            _ => return Step::Done,
+        };
+        if self.inner_ready {
+            Step::Give(item)
+        } else {
+            Step::AwaitRoom
+        }
+    }
+
+    /// A full buffer may refuse a heartbeat and take it once it is flushed, so there is a second try.
+    fn may_give_heartbeat(&self) -> bool {
+        match self.refusals {
+            0 => true,
+            1 => !self.must_flush,
+            _ => false,
+        }
+    }
+
+    /// The sink inside has promised to take a message.
+    pub(super) fn on_room(&mut self) {
+        self.inner_ready = true;
+    }
+
+    /// The sink inside has taken the item; `data` tells a data message from a control frame.
+    pub(super) fn on_taken(&mut self, item: Item, data: bool) {
+        self.inner_ready = false;
+        match item {
+            Item::Displaced => self.count(data),
+            Item::Reply => {
+                self.reply = false;
+                self.buffered.control = true;
+            }
+            Item::Ping => {
+                self.ping = false;
+                self.buffered.ping = true;
+            }
+            Item::Close => {
+                self.close = CloseFrame::Written;
+                self.must_flush = true;
+            }
+        }
+    }
+
+    /// The sink inside has refused the item. Returns whether that is final: the item is gone, and
+    /// somebody should be told.
+    pub(super) fn on_refused(&mut self, item: Item) -> bool {
+        self.inner_ready = false;
+        match item {
+            Item::Displaced | Item::Close => true,
+            // A reply that is refused twice would be refused for ever, and keep our own ping behind it.
+            Item::Reply if self.refusals > 0 => {
+                self.reply = false;
+                self.refusals = 0;
+                true
+            }
+            Item::Reply | Item::Ping => {
+                self.refusals += 1;
+                self.must_flush = true;
+                false
+            }
+        }
+    }
+
+    /// The sink inside is flushed. Returns what has left with that.
+    pub(super) fn on_flushed(&mut self) -> Buffered {
+        self.must_flush = false;
+        if matches!(self.close, CloseFrame::Written) {
+            self.close = CloseFrame::Flushed;
+        }
+        std::mem::take(&mut self.buffered)
+    }
+
+    pub(super) fn take_displaced(&mut self) -> Option<M> {
+        self.displaced.take().map(|message| *message)
+    }
+
+    pub(super) fn take_close(&mut self) -> Option<M> {
+        match std::mem::replace(&mut self.close, CloseFrame::None) {
+            CloseFrame::Queued(frame) => Some(*frame),
+            other => {
+                self.close = other;
+                None
+            }
+        }
+    }
+
+    // ---- queueing ----
+
+    /// Whether the program may give a message to the sink inside itself, past this.
+    #[inline]
+    pub(super) fn has_place(&self) -> bool {
+        self.inner_ready && self.displaced.is_none()
+    }
+
+    /// The program has given a message to the sink inside itself.
+    #[inline]
+    pub(super) fn on_given(&mut self, data: bool) {
+        self.inner_ready = false;
+        self.count(data);
+    }
+
+    #[inline]
+    fn count(&mut self, data: bool) {
+        self.buffered.data |= data;
+        self.buffered.control |= !data;
+    }
+
+    /// Keeps a message until there is room for it. Gives it back if one is kept already.
+    pub(super) fn displace(&mut self, message: M) -> Result<(), M> {
+        if self.displaced.is_some() {
+            return Err(message);
+        }
+        self.displaced = Some(Box::new(message));
+        Ok(())
+    }
+
+    /// The sink inside has queued a control frame by itself, such as the pong to a ping.
+    pub(super) fn on_queued_inside(&mut self) {
+        self.buffered.control = true;
+    }
+
+    pub(super) fn queue_ping(&mut self) {
+        self.ping = true;
+    }
+
+    pub(super) fn queue_reply(&mut self) {
+        self.reply = true;
+    }
+
+    /// Queues our Close frame, before which heartbeats are not worth sending any more.
+    pub(super) fn queue_close(&mut self, frame: M) {
+        self.drop_heartbeats();
+        if matches!(self.close, CloseFrame::None) {
+            self.close = CloseFrame::Queued(Box::new(frame));
+        }
+    }
+
+    /// The peer's Close frame came, and the sink inside has queued the reply, which does for a Close
+    /// frame of ours that is not written yet. Nothing may follow it. Returns whether a message was
+    /// lost with that.
+    pub(super) fn on_peer_close(&mut self) -> bool {
+        self.drop_heartbeats();
+        self.take_close();
+        self.on_queued_inside();
+        self.displaced.take().is_some()
+    }
+
+    /// The sink inside failed: nothing leaves any more.
+    pub(super) fn on_broken(&mut self) {
+        self.broken = true;
+        self.displaced = None;
+        self.buffered = Buffered::default();
+        self.drop_heartbeats();
+    }
+
+    fn drop_heartbeats(&mut self) {
+        self.ping = false;
+        self.reply = false;
+    }
+
+    // ---- questions ----
+
+    #[inline]
+    pub(super) fn has_displaced(&self) -> bool {
+        self.displaced.is_some()
+    }
+
+    /// Whether a heartbeat waits to be given to the sink inside.
+    #[inline]
+    pub(super) fn has_heartbeat(&self) -> bool {
+        self.ping || self.reply
+    }
+
+    pub(super) fn has_reply(&self) -> bool {
+        self.reply
+    }
+
+    /// Whether our latest ping waits to be given to the sink inside.
+    pub(super) fn has_ping(&self) -> bool {
+        self.ping
+    }
+
+    pub(super) fn buffered(&self) -> Buffered {
+        self.buffered
+    }
+
+    /// Whether anything waits to be written or flushed.
+    pub(super) fn has_pending_writes(&self) -> bool {
+        !self.broken && (self.buffered.data || self.displaced.is_some() || self.is_unprompted())
+    }
+
+    /// Whether something waits that the program does not know of, and so will not flush.
+    pub(super) fn has_unprompted_writes(&self) -> bool {
+        !self.broken && self.is_unprompted()
+    }
+
+    fn is_unprompted(&self) -> bool {
+        self.buffered.control
+            || self.buffered.ping
+            || self.has_heartbeat()
+            || matches!(self.close, CloseFrame::Queued(_) | CloseFrame::Written)
+    }
+
+    /// Whether messages of the program are all that waits, and they wait only to be flushed.
+    #[inline]
+    pub(super) fn is_plain_data(&self) -> bool {
+        const DATA: Buffered = Buffered {
+            data: true,
+            control: false,
+            ping: false,
+        };
+        self.buffered == DATA && self.displaced.is_none() && !self.has_heartbeat()
+    }
+
+    /// Whether this side has begun to close the connection.
+    pub(super) fn is_closing(&self) -> bool {
+        !matches!(self.close, CloseFrame::None)
+    }
+
+    /// Whether our Close frame has left.
+    pub(super) fn is_close_flushed(&self) -> bool {
+        matches!(self.close, CloseFrame::Flushed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! The write path: draining the outbox, and what the policy and the sending half learn of it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::TimeoutSocket;
+use super::outbox::{Buffered, Item, Step};
+use crate::error::Error;
+use crate::event::{Event, Phase};
+use crate::message::{Message, MessageKind};
+use crate::metered::Metering;
+use crate::report;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+/// Why something was not written.
+#[derive(Debug)]
+pub(super) enum WriteError<E> {
+    /// The inner sink did not take a message. It may take others.
+    Refused(E),
+    /// The inner sink failed, and stays so.
+    Broken(E),
+}
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Writes and flushes what can be. `Ready` with whether anything has left, when nothing more can.
+    pub(super) fn drain_outbox(
+        &mut self,
+        now: Timestamp,
+        cx: &Context<'_>,
+    ) -> Poll<Result<bool, WriteError<E>>> {
+        let done = self.try_drain_outbox(now, cx);
+        if done.is_pending() {
+            self.on_write_pending(now, false);
+        }
+        done
+    }
+
+    fn try_drain_outbox(
+        &mut self,
+        now: Timestamp,
+        cx: &Context<'_>,
+    ) -> Poll<Result<bool, WriteError<E>>> {
+        self.outbox.begin_drain();
+        let mut has_left = false;
+        loop {
+            match self.outbox.next() {
+                Step::AwaitRoom => ready!(self.poll_room(cx)).map_err(WriteError::Broken)?,
+                Step::Give(item) => self.give(item)?,
+                Step::Flush => {
+                    ready!(self.poll_flush_inner(cx)).map_err(WriteError::Broken)?;
+                    let left = self.outbox.on_flushed();
+                    has_left |= left != Buffered::default();
+                    self.on_flushed(now, left);
+                }
+                Step::Done => return Poll::Ready(Ok(has_left)),
+            }
+        }
+    }
+
+    /// Gives the item to the inner sink, which has room for it.
+    fn give(&mut self, item: Item) -> Result<(), WriteError<E>> {
+        let message = match item {
+            Item::Displaced => self.outbox.take_displaced(),
+            Item::Close => self.outbox.take_close(),
+            Item::Reply => self.reply(),
+            Item::Ping => self.ping(),
+        };
+        let (Some(inner), Some(message)) = (&mut self.inner, message) else {
+            self.outbox.on_refused(item);
+            return Ok(());
+        };
+        let data = matches!(message.kind(), MessageKind::Data);
+        match Pin::new(inner).start_send(message) {
+            Ok(()) => self.outbox.on_taken(item, data),
+            Err(error) if self.outbox.on_refused(item) => match item {
+                Item::Displaced | Item::Close => return Err(WriteError::Refused(error)),
+                Item::Reply | Item::Ping => report::send_error(self.label_or_dash(), &error),
+            },
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn reply(&self) -> Option<M> {
+        let replies = self.options.as_ref()?.replies.as_ref()?;
+        Some(replies.pong.clone())
+    }
+
+    fn ping(&self) -> Option<M> {
+        let options = self.options.as_ref();
+        match options.and_then(|options| options.heartbeat.as_ref()) {
+            Some(heartbeat) => Some(heartbeat.ping.clone()),
+            None => Some(M::ping(self.policy.latest_ping()?.payload())),
+        }
+    }
+
+    /// Waits until the inner sink takes a message.
+    pub(super) fn reserve(
+        &mut self,
+        now: Timestamp,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), WriteError<E>>> {
+        // A write that waited may be through, and nobody else may notice.
+        if self.outbox.has_displaced()
+            || self.outbox.has_heartbeat()
+            || self.policy.write_clock_runs()
+        {
+            match self.drain_outbox(now, cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if self.outbox.has_displaced() => return Poll::Pending,
+                _ => {}
+            }
+        }
+        let room = self.poll_room(cx);
+        if room.is_pending() {
+            self.on_write_pending(now, true);
+        }
+        room.map_err(WriteError::Broken)
+    }
+
+    #[inline]
+    pub(super) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Ok(()));
+        };
+        let room = self
+            .wakers
+            .with_write_waker(cx, |cx| Pin::new(inner).poll_ready(cx));
+        if matches!(room, Poll::Ready(Ok(()))) {
+            self.outbox.on_room();
+        }
+        room
+    }
+
+    #[inline]
+    pub(super) fn poll_flush_inner(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Ok(()));
+        };
+        self.wakers
+            .with_write_waker(cx, |cx| Pin::new(inner).poll_flush(cx))
+    }
+
+    /// Tries what waits before the policy decides that it could not be done. Step 3 of a pass.
+    pub(super) fn flush_before_deciding(&mut self, now: Timestamp, cx: &Context<'_>) {
+        while self.outbox.has_pending_writes() {
+            match self.drain_outbox(now, cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(has_left)) => {
+                    if has_left {
+                        // A task that waits for this flush did not see it.
+                        return self.wakers.wake_writer();
+                    }
+                    break;
+                }
+                Poll::Ready(Err(WriteError::Refused(error))) => {
+                    report::send_error(self.label_or_dash(), &error);
+                    self.teardown.set_refusal(Error::Socket(error));
+                    self.wakers.wake_writer();
+                }
+                Poll::Ready(Err(WriteError::Broken(error))) => {
+                    self.on_write_broken(now, Some(error));
+                    return self.wakers.wake_writer();
+                }
+            }
+        }
+        self.recheck_room(now, cx);
+    }
+
+    /// A send that waited for room may have been given up, while its clock runs on.
+    fn recheck_room(&mut self, now: Timestamp, cx: &Context<'_>) {
+        if !self.policy.write_clock_runs() {
+            return;
+        }
+        match self.poll_room(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                self.observe(now, Event::Flushed);
+                self.wakers.wake_writer();
+            }
+            Poll::Ready(Err(error)) => {
+                self.on_write_broken(now, Some(error));
+                self.wakers.wake_writer();
+            }
+        }
+    }
+
+    /// The inner sink is flushed, and this has left with it.
+    fn on_flushed(&mut self, now: Timestamp, left: Buffered) {
+        if left.data {
+            self.observe(now, Event::SendOk);
+        } else if left.control {
+            self.observe(now, Event::Flushed);
+        }
+        // If the latest ping still waits, it was an earlier one that left.
+        let latest = self.policy.latest_ping();
+        if let Some(id) = latest.filter(|_| left.ping && !self.outbox.has_ping()) {
+            self.observe(now, Event::PingSent(id));
+            report::ping(self.label_or_dash(), id);
+        }
+        self.forget_progress();
+    }
+
+    /// The transport takes no more for now. `message_waits` if a message waits for room.
+    fn on_write_pending(&mut self, now: Timestamp, message_waits: bool) {
+        let bytes = self.metering().map_or(0, Metering::progress);
+        if bytes > 0 {
+            self.observe(now, Event::SendProgress { bytes });
+        }
+        // A ping that waits alone has a deadline of its own.
+        let Buffered { data, control, .. } = self.outbox.buffered();
+        let held = self.outbox.has_displaced() || self.outbox.has_reply();
+        if message_waits || data || control || held {
+            self.observe(now, Event::SendStart);
+        }
+    }
+
+    /// The bytes of what has left are no progress of what comes.
+    #[inline(never)]
+    pub(super) fn forget_progress(&mut self) {
+        if let Some(metering) = self.metering() {
+            metering.progress();
+        }
+    }
+
+    /// Nothing can be written any more, so the connection is over. What the peer has still sent, its
+    /// Close frame above all, is worth reading, for as long as a closing handshake may take. `error` is
+    /// for the sending half, unless it has it already.
+    fn on_write_broken(&mut self, now: Timestamp, error: Option<E>) {
+        if let Some(error) = error.as_ref().filter(|_| !self.teardown.write_failed()) {
+            report::send_error(self.label_or_dash(), error);
+        }
+        self.teardown.set_write_failure(error);
+        self.outbox.on_broken();
+        self.observe(now, Event::CloseStart);
+    }
+
+    /// Whether the stream has ended before our answer to the peer's Close, and what was written before
+    /// that, could leave: tungstenite's server ends its stream as soon as the answer is in its buffer.
+    pub(super) fn reply_must_leave(&mut self, cx: &Context<'_>) -> bool {
+        self.read_eof = true;
+        self.teardown.peer_close().is_some()
+            && self.outbox.has_pending_writes()
+            && self.drain_outbox(self.alarm.now(), cx).is_pending()
+    }
+
+    // ---- what the sending half learns ----
+
+    #[inline]
+    pub(super) fn map_write_error(
+        &mut self,
+        done: Result<(), WriteError<E>>,
+    ) -> Result<(), Error<E>> {
+        done.map_err(|error| self.on_send_failed(error))
+    }
+
+    #[cold]
+    fn on_send_failed(&mut self, error: WriteError<E>) -> Error<E> {
+        match error {
+            WriteError::Refused(error) => Error::Socket(error),
+            WriteError::Broken(error) => {
+                report::send_error(self.label_or_dash(), &error);
+                self.on_write_broken(self.alarm.now(), None);
+                self.wakers.wake_reader();
+                Error::Socket(error)
+            }
+        }
+    }
+
+    /// Sends fail with the verdict at once, from when it is given.
+    pub(super) fn check_not_ended(&self) -> Result<(), Error<E>> {
+        match (self.teardown.verdict(), &self.inner) {
+            (Some(verdict), _) => Err(Error::Verdict(verdict.clone())),
+            (None, None) => Err(Error::Closed),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455,
+    /// 5.5.1), and the answer to the peer's Close frame is one too.
+    #[inline]
+    pub(super) fn check_can_send(&mut self) -> Result<(), Error<E>> {
+        if self.is_free_to_send() {
+            return Ok(());
+        }
+        Err(self.why_not_to_send())
+    }
+
+    #[cold]
+    fn why_not_to_send(&mut self) -> Error<E> {
+        if let Err(error) = self.check_not_ended() {
+            return error;
+        }
+        let failure = self.teardown.take_write_failure();
+        failure
+            .or_else(|| self.teardown.take_refusal())
+            .unwrap_or(Error::Closed)
+    }
+
+    /// Whether there may be something to flush; after the end, an error if not everything had left.
+    pub(super) fn check_can_flush(&mut self) -> Result<bool, Error<E>> {
+        if self.is_free_to_send() {
+            return Ok(true);
+        }
+        if let Some(error) = self.teardown.take_refusal() {
+            return Err(error);
+        }
+        if self.teardown.verdict().is_none() {
+            if let Some(error) = self.teardown.take_write_failure() {
+                return Err(error);
+            }
+        }
+        match self.check_not_ended() {
+            Err(Error::Closed) if !self.outbox.has_pending_writes() => Ok(false),
+            checked => checked.map(|()| true),
+        }
+    }
+
+    /// Begins a closing handshake for the program.
+    pub(super) fn begin_close(&mut self, frame: M) {
+        if self.policy.phase() == Phase::Open {
+            self.observe(self.alarm.now(), Event::CloseStart);
+            self.outbox.queue_close(frame);
+            self.needs_poll = true;
+            // A program that feeds the frame may never flush it.
+            self.wakers.wake_reader();
+        }
+    }
+}

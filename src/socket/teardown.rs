@@ -1,0 +1,195 @@
+//! How a connection ends: the verdict, the peer's Close, a failed write, and who has been told.
+//!
+//! The first verdict is the cause and stays. The stream tells it once, and then says `None`; sends
+//! fail with it from when it is given. A write that fails ends the connection too, but the peer's last
+//! messages are worth reading, so the stream goes on for as long as a closing handshake may take. The
+//! sending half hears once why the write failed, and then that the connection is closed.
+
+use std::boxed::Box;
+
+use crate::error::{CloseHandshake, Error, PeerClose, Verdict};
+
+/// How the connection ends. Costs a pointer until it does.
+#[derive(Debug)]
+pub(super) struct Teardown<E> {
+    ending: Option<Box<Ending<E>>>,
+    /// Whether the stream has told how the connection ended.
+    reported: bool,
+    /// Whether the stream has said `None`.
+    terminated: bool,
+}
+
+#[derive(Debug)]
+struct Ending<E> {
+    verdict: Option<Verdict>,
+    peer_close: Option<PeerClose>,
+    write_failure: Option<WriteFailure<E>>,
+    /// Why the sink inside did not take a displaced message, for the sending half.
+    refusal: Option<Error<E>>,
+}
+
+/// A write failed; the error, unless the sending half has been told.
+#[derive(Debug)]
+struct WriteFailure<E>(Option<E>);
+
+impl<E> Teardown<E> {
+    pub(super) const fn new() -> Self {
+        Self {
+            ending: None,
+            reported: false,
+            terminated: false,
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Option<&Verdict> {
+        self.ending.as_ref()?.verdict.as_ref()
+    }
+
+    pub(super) fn peer_close(&self) -> Option<PeerClose> {
+        self.ending.as_ref()?.peer_close
+    }
+
+    pub(super) fn write_failed(&self) -> bool {
+        self.ending
+            .as_ref()
+            .is_some_and(|ending| ending.write_failure.is_some())
+    }
+
+    pub(super) fn is_terminated(&self) -> bool {
+        self.terminated
+    }
+
+    fn ending(&mut self) -> &mut Ending<E> {
+        self.ending.get_or_insert_with(|| {
+            Box::new(Ending {
+                verdict: None,
+                peer_close: None,
+                write_failure: None,
+                refusal: None,
+            })
+        })
+    }
+
+    /// Records the first verdict.
+    pub(super) fn set_verdict(&mut self, verdict: Verdict) {
+        self.ending().verdict.get_or_insert(verdict);
+    }
+
+    /// Records how the closing handshake after a verdict went.
+    pub(super) fn set_close_handshake(&mut self, outcome: CloseHandshake) {
+        let verdict = self
+            .ending
+            .as_mut()
+            .and_then(|ending| ending.verdict.as_mut());
+        if let Some(verdict) = verdict {
+            verdict.close_handshake = outcome;
+        }
+    }
+
+    pub(super) fn set_peer_close(&mut self, close: PeerClose) {
+        self.ending().peer_close = Some(close);
+    }
+
+    pub(super) fn set_refusal(&mut self, error: Error<E>) {
+        self.ending().refusal = Some(error);
+    }
+
+    /// Records the first failure of a write: the error, or `None` if the sending half has it already.
+    pub(super) fn set_write_failure(&mut self, error: Option<E>) {
+        self.ending()
+            .write_failure
+            .get_or_insert(WriteFailure(error));
+    }
+
+    /// Whether the sending half is to hear nothing: the rule, and cheap to see.
+    #[inline]
+    pub(super) fn allows_sends(&self) -> bool {
+        self.ending
+            .as_ref()
+            .is_none_or(|ending| ending.refusal.is_none())
+    }
+
+    /// Why a displaced message was not taken, once.
+    pub(super) fn take_refusal(&mut self) -> Option<Error<E>> {
+        self.ending.as_mut()?.refusal.take()
+    }
+
+    /// What the sending half hears of a failed write, if one failed: why, once, and then that the
+    /// connection is closed.
+    pub(super) fn take_write_failure(&mut self) -> Option<Error<E>> {
+        let WriteFailure(error) = self.ending.as_mut()?.write_failure.as_mut()?;
+        Some(error.take().map_or(Error::Closed, Error::Socket))
+    }
+
+    /// The stream's own error is its last word.
+    pub(super) fn report_error(&mut self, error: E) -> Error<E> {
+        self.reported = true;
+        Error::Socket(error)
+    }
+
+    /// What the stream says once the connection has ended: the verdict, or that a write failed, once;
+    /// then `None`.
+    pub(super) fn end_of_stream(&mut self) -> Option<Error<E>> {
+        let error = if std::mem::replace(&mut self.reported, true) {
+            None
+        } else {
+            self.last_error()
+        };
+        self.terminated |= error.is_none();
+        error
+    }
+
+    fn last_error(&mut self) -> Option<Error<E>> {
+        let ending = self.ending.as_mut()?;
+        if let Some(verdict) = &ending.verdict {
+            return Some(Error::Verdict(verdict.clone()));
+        }
+        // After the peer's Close a failed write is a clean end.
+        if ending.peer_close.is_some() {
+            return None;
+        }
+        self.take_write_failure()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_half_hears_of_a_failed_write_once() {
+        let mut teardown = Teardown::new();
+        assert!(teardown.take_write_failure().is_none());
+        teardown.set_write_failure(Some("broken"));
+        teardown.set_write_failure(Some("again"));
+        assert!(teardown.write_failed());
+        assert!(matches!(
+            teardown.take_write_failure(),
+            Some(Error::Socket("broken"))
+        ));
+        assert!(matches!(teardown.take_write_failure(), Some(Error::Closed)));
+        assert!(matches!(teardown.end_of_stream(), Some(Error::Closed)));
+        assert!(!teardown.is_terminated());
+        assert!(teardown.end_of_stream().is_none() && teardown.is_terminated());
+    }
+
+    #[test]
+    fn after_the_close_of_the_peer_a_failed_write_is_a_clean_end() {
+        let mut teardown = Teardown::new();
+        teardown.set_peer_close(PeerClose { code: Some(1000) });
+        teardown.set_write_failure(Some("broken"));
+        assert!(teardown.end_of_stream().is_none() && teardown.is_terminated());
+    }
+
+    #[test]
+    fn the_error_of_the_stream_is_its_last_word() {
+        let mut teardown = Teardown::new();
+        teardown.set_write_failure(Some("broken"));
+        assert!(matches!(
+            teardown.report_error("reset"),
+            Error::Socket("reset")
+        ));
+        assert!(!teardown.is_terminated());
+        assert!(teardown.end_of_stream().is_none() && teardown.is_terminated());
+    }
+}

@@ -1,0 +1,147 @@
+//! Which tasks are woken, and why there can be two.
+//!
+//! One task polls a socket, or two after a split. The transport keeps a single waker for writing,
+//! but both halves write: the reading half flushes pings, replies and the Close frame. If it left its
+//! own waker there, it would displace that of a sending task, which would then sleep for ever. Some
+//! transports even keep a single waker for both directions. So as soon as two tasks are known, the
+//! write side of the transport gets a waker that wakes both. As long as there is one task, the
+//! transport gets the waker of that task.
+//!
+//! The timer wakes both tasks as well, through a waker that records it. A socket whose timer has
+//! recorded nothing need not poll the timer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
+
+use futures_util::task::{ArcWake, waker_ref};
+
+/// The tasks that poll the two halves.
+pub(super) struct Wakers {
+    /// What `both` holds, to compare without the lock. A no-op waker where no task is known.
+    reader: Waker,
+    writer: Waker,
+    both: Arc<BothTasks>,
+}
+
+/// A waker of both tasks.
+struct BothTasks(Mutex<[Waker; 2]>);
+
+/// A waker of both tasks that records that it was woken.
+pub(super) struct AlarmWaker {
+    woken: AtomicBool,
+    both: Arc<BothTasks>,
+}
+
+impl Wakers {
+    pub(super) fn new() -> Self {
+        let nobody = || Waker::noop().clone();
+        Self {
+            reader: nobody(),
+            writer: nobody(),
+            both: Arc::new(BothTasks(Mutex::new([nobody(), nobody()]))),
+        }
+    }
+
+    pub(super) fn alarm_waker(&self) -> Arc<AlarmWaker> {
+        Arc::new(AlarmWaker {
+            woken: AtomicBool::new(false),
+            both: self.both.clone(),
+        })
+    }
+
+    /// Makes the task of `cx` the one that reads. Returns whether that was another, or none: what it
+    /// waits for may have woken the other one before.
+    #[inline]
+    pub(super) fn register_reader(&mut self, cx: &Context<'_>) -> bool {
+        let new = !self.reader.will_wake(cx.waker());
+        if new {
+            self.reader.clone_from(cx.waker());
+            self.both.replace(0, cx.waker());
+        }
+        new
+    }
+
+    /// Makes the task of `cx` the one that writes.
+    #[inline]
+    pub(super) fn register_writer(&mut self, cx: &Context<'_>) {
+        if !self.writer.will_wake(cx.waker()) {
+            self.writer.clone_from(cx.waker());
+            self.both.replace(1, cx.waker());
+        }
+    }
+
+    /// Calls `write` with the waker that the write side of the transport must get from the task of
+    /// `cx`.
+    #[inline]
+    pub(super) fn with_write_waker<R>(
+        &self,
+        cx: &Context<'_>,
+        write: impl FnOnce(&mut Context<'_>) -> R,
+    ) -> R {
+        let only = |known: &Waker| known.will_wake(cx.waker()) || known.will_wake(Waker::noop());
+        if only(&self.reader) && only(&self.writer) {
+            write(&mut Context::from_waker(cx.waker()))
+        } else {
+            write(&mut Context::from_waker(&waker_ref(&self.both)))
+        }
+    }
+
+    pub(super) fn wake_reader(&self) {
+        self.reader.wake_by_ref();
+    }
+
+    pub(super) fn wake_writer(&self) {
+        self.writer.wake_by_ref();
+    }
+
+    pub(super) fn wake_both(&self) {
+        self.wake_reader();
+        if !self.writer.will_wake(&self.reader) {
+            self.wake_writer();
+        }
+    }
+}
+
+impl BothTasks {
+    fn replace(&self, index: usize, waker: &Waker) {
+        let new = waker.clone();
+        let old = std::mem::replace(&mut self.lock()[index], new);
+        // The lock is free again: dropping the last handle of a task may run code that wakes this one.
+        drop(old);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, [Waker; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ArcWake for BothTasks {
+    fn wake_by_ref(tasks: &Arc<Self>) {
+        let [reader, writer] = tasks.lock().clone();
+        if !writer.will_wake(&reader) {
+            writer.wake();
+        }
+        reader.wake();
+    }
+}
+
+impl AlarmWaker {
+    #[inline]
+    pub(super) fn was_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
+    }
+
+    /// Whether it was woken since the last call.
+    pub(super) fn take_woken(&self) -> bool {
+        // A load is much cheaper than a swap, and the answer is mostly no.
+        self.was_woken() && self.woken.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl ArcWake for AlarmWaker {
+    fn wake_by_ref(alarm: &Arc<Self>) {
+        alarm.woken.store(true, Ordering::Release);
+        ArcWake::wake_by_ref(&alarm.both);
+    }
+}
