@@ -43,6 +43,7 @@ pub struct TimeoutConfig {
     pub(crate) pong_timeout: Limit,
     pub(crate) close_timeout: NonZeroU64,
     pub(crate) stall_tolerance: Limit,
+    pub(crate) resume_probe: Limit,
     pub(crate) min_data_rate: Option<NonZeroU32>,
     pub(crate) max_ping_rate: Option<NonZeroU32>,
     pub(crate) jitter: Billionths,
@@ -101,6 +102,7 @@ impl TimeoutConfig {
         pong_timeout: secs(60),
         close_timeout: NonZeroU64::MIN.saturating_add(5_000_000_000 - 1),
         stall_tolerance: secs(3),
+        resume_probe: secs(30),
         min_data_rate: NonZeroU32::new(240),
         max_ping_rate: NonZeroU32::new(20),
         jitter: 100_000_000,
@@ -252,6 +254,25 @@ impl TimeoutConfig {
         }
     }
 
+    /// Returns how soon the peer must answer after a resume: the shorter of `resume_probe` and
+    /// `pong_timeout`. `None` if `resume_probe` is off: a resume then requires no answer.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use ws_timeout::TimeoutConfig;
+    ///
+    /// let config = TimeoutConfig::builder().pong_timeout(Duration::from_secs(10)).build()?;
+    /// assert_eq!(config.resume_probe(), Some(Duration::from_secs(30)));
+    /// assert_eq!(config.resume_probe_within(), Some(Duration::from_secs(10)));
+    /// # Ok::<(), ws_timeout::ConfigError>(())
+    /// ```
+    pub const fn resume_probe_within(&self) -> Option<Duration> {
+        match (self.resume_probe, self.pong_timeout) {
+            (Some(probe), Some(pong)) if pong.get() < probe.get() => self.pong_timeout(),
+            _ => self.resume_probe(),
+        }
+    }
+
     /// Settings that are sound but suspicious.
     ///
     /// ```
@@ -293,6 +314,7 @@ impl fmt::Debug for TimeoutConfig {
             .field("pong_timeout", &self.pong_timeout())
             .field("close_timeout", &self.close_timeout())
             .field("stall_tolerance", &self.stall_tolerance())
+            .field("resume_probe", &self.resume_probe())
             .field("min_data_rate", &self.min_data_rate())
             .field("max_ping_rate", &self.max_ping_rate())
             .field("jitter", &self.jitter())
@@ -442,6 +464,17 @@ limits! {
     ///
     /// Default 3 s. Off: a late look judges.
     stall_tolerance, no_stall_tolerance, StallTolerance;
+
+    /// Limits how soon the peer must answer after the machine resumes from a suspension, measured from
+    /// when `TimeoutSocket` notices the resume.
+    ///
+    /// Never longer than [`pong_timeout`](Self::pong_timeout) where that is on:
+    /// [`TimeoutConfig::resume_probe_within`] returns the shorter of the two. Default 30 s. Off: a
+    /// resume is ignored, and the other limits detect a connection that was lost during the suspension.
+    ///
+    /// The policy does not read this limit. A driver that detects a resume observes
+    /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
+    resume_probe, no_resume_probe, ResumeProbe;
 }
 
 impl TimeoutConfigBuilder {
@@ -562,6 +595,7 @@ enum Setting {
     PongTimeout,
     CloseTimeout,
     StallTolerance,
+    ResumeProbe,
     MinDataRate,
     MaxPingRate,
     Jitter,
@@ -601,7 +635,7 @@ impl ConfigError {
 }
 
 /// Each setting that can be refused: its name, what is wrong with it, and what is accepted.
-const SETTINGS: [(Setting, &str); 12] = [
+const SETTINGS: [(Setting, &str); 13] = [
     (
         Setting::HandshakeTimeout,
         "handshake_timeout is 0, accepted is a length above zero, or no_handshake_timeout()",
@@ -637,6 +671,10 @@ const SETTINGS: [(Setting, &str); 12] = [
     (
         Setting::StallTolerance,
         "stall_tolerance is 0, accepted is a length above zero, or no_stall_tolerance()",
+    ),
+    (
+        Setting::ResumeProbe,
+        "resume_probe is 0, accepted is a length above zero, or no_resume_probe()",
     ),
     (
         Setting::MinDataRate,

@@ -31,6 +31,7 @@ impl TimeoutConfig {
     /// | `WS_PONG_TIMEOUT` | seconds or `off` | 60 |
     /// | `WS_CLOSE_TIMEOUT` | seconds | 5 |
     /// | `WS_STALL_TOLERANCE` | seconds or `off` | 3 |
+    /// | `WS_RESUME_PROBE` | seconds or `off` | 30 |
     /// | `WS_MIN_DATA_RATE` | bytes a second or `off` | 240 |
     /// | `WS_MAX_PING_RATE` | pings a second or `off` | 20 |
     /// | `WS_JITTER` | a fraction, 0 to 0.5 | 0.1 |
@@ -359,7 +360,7 @@ const PREFIX: &str = "WS_";
 
 /// What each known variable holds and where it goes, in the order in which they take effect: the
 /// preset comes first, so that the others override it.
-static VARIABLES: [(&str, Kind); 15] = [
+static VARIABLES: [(&str, Kind); 16] = [
     ("WS_PRESET", Preset),
     ("WS_HANDSHAKE_TIMEOUT", Secs(|c| &mut c.handshake_timeout)),
     ("WS_HEARTBEAT_INTERVAL", Secs(|c| &mut c.heartbeat_interval)),
@@ -370,6 +371,7 @@ static VARIABLES: [(&str, Kind); 15] = [
     ("WS_PONG_TIMEOUT", Secs(|c| &mut c.pong_timeout)),
     ("WS_CLOSE_TIMEOUT", SecsNeverOff(|c| &mut c.close_timeout)),
     ("WS_STALL_TOLERANCE", Secs(|c| &mut c.stall_tolerance)),
+    ("WS_RESUME_PROBE", Secs(|c| &mut c.resume_probe)),
     ("WS_MIN_DATA_RATE", Rate(|c| &mut c.min_data_rate)),
     ("WS_MAX_PING_RATE", Rate(|c| &mut c.max_ping_rate)),
     ("WS_JITTER", Fraction(|c| &mut c.jitter)),

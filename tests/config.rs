@@ -31,6 +31,7 @@ fn every_setting_without_meaning_is_named() {
         .pong_timeout(zero)
         .close_timeout(zero)
         .stall_tolerance(zero)
+        .resume_probe(zero)
         .min_data_rate(0)
         .max_ping_rate(0)
         .jitter(0.51);
@@ -46,6 +47,7 @@ fn every_setting_without_meaning_is_named() {
         "pong_timeout",
         "close_timeout",
         "stall_tolerance",
+        "resume_probe",
         "min_data_rate",
         "max_ping_rate",
         "jitter",
@@ -72,6 +74,7 @@ fn every_setting_without_meaning_is_named() {
         .no_pong_timeout()
         .close_timeout(Duration::from_nanos(1))
         .no_stall_tolerance()
+        .no_resume_probe()
         .no_min_data_rate()
         .no_max_ping_rate();
     assert_eq!(
@@ -210,6 +213,34 @@ fn the_detection_bound_is_the_shorter_of_silence_and_an_unanswered_ping() {
 }
 
 #[test]
+fn a_resume_requires_an_answer_within_the_shorter_of_its_limit_and_the_pong_timeout() {
+    let builder = TimeoutConfig::builder();
+    let within = |builder: TimeoutConfigBuilder| {
+        let config = builder.build().unwrap();
+        (config.resume_probe(), config.resume_probe_within())
+    };
+    let nano = Duration::from_nanos(1);
+    assert_eq!(within(builder), (Some(secs(30)), Some(secs(30))));
+    assert_eq!(
+        within(builder.pong_timeout(secs(30) + nano)),
+        (Some(secs(30)), Some(secs(30)))
+    );
+    assert_eq!(
+        within(builder.pong_timeout(secs(30) - nano)),
+        (Some(secs(30)), Some(secs(30) - nano))
+    );
+    assert_eq!(
+        within(builder.resume_probe(secs(90)).no_pong_timeout()),
+        (Some(secs(90)), Some(secs(90)))
+    );
+    assert_eq!(within(builder.no_resume_probe()), (None, None));
+    assert_eq!(
+        within(builder.no_resume_probe().no_pong_timeout()),
+        (None, None)
+    );
+}
+
+#[test]
 fn a_drain_can_say_that_the_service_restarts() {
     let config = TimeoutConfig::builder()
         .drain_code(DrainCode::ServiceRestart)
@@ -231,4 +262,5 @@ fn a_configuration_shows_its_units() {
         shown.contains("message_timeout: Some(500ms)") && shown.contains("jitter: 0.1"),
         "{shown}"
     );
+    assert!(shown.contains("resume_probe: Some(30s)"), "{shown}");
 }

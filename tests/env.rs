@@ -19,7 +19,7 @@ use ws_timeout::{BadVariable, EnvConfig, EnvError, IdleScope, PongEvidence, Time
 type Get<T> = fn(&TimeoutConfig) -> T;
 
 /// The limits that can be off.
-const LIMITS: [(&str, Get<Option<Duration>>); 8] = [
+const LIMITS: [(&str, Get<Option<Duration>>); 9] = [
     ("WS_HANDSHAKE_TIMEOUT", TimeoutConfig::handshake_timeout),
     ("WS_HEARTBEAT_INTERVAL", TimeoutConfig::heartbeat_interval),
     ("WS_CONNECTION_TIMEOUT", TimeoutConfig::connection_timeout),
@@ -28,6 +28,7 @@ const LIMITS: [(&str, Get<Option<Duration>>); 8] = [
     ("WS_PING_INTERVAL", TimeoutConfig::ping_interval),
     ("WS_PONG_TIMEOUT", TimeoutConfig::pong_timeout),
     ("WS_STALL_TOLERANCE", TimeoutConfig::stall_tolerance),
+    ("WS_RESUME_PROBE", TimeoutConfig::resume_probe),
 ];
 
 const RATES: [(&str, Get<Option<u32>>); 2] = [
@@ -36,7 +37,7 @@ const RATES: [(&str, Get<Option<u32>>); 2] = [
 ];
 
 /// All of them, in the order in which errors list them.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "WS_PRESET",
     "WS_HANDSHAKE_TIMEOUT",
     "WS_HEARTBEAT_INTERVAL",
@@ -47,6 +48,7 @@ const NAMES: [&str; 15] = [
     "WS_PONG_TIMEOUT",
     "WS_CLOSE_TIMEOUT",
     "WS_STALL_TOLERANCE",
+    "WS_RESUME_PROBE",
     "WS_MIN_DATA_RATE",
     "WS_MAX_PING_RATE",
     "WS_JITTER",
@@ -86,6 +88,7 @@ fn nothing_set_gives_the_defaults() {
     assert_eq!(config.handshake_timeout(), Some(Duration::from_secs(10)));
     assert_eq!(config.close_timeout(), Duration::from_secs(5));
     assert_eq!(config.stall_tolerance(), Some(Duration::from_secs(3)));
+    assert_eq!(config.resume_probe(), Some(Duration::from_secs(30)));
     assert_eq!(config.min_data_rate(), Some(240));
     assert_eq!(config.max_ping_rate(), Some(20));
     assert_eq!(config.jitter(), 0.1);
@@ -107,6 +110,7 @@ fn presets_set_the_six() {
         assert_eq!(config.handshake_timeout(), default.handshake_timeout());
         assert_eq!(config.close_timeout(), default.close_timeout());
         assert_eq!(config.stall_tolerance(), default.stall_tolerance());
+        assert_eq!(config.resume_probe(), default.resume_probe());
         assert_eq!(config.min_data_rate(), default.min_data_rate());
         assert_eq!(config.max_ping_rate(), default.max_ping_rate());
         assert_eq!(config.jitter(), default.jitter());
@@ -166,13 +170,14 @@ fn each_variable_sets_its_own_field_and_no_other() {
         .pong_timeout(Duration::from_secs(7))
         .close_timeout(Duration::from_secs(8))
         .stall_tolerance(Duration::from_secs(9))
-        .min_data_rate(10)
-        .max_ping_rate(11)
-        .jitter(0.12)
+        .resume_probe(Duration::from_secs(10))
+        .min_data_rate(11)
+        .max_ping_rate(12)
+        .jitter(0.13)
         .idle_scope(IdleScope::Messages)
         .pong_evidence(PongEvidence::Pong)
         .build();
-    let values = "high-latency 1 2 3 4 5 6 7 8 9 10 11 0.12 messages pong";
+    let values = "high-latency 1 2 3 4 5 6 7 8 9 10 11 12 0.13 messages pong";
     let vars = NAMES.into_iter().zip(values.split(' '));
     let config = TimeoutConfig::from_vars(vars).unwrap().config;
     assert_eq!(config, expected.unwrap());
@@ -426,6 +431,7 @@ fn unknown_variables_are_warnings() {
         ("WS_PRäSET", Some("WS_PRESET")),
         ("WS_MAX_DATA_RATE", Some("WS_MIN_DATA_RATE")),
         ("WS_IDLE_SCOP", Some("WS_IDLE_SCOPE")),
+        ("WS_RESUME_PROBES", Some("WS_RESUME_PROBE")),
         // Two of six letters are still near, three are not.
         ("WS_JXXTER", Some("WS_JITTER")),
         ("WS_JXXXER", None),

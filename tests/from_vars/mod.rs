@@ -11,7 +11,7 @@ use ws_timeout::{BadVariable, IdleScope, PongEvidence, TimeoutConfig};
 type Vars<'a> = BTreeMap<&'a OsStr, &'a OsStr>;
 type Get<T> = fn(&TimeoutConfig) -> T;
 
-const LIMITS: [(&str, Get<Option<Duration>>); 8] = [
+const LIMITS: [(&str, Get<Option<Duration>>); 9] = [
     ("WS_HANDSHAKE_TIMEOUT", TimeoutConfig::handshake_timeout),
     ("WS_HEARTBEAT_INTERVAL", TimeoutConfig::heartbeat_interval),
     ("WS_CONNECTION_TIMEOUT", TimeoutConfig::connection_timeout),
@@ -20,6 +20,7 @@ const LIMITS: [(&str, Get<Option<Duration>>); 8] = [
     ("WS_PING_INTERVAL", TimeoutConfig::ping_interval),
     ("WS_PONG_TIMEOUT", TimeoutConfig::pong_timeout),
     ("WS_STALL_TOLERANCE", TimeoutConfig::stall_tolerance),
+    ("WS_RESUME_PROBE", TimeoutConfig::resume_probe),
 ];
 
 const RATES: [(&str, Get<Option<u32>>); 2] = [
