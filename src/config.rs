@@ -120,7 +120,7 @@ impl TimeoutConfig {
     pub const fn to_builder(self) -> TimeoutConfigBuilder {
         TimeoutConfigBuilder {
             config: self,
-            refused: ConfigError::NONE,
+            error: ConfigError::NONE,
         }
     }
 
@@ -174,16 +174,6 @@ impl TimeoutConfig {
     /// See [`TimeoutConfigBuilder::close_timeout`].
     pub const fn close_timeout(&self) -> Duration {
         Duration::from_nanos(self.close_timeout.get())
-    }
-
-    /// See [`TimeoutConfigBuilder::min_data_rate`]. In bytes a second.
-    pub const fn min_data_rate(&self) -> Option<u32> {
-        rate_of(self.min_data_rate)
-    }
-
-    /// See [`TimeoutConfigBuilder::max_ping_rate`]. In pings a second.
-    pub const fn max_ping_rate(&self) -> Option<u32> {
-        rate_of(self.max_ping_rate)
     }
 
     /// See [`TimeoutConfigBuilder::jitter`]. A fraction, 0 to 0.5.
@@ -369,38 +359,50 @@ impl fmt::Display for ConfigWarning {
 #[must_use = "a builder does nothing until it is built"]
 pub struct TimeoutConfigBuilder {
     config: TimeoutConfig,
-    refused: ConfigError,
+    error: ConfigError,
 }
 
-/// The limits that can be off: setter, its `no_` twin, and the getter.
+/// For each limit that can be off: three setters, of which the one that takes an `Option` decides what
+/// is stored and what is refused, and the getter.
 macro_rules! limits {
-    ($($(#[$doc:meta])* $limit:ident, $off:ident, $setting:ident;)*) => {
+    ($value:ty, $stored_from:path, $value_of:path; $(
+        $(#[$doc:meta])*
+        $limit:ident($argument:ident), $maybe:ident, $off:ident, $setting:ident, $returns:literal;
+    )*) => {
         impl TimeoutConfigBuilder {
             $(
                 $(#[$doc])*
-                pub const fn $limit(mut self, length: Duration) -> Self {
-                    self.config.$limit = NonZeroU64::new(saturating_nanos(length));
-                    self.refused = self.refused.mark(Setting::$setting, length.is_zero());
+                pub const fn $limit(self, $argument: $value) -> Self {
+                    self.$maybe(Some($argument))
+                }
+
+                #[doc = concat!(
+                    "Sets [`", stringify!($limit), "`](Self::", stringify!($limit), "), or turns it off with `None`."
+                )]
+                pub const fn $maybe(mut self, $argument: Option<$value>) -> Self {
+                    self.config.$limit = match $argument {
+                        Some(value) => $stored_from(value),
+                        None => None,
+                    };
+                    let invalid = $argument.is_some() && self.config.$limit.is_none();
+                    self.error = self.error.with(Setting::$setting, invalid);
                     self
                 }
 
-                #[doc = concat!("Switches [`", stringify!($limit), "`](Self::", stringify!($limit), ") off.")]
-                pub const fn $off(mut self) -> Self {
-                    self.config.$limit = None;
-                    self.refused = self.refused.mark(Setting::$setting, false);
-                    self
+                #[doc = concat!("Turns [`", stringify!($limit), "`](Self::", stringify!($limit), ") off.")]
+                pub const fn $off(self) -> Self {
+                    self.$maybe(None)
                 }
             )*
         }
 
         impl TimeoutConfig {
             $(
-                #[doc = concat!("See [`TimeoutConfigBuilder::", stringify!($limit), "`]. `None`: off.")]
-                pub const fn $limit(&self) -> Option<Duration> {
-                    match self.$limit {
-                        Some(nanos) => Some(Duration::from_nanos(nanos.get())),
-                        None => None,
-                    }
+                #[doc = concat!(
+                    $returns, ", or `None` if it is off. See [`TimeoutConfigBuilder::", stringify!($limit), "`]."
+                )]
+                pub const fn $limit(&self) -> Option<$value> {
+                    $value_of(self.$limit)
                 }
             )*
         }
@@ -408,31 +410,37 @@ macro_rules! limits {
 }
 
 limits! {
+    Duration, limit_of, length_of;
+
     /// How long the opening handshake may take, from the creation of the policy in the opening phase.
     ///
     /// Default 10 s. Off: a peer that never sends its handshake holds its connection for ever. Has no
     /// effect on an open connection.
-    handshake_timeout, no_handshake_timeout, HandshakeTimeout;
+    handshake_timeout(length), maybe_handshake_timeout, no_handshake_timeout, HandshakeTimeout,
+    "Returns the limit on the opening handshake";
 
     /// How long an open connection may go without a look at its policy: `Idle { until }` is at most
     /// this far ahead of the `poll` that says it.
     ///
     /// Default 30 s. Off: looks happen only when something is due. Never changes what is decided, only
     /// when one looks.
-    heartbeat_interval, no_heartbeat_interval, HeartbeatInterval;
+    heartbeat_interval(length), maybe_heartbeat_interval, no_heartbeat_interval, HeartbeatInterval,
+    "Not the ping interval: returns the limit on the time between two polls";
 
     /// The connection's whole life, from when it opened, busy or not.
     ///
     /// Default 300 s, shortened by a random part of up to [`jitter`](Self::jitter). Off: a connection
     /// lives as long as its peer does. Closes with code 1001.
-    connection_timeout, no_connection_timeout, ConnectionTimeout;
+    connection_timeout(length), maybe_connection_timeout, no_connection_timeout, ConnectionTimeout,
+    "Returns the limit on the connection's lifetime";
 
     /// How long a write may wait without progress, from when it began to wait or the transport last
     /// took bytes of it; also how long a ping that was asked for may wait to be flushed.
     ///
     /// Default 1 s. Off: a peer that never reads is noticed only by its silence, and
     /// [`pong_timeout`](Self::pong_timeout) bounds the wait of a ping to be flushed.
-    message_timeout, no_message_timeout, MessageTimeout;
+    message_timeout(length), maybe_message_timeout, no_message_timeout, MessageTimeout,
+    "Returns the limit on a write without progress";
 
     /// How long there may be silence, from when the peer was last heard, or excused because the
     /// transport was still taking bytes ahead of our ping; with
@@ -441,14 +449,16 @@ limits! {
     /// Default 60 s. Off: silence is bounded by pings alone. Keep it above
     /// [`ping_interval`](Self::ping_interval), or quiet peers are closed before a ping can reach them.
     /// Closes with code 1001.
-    idle_timeout, no_idle_timeout, IdleTimeout;
+    idle_timeout(length), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
+    "Returns the limit on the time in which nothing is received";
 
     /// How long either direction may be quiet before a ping goes out, from the earlier of last heard
     /// and last sent; with [`PongEvidence::Pong`], from when the last ping was flushed.
     ///
     /// Default 25 s, shortened by a random part of up to [`jitter`](Self::jitter). Off: no pings but
     /// those of a `Probe`.
-    ping_interval, no_ping_interval, PingInterval;
+    ping_interval(length), maybe_ping_interval, no_ping_interval, PingInterval,
+    "Returns the quiet time after which a ping is sent";
 
     /// How long to wait for an answer to a ping, from when the ping was flushed.
     ///
@@ -457,13 +467,15 @@ limits! {
     ///
     /// Default 60 s. Off: pings go out at their pace, to keep middleboxes awake, and nothing is
     /// awaited.
-    pong_timeout, no_pong_timeout, PongTimeout;
+    pong_timeout(length), maybe_pong_timeout, no_pong_timeout, PongTimeout,
+    "Returns the limit on the wait for an answer to a ping";
 
     /// How late a look may come before the lateness is our own fault, from the deadline to the `poll`
     /// that finds it past; such a look begins a grace of this length instead of a verdict.
     ///
     /// Default 3 s. Off: a late look judges.
-    stall_tolerance, no_stall_tolerance, StallTolerance;
+    stall_tolerance(length), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
+    "Returns the limit on the lateness of a poll";
 
     /// Limits how soon the peer must answer after the machine resumes from a suspension, measured from
     /// when `TimeoutSocket` notices the resume.
@@ -474,19 +486,12 @@ limits! {
     ///
     /// The policy does not read this limit. A driver that detects a resume observes
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
-    resume_probe, no_resume_probe, ResumeProbe;
+    resume_probe(length), maybe_resume_probe, no_resume_probe, ResumeProbe,
+    "Returns the configured limit on the wait for an answer after a resume";
 }
 
-impl TimeoutConfigBuilder {
-    /// How long the closing handshake may take, from its start. Default 5 s; cannot be off.
-    pub const fn close_timeout(mut self, length: Duration) -> Self {
-        let nanos = NonZeroU64::new(saturating_nanos(length));
-        self.refused = self.refused.mark(Setting::CloseTimeout, nanos.is_none());
-        if let Some(nanos) = nanos {
-            self.config.close_timeout = nanos;
-        }
-        self
-    }
+limits! {
+    u32, NonZeroU32::new, rate_of;
 
     /// The slowest that a message may trickle, in bytes a second, in either direction.
     ///
@@ -494,36 +499,24 @@ impl TimeoutConfigBuilder {
     /// outbound one never has more than [`message_timeout`](Self::message_timeout) without progress.
     /// Off: a message may take for ever to arrive, and one byte taken buys a write its whole
     /// `message_timeout`.
-    pub const fn min_data_rate(mut self, bytes_per_second: u32) -> Self {
-        self.config.min_data_rate = NonZeroU32::new(bytes_per_second);
-        self.refused = self
-            .refused
-            .mark(Setting::MinDataRate, bytes_per_second == 0);
-        self
-    }
-
-    /// Switches [`min_data_rate`](Self::min_data_rate) off.
-    pub const fn no_min_data_rate(mut self) -> Self {
-        self.config.min_data_rate = None;
-        self.refused = self.refused.mark(Setting::MinDataRate, false);
-        self
-    }
+    min_data_rate(bytes_per_second), maybe_min_data_rate, no_min_data_rate, MinDataRate,
+    "Returns the slowest rate accepted for a message, in bytes per second";
 
     /// How many pings a second the peer may send on average; a minute's worth may come at once.
     ///
     /// Default 20. Off: a peer may ping without end. Aborts with code 1008.
-    pub const fn max_ping_rate(mut self, pings_per_second: u32) -> Self {
-        self.config.max_ping_rate = NonZeroU32::new(pings_per_second);
-        self.refused = self
-            .refused
-            .mark(Setting::MaxPingRate, pings_per_second == 0);
-        self
-    }
+    max_ping_rate(pings_per_second), maybe_max_ping_rate, no_max_ping_rate, MaxPingRate,
+    "Returns the limit on the peer's pings per second";
+}
 
-    /// Switches [`max_ping_rate`](Self::max_ping_rate) off.
-    pub const fn no_max_ping_rate(mut self) -> Self {
-        self.config.max_ping_rate = None;
-        self.refused = self.refused.mark(Setting::MaxPingRate, false);
+impl TimeoutConfigBuilder {
+    /// How long the closing handshake may take, from its start. Default 5 s; cannot be off.
+    pub const fn close_timeout(mut self, length: Duration) -> Self {
+        let nanos = limit_of(length);
+        self.error = self.error.with(Setting::CloseTimeout, nanos.is_none());
+        if let Some(nanos) = nanos {
+            self.config.close_timeout = nanos;
+        }
         self
     }
 
@@ -534,11 +527,11 @@ impl TimeoutConfigBuilder {
     /// expiring in step. It never lengthens anything.
     pub const fn jitter(mut self, fraction: f64) -> Self {
         let sound = fraction >= 0.0 && fraction <= 0.5;
-        self.refused = self.refused.mark(Setting::Jitter, !sound);
+        self.error = self.error.with(Setting::Jitter, !sound);
         if sound {
             self.config.jitter = (fraction * 1e9 + 0.5) as Billionths;
         } else {
-            self.refused.jitter = fraction;
+            self.error.jitter = fraction;
         }
         self
     }
@@ -566,10 +559,10 @@ impl TimeoutConfigBuilder {
     /// # Errors
     /// A length or rate of zero, and a jitter that is not within 0 to 0.5.
     pub const fn build(self) -> Result<TimeoutConfig, ConfigError> {
-        if self.refused.settings == 0 {
+        if self.error.settings == 0 {
             Ok(self.config)
         } else {
-            Err(self.refused)
+            Err(self.error)
         }
     }
 }
@@ -607,9 +600,9 @@ impl ConfigError {
         jitter: 0.0,
     };
 
-    const fn mark(mut self, setting: Setting, refused: bool) -> Self {
+    const fn with(mut self, setting: Setting, invalid: bool) -> Self {
         let bit = 1 << setting as u16;
-        self.settings = if refused {
+        self.settings = if invalid {
             self.settings | bit
         } else {
             self.settings & !bit
@@ -715,6 +708,17 @@ const fn secs(seconds: u64) -> Limit {
 
 const fn millis(millis: u64) -> Limit {
     NonZeroU64::new(millis * 1_000_000)
+}
+
+const fn limit_of(length: Duration) -> Limit {
+    NonZeroU64::new(saturating_nanos(length))
+}
+
+const fn length_of(limit: Limit) -> Option<Duration> {
+    match limit {
+        Some(nanos) => Some(Duration::from_nanos(nanos.get())),
+        None => None,
+    }
 }
 
 const fn rate_of(rate: Option<NonZeroU32>) -> Option<u32> {

@@ -93,6 +93,83 @@ fn every_setting_without_meaning_is_named() {
     }
 }
 
+/// Each limit that can be off: its setters and its getter.
+type Setters<T> = (
+    fn(TimeoutConfigBuilder, T) -> TimeoutConfigBuilder,
+    fn(TimeoutConfigBuilder, Option<T>) -> TimeoutConfigBuilder,
+    fn(TimeoutConfigBuilder) -> TimeoutConfigBuilder,
+    fn(&TimeoutConfig) -> Option<T>,
+);
+
+macro_rules! setters {
+    ($($limit:ident, $maybe:ident, $off:ident;)*) => {
+        [$((
+            TimeoutConfigBuilder::$limit,
+            TimeoutConfigBuilder::$maybe,
+            TimeoutConfigBuilder::$off,
+            TimeoutConfig::$limit,
+        )),*]
+    };
+}
+
+#[test]
+fn an_optional_value_sets_a_limit_or_turns_it_off() {
+    let limits: [Setters<Duration>; 9] = setters! {
+        handshake_timeout, maybe_handshake_timeout, no_handshake_timeout;
+        heartbeat_interval, maybe_heartbeat_interval, no_heartbeat_interval;
+        connection_timeout, maybe_connection_timeout, no_connection_timeout;
+        message_timeout, maybe_message_timeout, no_message_timeout;
+        idle_timeout, maybe_idle_timeout, no_idle_timeout;
+        ping_interval, maybe_ping_interval, no_ping_interval;
+        pong_timeout, maybe_pong_timeout, no_pong_timeout;
+        stall_tolerance, maybe_stall_tolerance, no_stall_tolerance;
+        resume_probe, maybe_resume_probe, no_resume_probe;
+    };
+    let rates: [Setters<u32>; 2] = setters! {
+        min_data_rate, maybe_min_data_rate, no_min_data_rate;
+        max_ping_rate, maybe_max_ping_rate, no_max_ping_rate;
+    };
+    limits.into_iter().for_each(|setters| {
+        an_optional_value_agrees(setters, Duration::from_nanos(1), Duration::ZERO)
+    });
+    rates
+        .into_iter()
+        .for_each(|setters| an_optional_value_agrees(setters, 1, 0));
+}
+
+fn an_optional_value_agrees<T>((set, maybe, off, get): Setters<T>, least: T, zero: T)
+where
+    T: Copy + PartialEq + std::fmt::Debug,
+{
+    let builder = TimeoutConfig::builder();
+    let some = maybe(builder, Some(least)).build().unwrap();
+    assert_eq!(get(&some), Some(least));
+    assert_eq!(some, set(builder, least).build().unwrap());
+    let none = maybe(builder, None).build().unwrap();
+    assert_eq!(get(&none), None);
+    assert_eq!(none, off(builder).build().unwrap());
+    let refused = maybe(builder, Some(zero));
+    let text = refused.build().unwrap_err().to_string();
+    assert_eq!(text, set(builder, zero).build().unwrap_err().to_string());
+    assert!(maybe(refused, None).build().is_ok());
+}
+
+#[test]
+fn an_optional_value_can_be_a_constant() {
+    const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
+        .maybe_idle_timeout(None)
+        .maybe_pong_timeout(Some(secs(7)))
+        .maybe_max_ping_rate(Some(8))
+        .build()
+    {
+        Ok(config) => config,
+        Err(error) => panic!("{}", error.first()),
+    };
+    assert_eq!(CONFIG.idle_timeout(), None);
+    assert_eq!(CONFIG.pong_timeout(), Some(secs(7)));
+    assert_eq!(CONFIG.max_ping_rate(), Some(8));
+}
+
 #[test]
 fn presets_hold_the_six_and_leave_the_rest() {
     let six = |config: TimeoutConfig| {
