@@ -567,31 +567,15 @@ impl TimeoutConfigBuilder {
     }
 }
 
-/// The settings that a [`TimeoutConfigBuilder`] refused, each with what it held and what is accepted.
+/// Every invalid setting of a [`TimeoutConfigBuilder`].
+///
+/// Its `Display` lists each of them with the value that it held and what is expected, on one line.
 #[derive(Clone, Copy)]
 pub struct ConfigError {
-    /// A bit for each refused [`Setting`].
+    /// A bit for each invalid [`Setting`].
     settings: u16,
-    /// What the jitter held, if it was refused.
+    /// The value of an invalid jitter.
     jitter: f64,
-}
-
-/// What a builder can refuse.
-#[derive(Clone, Copy)]
-enum Setting {
-    HandshakeTimeout,
-    HeartbeatInterval,
-    ConnectionTimeout,
-    MessageTimeout,
-    IdleTimeout,
-    PingInterval,
-    PongTimeout,
-    CloseTimeout,
-    StallTolerance,
-    ResumeProbe,
-    MinDataRate,
-    MaxPingRate,
-    Jitter,
 }
 
 impl ConfigError {
@@ -610,84 +594,36 @@ impl ConfigError {
         self
     }
 
-    const fn holds(&self, setting: Setting) -> bool {
+    const fn contains(&self, setting: Setting) -> bool {
         self.settings & (1 << setting as u16) != 0
     }
 
-    /// What is wrong with the first setting that was refused, as a constant can say it.
+    /// Returns the message for the first invalid setting, for a panic in a `const`.
+    ///
+    /// It leaves out the value of an invalid jitter, which a `const` cannot format.
     pub const fn first(&self) -> &'static str {
         let mut index = 0;
-        while index < SETTINGS.len() {
-            if self.holds(SETTINGS[index].0) {
-                return SETTINGS[index].1;
+        while index < Setting::ALL.len() {
+            if self.contains(Setting::ALL[index]) {
+                return Setting::ALL[index].message();
             }
             index += 1;
         }
-        "nothing was refused"
+        "no setting is invalid"
     }
 }
 
-/// Each setting that can be refused: its name, what is wrong with it, and what is accepted.
-const SETTINGS: [(Setting, &str); 13] = [
-    (
-        Setting::HandshakeTimeout,
-        "handshake_timeout is 0, accepted is a length above zero, or no_handshake_timeout()",
-    ),
-    (
-        Setting::HeartbeatInterval,
-        "heartbeat_interval is 0, accepted is a length above zero, or no_heartbeat_interval()",
-    ),
-    (
-        Setting::ConnectionTimeout,
-        "connection_timeout is 0, accepted is a length above zero, or no_connection_timeout()",
-    ),
-    (
-        Setting::MessageTimeout,
-        "message_timeout is 0, accepted is a length above zero, or no_message_timeout()",
-    ),
-    (
-        Setting::IdleTimeout,
-        "idle_timeout is 0, accepted is a length above zero, or no_idle_timeout()",
-    ),
-    (
-        Setting::PingInterval,
-        "ping_interval is 0, accepted is a length above zero, or no_ping_interval()",
-    ),
-    (
-        Setting::PongTimeout,
-        "pong_timeout is 0, accepted is a length above zero, or no_pong_timeout()",
-    ),
-    (
-        Setting::CloseTimeout,
-        "close_timeout is 0, accepted is a length above zero",
-    ),
-    (
-        Setting::StallTolerance,
-        "stall_tolerance is 0, accepted is a length above zero, or no_stall_tolerance()",
-    ),
-    (
-        Setting::ResumeProbe,
-        "resume_probe is 0, accepted is a length above zero, or no_resume_probe()",
-    ),
-    (
-        Setting::MinDataRate,
-        "min_data_rate is 0, accepted is a rate above zero, or no_min_data_rate()",
-    ),
-    (
-        Setting::MaxPingRate,
-        "max_ping_rate is 0, accepted is a rate above zero, or no_max_ping_rate()",
-    ),
-    (Setting::Jitter, "jitter is not within 0 to 0.5"),
-];
-
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refused = SETTINGS.iter().filter(|&&(setting, _)| self.holds(setting));
-        for (index, &(setting, text)) in refused.enumerate() {
-            f.write_str(if index == 0 { "" } else { "; " })?;
-            match setting {
-                Setting::Jitter => write!(f, "jitter is {}, accepted is 0 to 0.5", self.jitter)?,
-                _ => f.write_str(text)?,
+        let mut separator = "";
+        for setting in Setting::ALL {
+            if self.contains(setting) {
+                f.write_str(separator)?;
+                match setting {
+                    Setting::Jitter => write!(f, "jitter is {}: expected 0 to 0.5", self.jitter)?,
+                    _ => f.write_str(setting.message())?,
+                }
+                separator = "; ";
             }
         }
         Ok(())
@@ -701,6 +637,75 @@ impl fmt::Debug for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
+
+/// A setting that can be invalid.
+#[derive(Clone, Copy)]
+enum Setting {
+    HandshakeTimeout,
+    HeartbeatInterval,
+    ConnectionTimeout,
+    MessageTimeout,
+    IdleTimeout,
+    PingInterval,
+    PongTimeout,
+    CloseTimeout,
+    StallTolerance,
+    ResumeProbe,
+    MinDataRate,
+    MaxPingRate,
+    Jitter,
+}
+
+/// The message for a setting that is zero and can be off.
+macro_rules! zero {
+    ($setting:literal, $expected:literal) => {
+        concat!(
+            $setting,
+            " is 0: expected ",
+            $expected,
+            " above zero, or no_",
+            $setting,
+            "()"
+        )
+    };
+}
+
+impl Setting {
+    /// Every setting, in the order in which a [`ConfigError`] lists them.
+    const ALL: [Self; 13] = [
+        Self::HandshakeTimeout,
+        Self::HeartbeatInterval,
+        Self::ConnectionTimeout,
+        Self::MessageTimeout,
+        Self::IdleTimeout,
+        Self::PingInterval,
+        Self::PongTimeout,
+        Self::CloseTimeout,
+        Self::StallTolerance,
+        Self::ResumeProbe,
+        Self::MinDataRate,
+        Self::MaxPingRate,
+        Self::Jitter,
+    ];
+
+    const fn message(self) -> &'static str {
+        match self {
+            Self::HandshakeTimeout => zero!("handshake_timeout", "a length"),
+            Self::HeartbeatInterval => zero!("heartbeat_interval", "a length"),
+            Self::ConnectionTimeout => zero!("connection_timeout", "a length"),
+            Self::MessageTimeout => zero!("message_timeout", "a length"),
+            Self::IdleTimeout => zero!("idle_timeout", "a length"),
+            Self::PingInterval => zero!("ping_interval", "a length"),
+            Self::PongTimeout => zero!("pong_timeout", "a length"),
+            Self::CloseTimeout => "close_timeout is 0: expected a length above zero",
+            Self::StallTolerance => zero!("stall_tolerance", "a length"),
+            Self::ResumeProbe => zero!("resume_probe", "a length"),
+            Self::MinDataRate => zero!("min_data_rate", "a rate"),
+            Self::MaxPingRate => zero!("max_ping_rate", "a rate"),
+            Self::Jitter => "jitter is out of range: expected 0 to 0.5",
+        }
+    }
+}
 
 const fn secs(seconds: u64) -> Limit {
     millis(seconds * 1000)

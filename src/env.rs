@@ -171,8 +171,8 @@ pub struct EnvConfig {
 /// let loaded = TimeoutConfig::from_vars([("WS_JITER", "0.2"), ("WS_URL", "wss://example.com")])?;
 /// let lines: Vec<_> = loaded.unknown.iter().map(|unknown| unknown.to_string()).collect();
 /// assert_eq!(lines, [
-///     "WS_JITER is unknown to ws-timeout; did you mean WS_JITTER?",
-///     "WS_URL is unknown to ws-timeout",
+///     "WS_JITER: ignored, not a ws-timeout variable; did you mean WS_JITTER?",
+///     "WS_URL: ignored, not a ws-timeout variable",
 /// ]);
 /// # Ok::<(), ws_timeout::EnvError>(())
 /// ```
@@ -216,10 +216,11 @@ impl UnknownVariable {
 
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = cut(&self.name);
         write!(
             f,
-            "{} is unknown to ws-timeout",
-            cut(&self.name).escape_debug()
+            "{}: ignored, not a ws-timeout variable",
+            name.escape_debug()
         )?;
         match self.nearest {
             Some(nearest) => write!(f, "; did you mean {nearest}?"),
@@ -242,8 +243,8 @@ impl fmt::Display for UnknownVariable {
 ///
 /// assert_eq!(
 ///     error.to_string(),
-///     "WS_MAX_PING_RATE is \"-3\", accepted is 1 to 1000000000 (digits alone) or off\n\
-///      WS_IDLE_SCOPE is \"\", accepted is inbound or messages",
+///     "WS_MAX_PING_RATE=\"-3\": expected a whole number between 1 and 1000000000, such as 20, or \"off\"\n\
+///      WS_IDLE_SCOPE=\"\": expected \"inbound\" or \"messages\"",
 /// );
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -298,7 +299,7 @@ impl core::error::Error for EnvError {}
 /// let bad = &error.variables()[0];
 /// assert_eq!(
 ///     bad.to_string(),
-///     r#"WS_PRESET is "prod\n", accepted is development, production or high-latency"#,
+///     r#"WS_PRESET="prod\n": expected "development", "production" or "high-latency""#,
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -337,7 +338,7 @@ impl BadVariable {
     /// ```
     /// # use ws_timeout::TimeoutConfig;
     /// let error = TimeoutConfig::from_vars([("WS_PONG_EVIDENCE", "all")]).unwrap_err();
-    /// assert_eq!(error.variables()[0].accepted(), "any or pong");
+    /// assert_eq!(error.variables()[0].accepted(), r#""any" or "pong""#);
     /// ```
     pub fn accepted(&self) -> &'static str {
         self.accepted
@@ -351,7 +352,7 @@ impl fmt::Display for BadVariable {
             held,
             accepted,
         } = self;
-        write!(f, "{name} is {held:?}, accepted is {accepted}")
+        write!(f, "{name}={held:?}: expected {accepted}")
     }
 }
 
@@ -394,17 +395,13 @@ impl Kind {
     /// What [`set`](Self::set) takes, in words.
     fn accepted(&self) -> &'static str {
         match self {
-            Preset => "development, production or high-latency",
-            Secs(_) => {
-                "0.001 to 1000000000 seconds (digits, if need be a point and one to nine digits) or off"
-            }
-            SecsNeverOff(_) => {
-                "0.001 to 1000000000 seconds (digits, if need be a point and one to nine digits)"
-            }
-            Rate(_) => "1 to 1000000000 (digits alone) or off",
-            Fraction(_) => "0 to 0.5 (digits, if need be a point and one to nine digits)",
-            Scope => "inbound or messages",
-            Evidence => "any or pong",
+            Preset => r#""development", "production" or "high-latency""#,
+            Secs(_) => r#"seconds between 0.001 and 1000000000, such as 30 or 2.5, or "off""#,
+            SecsNeverOff(_) => "seconds between 0.001 and 1000000000, such as 30 or 2.5",
+            Rate(_) => r#"a whole number between 1 and 1000000000, such as 20, or "off""#,
+            Fraction(_) => "a fraction between 0 and 0.5, such as 0.1",
+            Scope => r#""inbound" or "messages""#,
+            Evidence => r#""any" or "pong""#,
         }
     }
 

@@ -348,7 +348,7 @@ fn one_error_lists_every_bad_variable() {
         assert_eq!(bad.held(), "bad");
         assert_eq!(
             *line,
-            format!("{} is \"bad\", accepted is {}", bad.name(), bad.accepted())
+            format!("{}=\"bad\": expected {}", bad.name(), bad.accepted())
         );
     }
     assert_eq!(format!("{error:?}"), text);
@@ -363,10 +363,59 @@ fn one_error_lists_every_bad_variable() {
     ];
     assert_eq!(
         TimeoutConfig::from_vars(some).unwrap_err().to_string(),
-        "WS_PONG_TIMEOUT is \"0\", accepted is 0.001 to 1000000000 seconds \
-         (digits, if need be a point and one to nine digits) or off\n\
-         WS_JITTER is \"\", accepted is 0 to 0.5 (digits, if need be a point and one to nine digits)",
+        "WS_PONG_TIMEOUT=\"0\": expected seconds between 0.001 and 1000000000, such as 30 or 2.5, \
+         or \"off\"\n\
+         WS_JITTER=\"\": expected a fraction between 0 and 0.5, such as 0.1",
     );
+}
+
+#[test]
+fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
+    let seconds = r#"seconds between 0.001 and 1000000000, such as 30 or 2.5, or "off""#;
+    let rate = r#"a whole number between 1 and 1000000000, such as 20, or "off""#;
+    let others = [
+        (
+            "WS_PRESET",
+            r#""development", "production" or "high-latency""#,
+        ),
+        (
+            "WS_CLOSE_TIMEOUT",
+            "seconds between 0.001 and 1000000000, such as 30 or 2.5",
+        ),
+        ("WS_JITTER", "a fraction between 0 and 0.5, such as 0.1"),
+        ("WS_IDLE_SCOPE", r#""inbound" or "messages""#),
+        ("WS_PONG_EVIDENCE", r#""any" or "pong""#),
+    ];
+    let limits = LIMITS.map(|(name, _)| (name, seconds));
+    let rates = RATES.map(|(name, _)| (name, rate));
+    let all = [&limits[..], &rates, &others].concat();
+    assert_eq!(all.len(), NAMES.len());
+    for (name, expected) in all {
+        let bad = refused(name, "60s");
+        assert_eq!(bad.accepted(), expected);
+        assert_eq!(
+            bad.to_string(),
+            format!("{name}=\"60s\": expected {expected}")
+        );
+    }
+}
+
+/// The examples that the errors give, and every word that they quote.
+#[test]
+fn what_an_error_expects_is_accepted() {
+    for name in NAMES {
+        let expected = refused(name, "bad").accepted();
+        let quoted = expected.split('"').skip(1).step_by(2);
+        let example = expected.split("such as ").nth(1).into_iter();
+        let numbers = example
+            .flat_map(|text| text.split([' ', ',']))
+            .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+        let values: Vec<_> = quoted.chain(numbers).collect();
+        assert!(!values.is_empty(), "{expected}");
+        for value in values {
+            assert!(one(name, value).is_ok(), "{name}={value}");
+        }
+    }
 }
 
 #[test]
@@ -376,7 +425,7 @@ fn what_a_variable_held_is_readable() {
     assert_eq!(bad.held(), hostile);
     let line = bad.to_string();
     assert!(
-        line.contains(r#" is "a\"b\\\r\n\u{1b}[31m\u{7f}\u{202e}\u{2028}é", "#),
+        line.starts_with(r#"WS_PRESET="a\"b\\\r\n\u{1b}[31m\u{7f}\u{202e}\u{2028}é": expected "#),
         "{line}"
     );
 
@@ -454,7 +503,7 @@ fn unknown_variables_are_warnings() {
         let hint = nearest.map_or(String::new(), |known| format!("; did you mean {known}?"));
         assert_eq!(
             unknown.to_string(),
-            format!("{name} is unknown to ws-timeout{hint}")
+            format!("{name}: ignored, not a ws-timeout variable{hint}")
         );
         assert!(!format!("{loaded:?}").contains("secret"));
     }
@@ -482,7 +531,10 @@ fn an_unknown_name_of_any_length_is_readable() {
     assert_eq!(loaded.unknown[0].nearest(), None);
     let line = loaded.unknown[0].to_string();
     assert!(line.starts_with(r"WS_\u{1b}[2J\nXXX"), "{line}");
-    assert!(line.ends_with("X… is unknown to ws-timeout"), "{line}");
+    assert!(
+        line.ends_with("X…: ignored, not a ws-timeout variable"),
+        "{line}"
+    );
     assert!(line.len() < 200, "{line}");
 }
 
