@@ -136,3 +136,18 @@ pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Time
     let rank = |at: Option<Timestamp>| at.map_or(0, |at| at.0.get()).wrapping_sub(1);
     NonZeroU64::new(rank(a).min(rank(b)).wrapping_add(1)).map(Timestamp)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_past_the_last_nanosecond_saturates() {
+        let longest = Duration::from_nanos(u64::MAX);
+        let nano = Duration::from_nanos(1);
+        assert_eq!(saturating_nanos(longest - nano), u64::MAX - 1);
+        for length in [longest, longest + nano, longest + longest, Duration::MAX] {
+            assert_eq!(saturating_nanos(length), u64::MAX, "{length:?}");
+        }
+    }
+}
