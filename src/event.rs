@@ -190,14 +190,14 @@ impl CloseReason {
     pub const fn text(self) -> &'static str {
         match self {
             Self::HandshakeTimeout => "the opening handshake took too long",
-            Self::ConnectionTimeout => "the connection reached the end of its life",
-            Self::MessageTimeout => "a write waited too long",
-            Self::IdleTimeout => "nothing was heard for too long",
+            Self::ConnectionTimeout => "the connection reached its maximum lifetime",
+            Self::MessageTimeout => "a write made no progress for too long",
+            Self::IdleTimeout => "received no data for too long",
             Self::PongTimeout => "a ping was not answered in time",
             Self::CloseTimeout => "the closing handshake took too long",
             Self::SlowReceive => "a message arrived too slowly",
             Self::PingFlood => "too many pings",
-            Self::Drain => "the server is going away",
+            Self::Drain => "this endpoint is going away",
         }
     }
 }

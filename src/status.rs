@@ -50,9 +50,12 @@ pub struct Status {
     pub deadlines: Deadlines,
 }
 
-/// One line: the phase, then whatever is out of the ordinary, then each deadline with the time left.
+/// One line: the phase, the age, what was last received and sent, then what is unusual, then the time
+/// left until each deadline.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count| if count == 1 { "" } else { "s" };
+
         write!(f, "{}, age {:?}", self.phase, brief(self.age))?;
         if let Some(cause) = self
             .cause
@@ -62,46 +65,44 @@ impl fmt::Display for Status {
         }
         write!(
             f,
-            ", silent {:?}, sent {:?} ago",
+            "; silent for {:?}, last flush {:?} ago",
             brief(self.silent),
             brief(self.since_sent)
         )?;
         if let Some(waiting) = self.ping_unsent {
-            write!(f, ", ping unsent {:?}", brief(waiting))?;
+            write!(f, "; ping unsent for {:?}", brief(waiting))?;
         }
         if let Some(waiting) = self.ping_unanswered {
-            write!(f, ", ping unanswered {:?}", brief(waiting))?;
+            write!(f, "; ping unanswered for {:?}", brief(waiting))?;
         }
         if self.write_waits {
-            f.write_str(", write waits")?;
+            f.write_str("; write waiting")?;
         }
         if self.partial_bytes > 0 {
-            write!(f, ", {} bytes partial", self.partial_bytes)?;
+            let (bytes, s) = (self.partial_bytes, plural(self.partial_bytes));
+            write!(f, "; {bytes} byte{s} of an incomplete message")?;
         }
         write!(
             f,
-            ", pings {}, pongs {}",
-            self.pings_sent, self.pongs_received
+            "; {} ping{}, {} pong{}",
+            self.pings_sent,
+            plural(self.pings_sent),
+            self.pongs_received,
+            plural(self.pongs_received)
         )?;
         if let Some(rtt) = self.rtt {
             write!(f, ", rtt {:?}", rtt.smoothed)?;
         }
         if let Some(left) = self.grace_left {
-            write!(f, ", grace {:?} left", brief(left))?;
+            write!(f, "; grace ends in {:?}", brief(left))?;
         }
         for (kind, at) in self.deadlines.iter() {
             if at > self.at {
-                write!(
-                    f,
-                    "; {kind} in {:?}",
-                    brief(at.saturating_duration_since(self.at))
-                )?;
+                let left = brief(at.saturating_duration_since(self.at));
+                write!(f, "; {kind} in {left:?}")?;
             } else {
-                write!(
-                    f,
-                    "; {kind} due since {:?}",
-                    brief(self.at.saturating_duration_since(at))
-                )?;
+                let late = brief(self.at.saturating_duration_since(at));
+                write!(f, "; {kind} overdue by {late:?}")?;
             }
         }
         Ok(())
@@ -236,5 +237,97 @@ impl fmt::Display for DeadlineKind {
             Self::Idle => "idle",
             Self::NextPing => "next ping",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+
+    use super::*;
+    use crate::rtt::RttEstimator;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn quiet() -> Status {
+        let mut deadlines = Deadlines::default();
+        deadlines.push(DeadlineKind::Pong, Timestamp::from_millis(92_500));
+        deadlines.push(DeadlineKind::Idle, Timestamp::from_millis(69_965));
+        Status {
+            at: Timestamp::from_secs(70),
+            phase: Phase::Open,
+            cause: None,
+            age: Duration::from_nanos(60_035_633_000),
+            silent: Duration::from_nanos(60_035_999_999),
+            since_sent: 37 * SECOND,
+            since_active: 60 * SECOND,
+            ping_unsent: None,
+            ping_unanswered: None,
+            write_waits: false,
+            partial_bytes: 0,
+            pings_sent: 0,
+            pongs_received: 2,
+            rtt: None,
+            grace_left: None,
+            deadlines,
+        }
+    }
+
+    #[test]
+    fn a_quiet_connection_is_one_short_line() {
+        assert_eq!(
+            quiet().to_string(),
+            "open, age 60.035s; silent for 60.035s, last flush 37s ago; 0 pings, 2 pongs; \
+             pong in 22.5s; idle overdue by 35ms"
+        );
+    }
+
+    #[test]
+    fn what_is_unusual_is_named() {
+        let status = Status {
+            phase: Phase::Closing,
+            cause: Some(CloseReason::IdleTimeout),
+            ping_unsent: Some(SECOND),
+            ping_unanswered: Some(2 * SECOND),
+            write_waits: true,
+            partial_bytes: 1,
+            pings_sent: 1,
+            rtt: Some(RttEstimator::first(40_000).estimate()),
+            grace_left: Some(3 * SECOND),
+            deadlines: Deadlines::default(),
+            ..quiet()
+        };
+        assert_eq!(
+            status.to_string(),
+            "closing, age 60.035s, cause idle_timeout; silent for 60.035s, last flush 37s ago; \
+             ping unsent for 1s; ping unanswered for 2s; write waiting; \
+             1 byte of an incomplete message; 1 ping, 2 pongs, rtt 40ms; grace ends in 3s"
+        );
+    }
+
+    #[test]
+    fn the_reason_of_an_abort_is_not_repeated_as_its_cause() {
+        let aborted = |cause| {
+            let phase = Phase::Aborted(CloseReason::CloseTimeout);
+            let cause = Some(cause);
+            Status {
+                phase,
+                cause,
+                ..quiet()
+            }
+            .to_string()
+        };
+        let line = aborted(CloseReason::CloseTimeout);
+        assert!(
+            line.starts_with("aborted (close_timeout), age 60.035s; "),
+            "{line}"
+        );
+        let line = aborted(CloseReason::Drain);
+        assert!(
+            line.starts_with("aborted (close_timeout), age 60.035s, cause drain; "),
+            "{line}"
+        );
     }
 }
