@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_std::io::ReadExt;
 use async_std::net::{TcpListener, TcpStream};
 use async_tungstenite::{accept_async_with_config, client_async, tungstenite};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{Error, Metered, TimeoutConfig, runtime};

@@ -22,7 +22,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
 
-use futures_util::{Sink, SinkExt, Stream};
+use futures_util::{Sink, Stream};
 use tokio::sync::mpsc;
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::client::Request;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_tungstenite::{accept_async_with_config, client_async, tungstenite};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use smol::io::AsyncReadExt;
 use smol::net::{TcpListener, TcpStream};
 use tungstenite::Message;

@@ -7,38 +7,39 @@ use std::time::Duration;
 use crate::event::CloseReason;
 use crate::status::Status;
 
-/// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed. A peer's Close and the end that follows are no error: the stream
-/// ends with `None`.
+/// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed.
+///
+/// A Close frame of the peer, and the end that follows it, is no error: the stream ends with `None`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error<E> {
-    /// The policy ended the connection.
+    /// The policy ended the connection: a limit expired, or it reached its lifetime or was drained.
     Verdict(Verdict),
-    /// The socket inside failed.
+    /// The inner socket failed.
     Socket(E),
-    /// The connection had ended before without a verdict, or the closing handshake has begun, by either
-    /// side: nothing can be sent. From the stream: it ended because a write failed, and the send was told why.
+    /// From a send: the connection has ended without a verdict, or the closing handshake has begun, by
+    /// either side. Nothing was sent. From the stream: a write failed, and the send was told why.
     Closed,
     /// `start_send` was called twice without `poll_ready` in between. The message was not taken.
     NotReady,
-    /// This code can never be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
+    /// This code must not be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
     CloseCode(u16),
-    /// The value has no form in JSON. Nothing was sent.
+    /// The value cannot be written as JSON. Nothing was sent.
     #[cfg(feature = "json")]
     Json(serde_json::Error),
 }
 
-/// Why and in what state the policy ended a connection.
+/// Why the policy ended a connection, and in what state it was.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// The limit that was reached first.
+    /// The limit that expired first.
     pub reason: CloseReason,
-    /// How long it was, where it is not one of the configuration but of a single call.
+    /// The length of the limit, if it was given to a single call and is not in the configuration.
     pub within: Option<Duration>,
-    /// What was known when it was.
+    /// The state that led to the verdict.
     pub status: Box<Status>,
-    /// How the closing went.
+    /// How the closing handshake went.
     pub close_handshake: CloseHandshake,
 }
 
@@ -60,9 +61,9 @@ pub enum CloseHandshake {
     Answered,
     /// The peer did not answer our Close frame within `close_timeout`, or left without an answer.
     Unanswered,
-    /// A Close frame went out, and the transport was dropped with it.
+    /// A Close frame was sent, and the transport was dropped at once.
     Sent,
-    /// No Close frame went out: the reason has no code, or it could not be written.
+    /// No Close frame was sent: the reason has no code, or the frame could not be written.
     NotSent,
 }
 
@@ -75,10 +76,10 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             Self::NotReady => f.write_str("start_send was called before poll_ready was ready"),
             Self::CloseCode(code) => write!(
                 f,
-                "{code} cannot be sent in a Close frame, accepted are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+                "close code {code} must not be sent: expected 1000 to 1003, 1007 to 1014 or 3000 to 4999"
             ),
             #[cfg(feature = "json")]
-            Self::Json(error) => write!(f, "the value cannot be sent as JSON: {error}"),
+            Self::Json(error) => write!(f, "the value cannot be written as JSON: {error}"),
         }
     }
 }
@@ -93,12 +94,15 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     }
 }
 
-/// The limit that was reached, how the closing went, and the status then.
+/// The limit that expired, how the closing handshake went, and the status.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, ", self.reason)?;
         match self.within {
-            Some(within) => write!(f, "a send was not done within the {within:?} it was given")?,
+            Some(within) => write!(
+                f,
+                "a send did not complete within the {within:?} that its caller allowed"
+            )?,
             None => f.write_str(self.reason.text())?,
         }
         write!(f, " ({}): {}", self.close_handshake, self.status)
@@ -112,8 +116,8 @@ impl fmt::Display for CloseHandshake {
         f.write_str(match self {
             Self::UnderWay => "closing",
             Self::Answered => "close answered",
-            Self::Unanswered => "close ignored",
-            Self::Sent => "told and dropped",
+            Self::Unanswered => "close unanswered",
+            Self::Sent => "close sent, dropped",
             Self::NotSent => "dropped",
         })
     }

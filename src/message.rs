@@ -1,22 +1,22 @@
-//! What the socket needs to know of a message.
+//! What the socket needs to know about a message.
 
 use std::string::String;
 
-/// A WebSocket message of whatever library.
+/// A WebSocket message of any library.
 ///
-/// Implemented for the messages of tungstenite 0.30 (feature `tungstenite`), which are those of
-/// tokio-tungstenite 0.30 and async-tungstenite 0.35. The messages of another library are wrapped in a type of
-/// one's own that implements it, and its socket in a `Stream + Sink` of that type.
+/// Implemented for the messages of tungstenite 0.30 (feature `tungstenite`), which tokio-tungstenite 0.30
+/// and async-tungstenite 0.35 use. For other libraries, wrap the message in a newtype and implement this
+/// trait, and wrap the socket in a `Stream + Sink` of that type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message that ws-timeout knows",
     note = "with the feature `tungstenite` the messages of tungstenite 0.30 are (tokio-tungstenite 0.30, async-tungstenite 0.35)",
     note = "the messages of another version or library need a type of your own that implements `ws_timeout::Message`"
 )]
 pub trait Message: Clone + PartialEq {
-    /// What kind of message this is.
+    /// Returns what kind of message this is.
     fn kind(&self) -> MessageKind<'_>;
 
-    /// How many bytes of payload this has, or at least has; 0 if that is not known.
+    /// Returns how many bytes of payload this has, or a lower bound; 0 if that is not known.
     ///
     /// Counts what was read of a peer that never pauses; see
     /// [`TimeoutSocket`](crate::TimeoutSocket#busy-peers).
@@ -24,17 +24,17 @@ pub trait Message: Clone + PartialEq {
         0
     }
 
-    /// A text message.
+    /// Creates a text message.
     fn text(text: String) -> Self;
 
-    /// A Ping frame.
+    /// Creates a Ping frame.
     fn ping(payload: [u8; 8]) -> Self;
 
-    /// A Close frame, with at most 123 bytes of reason; without a code, an empty one.
+    /// Creates a Close frame; without a code, an empty one. `reason` has at most 123 bytes.
     fn close(code: Option<u16>, reason: &str) -> Self;
 }
 
-/// What a [`Message`] is, as far as timeouts go.
+/// The kinds of [`Message`] that matter to timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MessageKind<'a> {
@@ -48,15 +48,15 @@ pub enum MessageKind<'a> {
     Close(Option<u16>),
 }
 
-/// Two messages by which one side asks the other for a sign of life.
+/// Two messages that serve as ping and pong.
 ///
-/// The default is a Ping frame, which every WebSocket peer answers by itself, browsers too. Messages
-/// are for code that must see the heartbeat, and for proxies that swallow control frames. Either side
-/// can be the one that asks: see [`TimeoutSocket::with_heartbeat`](crate::TimeoutSocket::with_heartbeat)
+/// The default is a Ping frame, which every WebSocket peer answers without help from its program, browsers
+/// too. Use messages where code must see the heartbeat, or where a proxy swallows control frames. Either
+/// side can be the one that pings: see [`TimeoutSocket::with_heartbeat`](crate::TimeoutSocket::with_heartbeat)
 /// and [`with_heartbeat_replies`](crate::TimeoutSocket::with_heartbeat_replies).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat<M> {
-    /// What is sent in place of a Ping frame.
+    /// Sent in place of a Ping frame.
     pub ping: M,
     /// The answer to it.
     pub pong: M,

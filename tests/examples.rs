@@ -251,7 +251,7 @@ fn a_server_with_the_one_line_lets_go_of_a_silent_client() {
         assert!(out.contains("the client heard hello"), "{name}: {out}");
         assert!(out.contains("has let go of the client"), "{name}: {out}");
         assert!(
-            err.contains("pong_timeout, told and dropped"),
+            err.contains("pong_timeout, close sent, dropped"),
             "{name}: {err}"
         );
     }
@@ -419,7 +419,7 @@ fn client_tells_the_code_and_the_reason_of_the_server() {
         let echo = Server::start("echo", &["--runtime", runtime], &short);
         let client = Typist::start(&["--runtime", runtime, &echo.url()], &[]);
         assert_eq!(client.next_event(), "opened", "{runtime}");
-        let code = "closed by the peer with 1001 \"the connection reached the end of its life\"";
+        let code = "closed by the peer with 1001 \"the connection reached its maximum lifetime\"";
         assert_eq!(client.next_event(), code, "{runtime}");
         assert_eq!(client.status().code(), Some(0), "{runtime}");
     }

@@ -33,7 +33,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
     assert_eq!(verdict.level, Level::Warn);
     assert!(
         verdict.text.starts_with(
-            "silent: idle_timeout, nothing was heard for too long (closing): open, age 60"
+            "silent: idle_timeout, received no data for too long (closing): open, age 60"
         ),
         "{}",
         verdict.text
@@ -71,7 +71,7 @@ async fn a_send_with_a_limit_of_its_own_names_that() {
     let large = "x".repeat(1000);
     let sent = socket.send_text_timeout(large, 300 * SECOND / 1000).await;
     let error = sent.unwrap_err().to_string();
-    let said = "message_timeout, a send was not done within the 300ms it was given (dropped): open";
+    let said = "message_timeout, a send did not complete within the 300ms that its caller allowed (dropped): open";
     assert!(error.starts_with(said), "{error}");
     let [_, verdict, _] = lines("hurried");
     assert_eq!(verdict.text, format!("hurried: {error}"));

@@ -1476,7 +1476,14 @@ impl ws_timeout::Timer for Suspended {
 
 #[tokio::test(start_paused = true)]
 async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
-    for (seconds, awaited, probed) in [(6, true, true), (4, true, false), (6, false, false)] {
+    let limit = |seconds| Some(Duration::from_secs(seconds));
+    for (seconds, probe, pong, answer_by) in [
+        (6, limit(10), limit(60), limit(10)),
+        (6, limit(10), None, limit(10)),
+        (6, limit(10), limit(7), limit(7)),
+        (6, None, limit(60), None),
+        (4, limit(10), limit(60), None),
+    ] {
         let (transport, _client) = duplex(1024);
         let transport =
             WebSocketStream::from_raw_socket(transport, Role::Server, Some(tungstenite_config()))
@@ -1486,12 +1493,10 @@ async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
             timer: Timer::new(),
             asleep: asleep.clone(),
         };
-        let config = bare().heartbeat_interval(SECOND);
-        let config = if awaited {
-            config.pong_timeout(60 * SECOND)
-        } else {
-            config
-        };
+        let config = bare()
+            .heartbeat_interval(SECOND)
+            .maybe_resume_probe(probe)
+            .maybe_pong_timeout(pong);
         let mut server = TimeoutSocket::new(config.build().unwrap(), timer, transport);
         assert!(
             tokio::time::timeout(2500 * MS, server.recv())
@@ -1501,10 +1506,10 @@ async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
         asleep.store(seconds, Ordering::Relaxed);
         let start = now();
         let end = tokio::time::timeout(30 * SECOND, server.recv()).await;
-        if probed {
+        if let Some(answer_by) = answer_by {
             assert_eq!(timed_out(end.unwrap()).reason, CloseReason::PongTimeout);
-            // Half a second to the next look, and ten for the answer.
-            took(start, 10_500 * MS);
+            // Half a second to the next poll, and then the limit.
+            took(start, 500 * MS + answer_by);
         } else {
             assert!(end.is_err(), "asleep for {seconds} s: {end:?}");
         }
@@ -1809,4 +1814,20 @@ async fn an_answer_waits_for_room_and_is_bounded() {
             assert_eq!(verdict.reason, CloseReason::MessageTimeout);
         }
     }
+}
+
+/// The futures of the calls can be spawned, whatever is sent: a value is serialized by the call, so its
+/// future holds neither the value nor a borrow of it.
+#[tokio::test]
+async fn the_futures_of_the_calls_are_send_for_every_value() {
+    fn is_send<T: Send>(_: T) {}
+    let (mut socket, _client) = pair(bare(), 1024).await;
+    is_send(socket.recv());
+    is_send(socket.recv_timeout(SECOND));
+    is_send(socket.send(Message::text("x")));
+    is_send(socket.send_timeout(Message::text("x"), SECOND));
+    is_send(socket.close(1000, "bye"));
+    is_send(socket.send_json(&std::cell::Cell::new(1)));
+    let temporary = socket.send_json_timeout(&String::from("temporary"), SECOND);
+    is_send(temporary);
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use futures_util::{Sink, Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tungstenite::Message;

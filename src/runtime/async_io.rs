@@ -1,4 +1,4 @@
-//! async-io, with which smol and async-std keep time.
+//! async-io, which is the reactor of smol and async-std.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::socket::TimeoutSocket;
 use crate::time::Timestamp;
 
-/// Guards a socket whose opening handshake is done.
+/// Wraps a socket whose opening handshake is done.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
     config: impl Into<Arc<TimeoutConfig>>,
     socket: S,
@@ -21,11 +21,11 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
     TimeoutSocket::new(config, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout` from this
-/// call, and guards the socket that comes out; see [`TimeoutSocket::open`].
+/// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
+/// call, and wraps the socket that it returns; see [`TimeoutSocket::open`].
 ///
 /// # Errors
-/// [`Error::Verdict`] if the handshake took too long. [`Error::Socket`] with what it ended in.
+/// [`Error::Verdict`] if the handshake takes too long. [`Error::Socket`] with the error of the handshake.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -33,9 +33,9 @@ pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Res
     TimeoutSocket::open(config, Timer::new(), handshake)
 }
 
-/// The monotonic clock, and an `async_io::Timer` as the alarm.
+/// The monotonic clock, and an `async_io::Timer` as the timer.
 ///
-/// The alarm may ring before the reactor has turned. That does no harm here: async-io keeps no readiness,
+/// The timer may fire before the reactor has turned. That does no harm: async-io caches no readiness, so
 /// each read and write asks the kernel first.
 #[derive(Debug)]
 pub struct Timer {
@@ -44,7 +44,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A clock whose origin is now.
+    /// Creates a clock whose origin is now.
     pub fn new() -> Self {
         Self {
             origin: now(),

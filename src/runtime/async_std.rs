@@ -1,6 +1,6 @@
-//! async-std: its clock, its alarm, and sockets made with them.
+//! async-std: its clock, its timer, and functions that wrap or open a socket with them.
 //!
-//! async-std keeps time with async-io, as smol does, so this is the same. The async-std crate is not needed
-//! for it.
+//! async-std and smol share the reactor async-io, so this is the same as
+//! for smol. It does not depend on the async-std crate.
 
 pub use super::async_io::{Timer, open, wrap};

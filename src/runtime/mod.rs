@@ -1,4 +1,4 @@
-//! A clock and an alarm for each runtime, and what wraps or opens a socket with them.
+//! A clock and a timer for each runtime, and functions that wrap or open a socket with them.
 
 #[cfg(any(feature = "smol", feature = "async-std"))]
 mod async_io;

@@ -1,7 +1,9 @@
-//! tokio: its clock, its alarm, and sockets made with them. A runtime with its time driver is needed. While
-//! its clock is paused the time of day goes on: after five seconds there may be a probe, as after a resume.
-//! A verdict about the peer comes some 15 to 35 ms late: until then tokio may not have heard of all that came.
-//! With a `stall_tolerance` below that, each such verdict waits for a grace too.
+//! tokio: its clock, its timer, and functions that wrap or open a socket with them.
+//!
+//! The runtime needs its time driver. While its clock is paused, the time of day goes on: after five
+//! seconds there may be a probe, as after a resume. A verdict about the peer comes 15 to 35 ms late, since
+//! until then tokio may not have learned of everything that arrived. With a `stall_tolerance` below that,
+//! each such verdict waits for a grace as well.
 
 use std::boxed::Box;
 use std::fmt::Display;
@@ -17,7 +19,7 @@ use crate::error::Error;
 use crate::socket::TimeoutSocket;
 use crate::time::Timestamp;
 
-/// Guards a socket whose opening handshake is done.
+/// Wraps a socket whose opening handshake is done.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
     config: impl Into<Arc<TimeoutConfig>>,
     socket: S,
@@ -25,11 +27,11 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
     TimeoutSocket::new(config, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, TLS included if the future does it, under `handshake_timeout` from this
-/// call, and guards the socket that comes out; see [`TimeoutSocket::open`].
+/// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
+/// call, and wraps the socket that it returns; see [`TimeoutSocket::open`].
 ///
 /// # Errors
-/// [`Error::Verdict`] if the handshake took too long. [`Error::Socket`] with what it ended in.
+/// [`Error::Verdict`] if the handshake takes too long. [`Error::Socket`] with the error of the handshake.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -37,7 +39,7 @@ pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Res
     TimeoutSocket::open(config, Timer::new(), handshake)
 }
 
-/// tokio's clock, and a `Sleep` as the alarm.
+/// tokio's clock, and a `Sleep` as the timer.
 #[derive(Debug)]
 pub struct Timer {
     origin: Instant,
@@ -45,7 +47,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A clock whose origin is now.
+    /// Creates a clock whose origin is now.
     pub fn new() -> Self {
         Self {
             origin: now(),
@@ -78,8 +80,8 @@ impl crate::Timer for Timer {
         alarm.map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
     }
 
-    /// In a turn tokio hears of 1024 sockets (`max_io_events_per_tick`), of the others in those that follow:
-    /// in so many of 16,384 that had something to read when a blocked thread came back.
+    /// In one turn tokio learns of 1024 sockets (`max_io_events_per_tick`). So many turns reach 16,384
+    /// sockets that all had something to read when a blocked thread came back.
     fn turns(&self) -> u32 {
         16
     }

@@ -261,10 +261,7 @@ where
     /// read: what arrived before the suspension tells nothing of the link after it.
     fn probe_after_suspension(&mut self, now: Timestamp) {
         let suspended = self.alarm.suspended_for(now);
-        let config = self.policy.config();
-        let within = config
-            .pong_timeout()
-            .map(|within| within.min(Duration::from_secs(30)));
+        let within = self.policy.config().resume_probe_within();
         if let Some(within) = within.filter(|_| suspended > SUSPENSION) {
             report::resumed(self.label_or_dash(), suspended);
             self.observe(now, Event::Probe { within });

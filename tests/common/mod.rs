@@ -13,6 +13,7 @@ pub fn off() -> TimeoutConfigBuilder {
         .no_ping_interval()
         .no_pong_timeout()
         .no_stall_tolerance()
+        .no_resume_probe()
         .no_min_data_rate()
         .no_max_ping_rate()
         .jitter(0.0)

@@ -44,7 +44,7 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     /// After a break nothing is sent; a message that was accepted is sent once, in order, or its loss is
     /// told; the Close frame is the last; a drain ends, and what can leave has left at its end.
