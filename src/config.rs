@@ -1,4 +1,11 @@
-//! What is limited, and by how much.
+//! Timeout limits: their defaults, and the builder that validates them.
+//!
+//! A [`TimeoutConfig`] is always valid. The builder stores each setting as it comes and remembers
+//! every invalid one; [`build`](TimeoutConfigBuilder::build) then returns either the configuration
+//! or one error for all of them. All of this is `const`, so an invalid constant does not compile.
+//!
+//! A limit is stored in whole nanoseconds, with `None` for off: the policy adds it to a timestamp
+//! without converting it.
 
 use core::fmt;
 use core::num::{NonZeroU32, NonZeroU64};
@@ -7,12 +14,12 @@ use core::time::Duration;
 use crate::event::CloseReason;
 use crate::time::{Limit, saturating_nanos};
 
-/// The limits of a connection, shared by all that are to follow them.
+/// Timeout limits, usually shared by many connections.
 ///
-/// Made by [`TimeoutConfig::builder`], by a preset, or from the environment by
-/// `TimeoutConfig::from_env` (feature `std`). Whatever the way, a configuration that has no meaning
-/// cannot be constructed. The documentation of each limit is on the setter of the same name of
-/// [`TimeoutConfigBuilder`].
+/// Create a configuration with [`TimeoutConfig::builder`], from a preset such as
+/// [`TimeoutConfig::production`], or from `WS_*` environment variables with
+/// `TimeoutConfig::from_env` (feature `std`). An invalid configuration cannot be constructed. Each
+/// limit is documented at its setter in [`TimeoutConfigBuilder`].
 ///
 /// ```
 /// use core::time::Duration;
@@ -25,7 +32,7 @@ use crate::time::{Limit, saturating_nanos};
 ///     .build()
 /// {
 ///     Ok(config) => config,
-///     Err(error) => panic!("{}", error.first()), // a setting without meaning does not compile
+///     Err(error) => panic!("{}", error.first()), // an invalid setting does not compile
 /// };
 ///
 /// assert_eq!(CONFIG.ping_interval(), Some(Duration::from_secs(20)));
@@ -52,46 +59,11 @@ pub struct TimeoutConfig {
     pub(crate) drain_code: DrainCode,
 }
 
-/// A fraction in billionths.
+/// A fraction in billionths, so that a configuration can be compared and hashed.
 pub(crate) type Billionths = u32;
 
-/// What ends idleness.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum IdleScope {
-    /// Anything heard from the peer: data, pings, pongs, bytes of a message that is not whole yet.
-    /// Our own sends do not. An idle peer is one that may be dead.
-    #[default]
-    Inbound,
-    /// Data messages in either direction, also while their bytes still move. Pings and pongs do not.
-    /// An idle peer is one that nobody uses.
-    Messages,
-}
-
-/// What shows that the peer lives while a ping is out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum PongEvidence {
-    /// Whatever is heard after the ping.
-    #[default]
-    Any,
-    /// Only the pong that names the ping; and traffic does not put off the next ping.
-    Pong,
-}
-
-/// The code of the Close frame that a drain sends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DrainCode {
-    /// 1001, "going away": the client may stay away.
-    #[default]
-    GoingAway,
-    /// 1012, "service restart": the client should connect again, after a random wait.
-    ServiceRestart,
-}
-
 impl TimeoutConfig {
-    /// The configuration that [`TimeoutConfig::builder`] starts from.
+    /// The default limits, from which [`TimeoutConfig::builder`] starts.
     pub const DEFAULT: Self = Self {
         handshake_timeout: secs(10),
         heartbeat_interval: secs(30),
@@ -111,12 +83,12 @@ impl TimeoutConfig {
         drain_code: DrainCode::GoingAway,
     };
 
-    /// A builder that holds the defaults.
+    /// Returns a builder that starts from the defaults.
     pub const fn builder() -> TimeoutConfigBuilder {
         Self::DEFAULT.to_builder()
     }
 
-    /// A builder that holds this configuration.
+    /// Returns a builder that starts from this configuration.
     pub const fn to_builder(self) -> TimeoutConfigBuilder {
         TimeoutConfigBuilder {
             config: self,
@@ -124,10 +96,13 @@ impl TimeoutConfig {
         }
     }
 
-    /// Short limits, for working on a service: heartbeat 15 s, connection 120 s, message 0.5 s, idle
-    /// 30 s, ping 10 s, pong 30 s; all else as in the defaults.
+    /// Returns short limits, for development.
+    ///
+    /// `heartbeat_interval` 15 s, `connection_timeout` 120 s, `message_timeout` 0.5 s,
+    /// `idle_timeout` 30 s, `ping_interval` 10 s, `pong_timeout` 30 s. Everything else is as in the
+    /// defaults.
     pub const fn development() -> Self {
-        Self::DEFAULT.with_the_six([
+        Self::DEFAULT.with_preset([
             secs(15),
             secs(120),
             millis(500),
@@ -137,16 +112,21 @@ impl TimeoutConfig {
         ])
     }
 
-    /// Limits for a service in use: heartbeat 60 s, connection 600 s, message 2 s, idle 120 s, ping
-    /// 30 s, pong 90 s; all else as in the defaults.
+    /// Returns limits for production.
+    ///
+    /// `heartbeat_interval` 60 s, `connection_timeout` 600 s, `message_timeout` 2 s, `idle_timeout`
+    /// 120 s, `ping_interval` 30 s, `pong_timeout` 90 s. Everything else is as in the defaults.
     pub const fn production() -> Self {
-        Self::DEFAULT.with_the_six([secs(60), secs(600), secs(2), secs(120), secs(30), secs(90)])
+        Self::DEFAULT.with_preset([secs(60), secs(600), secs(2), secs(120), secs(30), secs(90)])
     }
 
-    /// Limits for slow and distant peers: heartbeat 120 s, connection 1200 s, message 5 s, idle 300 s,
-    /// ping 60 s, pong 180 s; all else as in the defaults.
+    /// Returns limits for slow or distant peers.
+    ///
+    /// `heartbeat_interval` 120 s, `connection_timeout` 1200 s, `message_timeout` 5 s,
+    /// `idle_timeout` 300 s, `ping_interval` 60 s, `pong_timeout` 180 s. Everything else is as in
+    /// the defaults.
     pub const fn high_latency() -> Self {
-        Self::DEFAULT.with_the_six([
+        Self::DEFAULT.with_preset([
             secs(120),
             secs(1200),
             secs(5),
@@ -156,7 +136,7 @@ impl TimeoutConfig {
         ])
     }
 
-    const fn with_the_six(
+    const fn with_preset(
         self,
         [heartbeat, connection, message, idle, ping, pong]: [Limit; 6],
     ) -> Self {
@@ -171,33 +151,36 @@ impl TimeoutConfig {
         }
     }
 
-    /// See [`TimeoutConfigBuilder::close_timeout`].
+    /// Returns the limit on the closing handshake. See [`TimeoutConfigBuilder::close_timeout`].
     pub const fn close_timeout(&self) -> Duration {
         Duration::from_nanos(self.close_timeout.get())
     }
 
-    /// See [`TimeoutConfigBuilder::jitter`]. A fraction, 0 to 0.5.
+    /// Returns the largest fraction, 0 to 0.5, by which lengths are shortened at random. See
+    /// [`TimeoutConfigBuilder::jitter`].
     pub const fn jitter(&self) -> f64 {
         self.jitter as f64 / 1e9
     }
 
-    /// See [`TimeoutConfigBuilder::idle_scope`].
+    /// Returns the traffic that restarts `idle_timeout`. See [`TimeoutConfigBuilder::idle_scope`].
     pub const fn idle_scope(&self) -> IdleScope {
         self.idle_scope
     }
 
-    /// See [`TimeoutConfigBuilder::pong_evidence`].
+    /// Returns what answers a ping. See [`TimeoutConfigBuilder::pong_evidence`].
     pub const fn pong_evidence(&self) -> PongEvidence {
         self.pong_evidence
     }
 
-    /// See [`TimeoutConfigBuilder::drain_code`].
+    /// Returns the code of a drain's Close frame. See [`TimeoutConfigBuilder::drain_code`].
     pub const fn drain_code(&self) -> DrainCode {
         self.drain_code
     }
 
-    /// The code of the Close frame for `reason`: [`CloseReason::code`], but for a drain the one that
-    /// is configured. `None` where no Close frame is sent.
+    /// Returns the code of the Close frame for `reason`, or `None` if no Close frame is sent.
+    ///
+    /// This is [`CloseReason::code`], except that a drain sends the configured
+    /// [`drain_code`](Self::drain_code).
     pub const fn close_code(&self, reason: CloseReason) -> Option<u16> {
         match (reason, self.drain_code) {
             (CloseReason::Drain, DrainCode::ServiceRestart) => Some(1012),
@@ -205,14 +188,18 @@ impl TimeoutConfig {
         }
     }
 
-    /// How long a peer that falls silent can stay unnoticed, from the last that was heard of it (or
-    /// the last byte that the transport took while a ping waited behind it) to the verdict.
+    /// Returns how long it takes at most to detect a dead peer; `None` if it can take forever.
     ///
-    /// The shorter of `idle_timeout` (in scope `inbound`) and `ping_interval` + (`message_timeout`, or
-    /// if off `pong_timeout`) + `pong_timeout` (if both are on); `None` if neither stands. Late
-    /// looks at the clock and up to two stall graces come on top; `connection_timeout` is left out.
-    /// Where the verdict begins a closing handshake, as that of `idle_timeout` does, the stream of a
-    /// socket ends up to `close_timeout` later.
+    /// Measured from when something was last received, or from when the transport last accepted
+    /// bytes while a ping was waiting behind them. The bound is the shorter of
+    ///
+    /// * `idle_timeout`, in scope `inbound`, and
+    /// * `ping_interval` + `message_timeout` + `pong_timeout`, if the first and the last are on.
+    ///   With `message_timeout` off, `pong_timeout` counts twice.
+    ///
+    /// Late polls and up to two stall graces add to it. `connection_timeout` is left out. After a
+    /// verdict that starts a closing handshake, such as that of `idle_timeout`, a socket's stream
+    /// ends up to `close_timeout` later.
     ///
     /// ```
     /// use core::time::Duration;
@@ -244,8 +231,10 @@ impl TimeoutConfig {
         }
     }
 
-    /// Returns how soon the peer must answer after a resume: the shorter of `resume_probe` and
-    /// `pong_timeout`. `None` if `resume_probe` is off: a resume then requires no answer.
+    /// Returns the limit that applies to an answer after a resume: the shorter of `resume_probe`
+    /// and `pong_timeout`, or `resume_probe` alone if `pong_timeout` is off.
+    ///
+    /// `None` if `resume_probe` is off: a resume then requires no answer.
     ///
     /// ```
     /// use core::time::Duration;
@@ -263,7 +252,7 @@ impl TimeoutConfig {
         }
     }
 
-    /// Settings that are sound but suspicious.
+    /// Returns the valid settings that are probably mistakes.
     ///
     /// ```
     /// use ws_timeout::{ConfigWarning, TimeoutConfig};
@@ -273,7 +262,7 @@ impl TimeoutConfig {
     /// assert_eq!(slow.warnings().collect::<Vec<_>>(), [ConfigWarning::PingsTooRare]);
     /// ```
     pub fn warnings(&self) -> impl Iterator<Item = ConfigWarning> + use<> {
-        let rare = self
+        let too_rare = self
             .ping_interval()
             .is_none_or(|interval| interval >= Duration::from_secs(60));
         let idle_first = match (self.idle_timeout, self.ping_interval, self.idle_scope) {
@@ -281,7 +270,7 @@ impl TimeoutConfig {
             _ => false,
         };
         [
-            rare.then_some(ConfigWarning::PingsTooRare),
+            too_rare.then_some(ConfigWarning::PingsTooRare),
             idle_first.then_some(ConfigWarning::IdleBeforePing),
             self.detection_bound()
                 .is_none()
@@ -321,16 +310,58 @@ impl Default for TimeoutConfig {
     }
 }
 
-/// A setting that is sound but suspicious; see [`TimeoutConfig::warnings`].
+/// The traffic that restarts [`idle_timeout`](TimeoutConfigBuilder::idle_timeout).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum IdleScope {
+    /// Everything received from the peer: data, pings, pongs, and bytes of an incomplete message.
+    ///
+    /// Own sends do not count. A peer that exceeds the limit may be dead.
+    #[default]
+    Inbound,
+    /// Data messages in either direction, also while their bytes are still being transferred.
+    ///
+    /// Pings and pongs do not count. A connection that exceeds the limit is unused, although its
+    /// peer may be alive.
+    Messages,
+}
+
+/// What answers a ping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PongEvidence {
+    /// Everything received after the ping was flushed.
+    #[default]
+    Any,
+    /// Only the pong that carries the ping's ID.
+    ///
+    /// Other traffic then does not postpone the next ping either.
+    Pong,
+}
+
+/// The code of the Close frame that a drain sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DrainCode {
+    /// 1001, "going away". The client need not reconnect.
+    #[default]
+    GoingAway,
+    /// 1012, "service restart". The client should reconnect after a random delay.
+    ServiceRestart,
+}
+
+/// A valid setting that is probably a mistake; returned by [`TimeoutConfig::warnings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConfigWarning {
-    /// `ping_interval` is off, or 60 s and more: many proxies cut a connection that is quiet for 60 s.
+    /// `ping_interval` is off, or at least 60 s: many proxies close a connection that is quiet for
+    /// 60 s.
     PingsTooRare,
-    /// `idle_timeout` is not above `ping_interval` in scope `inbound`: a peer that has nothing to say
-    /// is closed as idle before a ping can draw an answer from it.
+    /// `idle_timeout` is not longer than `ping_interval`, in scope `inbound`: a quiet but live peer
+    /// is closed before a ping can reach it.
     IdleBeforePing,
-    /// Neither silence nor a missing pong is limited: a dead peer can stay unnoticed.
+    /// Neither `idle_timeout` (in scope `inbound`) nor `ping_interval` with `pong_timeout` is on: a
+    /// dead peer may never be detected.
     NoDetectionBound,
 }
 
@@ -338,23 +369,43 @@ impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PingsTooRare => {
-                "ping_interval is off or 60 s and more: proxies commonly cut a connection that is quiet for 60 s"
+                "ping_interval is off or at least 60 s: \
+                 many proxies close a connection that is quiet for 60 s"
             }
             Self::IdleBeforePing => {
-                "idle_timeout is not above ping_interval: a quiet but living peer is closed before a ping can reach it"
+                "idle_timeout is not longer than ping_interval: \
+                 a quiet but live peer is closed before a ping can reach it"
             }
             Self::NoDetectionBound => {
-                "neither idle_timeout (in scope inbound) nor ping_interval with pong_timeout is on: \
-                 a dead peer can stay unnoticed"
+                "neither idle_timeout in scope inbound nor ping_interval with pong_timeout is on: \
+                 a dead peer may never be detected"
             }
         })
     }
 }
 
-/// Makes a [`TimeoutConfig`]; usable in a `const`.
+/// Builds a [`TimeoutConfig`], also in a `const`.
 ///
-/// A length past 584 years counts as 584 years, which is as far as a [`Timestamp`](crate::Timestamp)
-/// reaches.
+/// Each limit that can be off has three setters: `idle_timeout` takes a length,
+/// `maybe_idle_timeout` an `Option`, and `no_idle_timeout` turns the limit off. The last call
+/// counts. A length of more than 584 years counts as 584 years, the range of a
+/// [`Timestamp`](crate::Timestamp).
+///
+/// ```
+/// use core::time::Duration;
+/// use ws_timeout::TimeoutConfig;
+///
+/// // From a file, in which `null` turns a limit off.
+/// let (ping_seconds, lifetime_seconds) = (Some(20), None);
+/// let config = TimeoutConfig::builder()
+///     .maybe_ping_interval(ping_seconds.map(Duration::from_secs))
+///     .maybe_connection_timeout(lifetime_seconds.map(Duration::from_secs))
+///     .build()?;
+///
+/// assert_eq!(config.ping_interval(), Some(Duration::from_secs(20)));
+/// assert_eq!(config.connection_timeout(), None);
+/// # Ok::<(), ws_timeout::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct TimeoutConfigBuilder {
@@ -362,8 +413,10 @@ pub struct TimeoutConfigBuilder {
     error: ConfigError,
 }
 
-/// For each limit that can be off: three setters, of which the one that takes an `Option` decides what
-/// is stored and what is refused, and the getter.
+/// Defines three setters and the getter of each limit that can be off.
+///
+/// The setter that takes an `Option` decides what is stored and what is invalid; the others call
+/// it.
 macro_rules! limits {
     ($value:ty, $stored_from:path, $value_of:path; $(
         $(#[$doc:meta])*
@@ -377,7 +430,8 @@ macro_rules! limits {
                 }
 
                 #[doc = concat!(
-                    "Sets [`", stringify!($limit), "`](Self::", stringify!($limit), "), or turns it off with `None`."
+                    "Sets [`", stringify!($limit), "`](Self::", stringify!($limit), "), ",
+                    "or turns it off with `None`.",
                 )]
                 pub const fn $maybe(mut self, $argument: Option<$value>) -> Self {
                     self.config.$limit = match $argument {
@@ -389,7 +443,9 @@ macro_rules! limits {
                     self
                 }
 
-                #[doc = concat!("Turns [`", stringify!($limit), "`](Self::", stringify!($limit), ") off.")]
+                #[doc = concat!(
+                    "Turns off [`", stringify!($limit), "`](Self::", stringify!($limit), ").",
+                )]
                 pub const fn $off(self) -> Self {
                     self.$maybe(None)
                 }
@@ -398,9 +454,8 @@ macro_rules! limits {
 
         impl TimeoutConfig {
             $(
-                #[doc = concat!(
-                    $returns, ", or `None` if it is off. See [`TimeoutConfigBuilder::", stringify!($limit), "`]."
-                )]
+                #[doc = concat!($returns, ", or `None` if it is off.")]
+                #[doc = concat!("See [`TimeoutConfigBuilder::", stringify!($limit), "`].")]
                 pub const fn $limit(&self) -> Option<$value> {
                     $value_of(self.$limit)
                 }
@@ -412,77 +467,90 @@ macro_rules! limits {
 limits! {
     Duration, limit_of, length_of;
 
-    /// How long the opening handshake may take, from the creation of the policy in the opening phase.
+    /// Limits the opening handshake, measured from when the policy is created in the opening phase.
     ///
-    /// Default 10 s. Off: a peer that never sends its handshake holds its connection for ever. Has no
-    /// effect on an open connection.
+    /// Default 10 s. Aborts without a Close frame. Off: a peer that never completes its handshake
+    /// keeps its connection forever. An open connection ignores this limit.
     handshake_timeout(length), maybe_handshake_timeout, no_handshake_timeout, HandshakeTimeout,
     "Returns the limit on the opening handshake";
 
-    /// How long an open connection may go without a look at its policy: `Idle { until }` is at most
-    /// this far ahead of the `poll` that says it.
+    /// Not the ping interval, which is [`ping_interval`](Self::ping_interval): limits the time
+    /// between two polls of an open connection, measured from the earlier poll.
     ///
-    /// Default 30 s. Off: looks happen only when something is due. Never changes what is decided, only
-    /// when one looks.
+    /// The `until` of [`Action::Idle`](crate::Action::Idle) is never further away than this.
+    /// Default 30 s. Off: `until` is the next deadline. The limit changes when the policy is polled
+    /// and never what it decides.
     heartbeat_interval(length), maybe_heartbeat_interval, no_heartbeat_interval, HeartbeatInterval,
     "Not the ping interval: returns the limit on the time between two polls";
 
-    /// The connection's whole life, from when it opened, busy or not.
+    /// Limits the connection's lifetime, measured from when it opened, busy or not.
     ///
-    /// Default 300 s, shortened by a random part of up to [`jitter`](Self::jitter). Off: a connection
-    /// lives as long as its peer does. Closes with code 1001.
+    /// Default 300 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Closes with
+    /// code 1001. Off: the lifetime is unlimited.
     connection_timeout(length), maybe_connection_timeout, no_connection_timeout, ConnectionTimeout,
     "Returns the limit on the connection's lifetime";
 
-    /// How long a write may wait without progress, from when it began to wait or the transport last
-    /// took bytes of it; also how long a ping that was asked for may wait to be flushed.
+    /// Limits how long a write may wait without progress, measured from when it started to wait or
+    /// the transport last accepted bytes of it.
     ///
-    /// Default 1 s. Off: a peer that never reads is noticed only by its silence, and
-    /// [`pong_timeout`](Self::pong_timeout) bounds the wait of a ping to be flushed.
+    /// With [`min_data_rate`](Self::min_data_rate) on, accepted bytes extend the wait at that rate
+    /// only. A ping that was requested may wait as long to be flushed. Default 1 s. Aborts without
+    /// a Close frame. Off: writes wait without a limit, a peer that does not read is detected only
+    /// when nothing is received from it, and [`pong_timeout`](Self::pong_timeout) limits how long a
+    /// ping may wait to be flushed.
     message_timeout(length), maybe_message_timeout, no_message_timeout, MessageTimeout,
     "Returns the limit on a write without progress";
 
-    /// How long there may be silence, from when the peer was last heard, or excused because the
-    /// transport was still taking bytes ahead of our ping; with
-    /// [`IdleScope::Messages`], from the last data in either direction.
+    /// Limits how long nothing is received, measured from when something was last received.
     ///
-    /// Default 60 s. Off: silence is bounded by pings alone. Keep it above
-    /// [`ping_interval`](Self::ping_interval), or quiet peers are closed before a ping can reach them.
-    /// Closes with code 1001.
+    /// The time also restarts when the transport accepts bytes while a ping is waiting behind them,
+    /// since the peer cannot answer a ping that has not left. With [`IdleScope::Messages`] the time
+    /// is measured from the last data in either direction.
+    ///
+    /// Default 60 s. Closes with code 1001. Off: only unanswered pings detect a dead peer. Keep it
+    /// longer than [`ping_interval`](Self::ping_interval), or a quiet peer is closed before a ping
+    /// can reach it.
     idle_timeout(length), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
     "Returns the limit on the time in which nothing is received";
 
-    /// How long either direction may be quiet before a ping goes out, from the earlier of last heard
-    /// and last sent; with [`PongEvidence::Pong`], from when the last ping was flushed.
+    /// Limits how long either direction stays quiet before a ping is sent, measured from the
+    /// earlier of the last receipt and the last flush.
     ///
-    /// Default 25 s, shortened by a random part of up to [`jitter`](Self::jitter). Off: no pings but
-    /// those of a `Probe`.
+    /// Except for the ping of a probe, two pings are at least this far apart, less jitter. With
+    /// [`PongEvidence::Pong`] the time is measured from when the last ping was flushed, or before
+    /// the first ping from when the connection opened.
+    ///
+    /// Default 25 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Off: only
+    /// [`Event::Probe`](crate::Event::Probe) sends pings.
     ping_interval(length), maybe_ping_interval, no_ping_interval, PingInterval,
     "Returns the quiet time after which a ping is sent";
 
-    /// How long to wait for an answer to a ping, from when the ping was flushed.
+    /// Limits the wait for an answer to a ping, measured from when the ping was flushed.
     ///
-    /// Decides where [`idle_timeout`](Self::idle_timeout) is off, counts messages only, or is longer than
-    /// both together; with the defaults the silence of a dead peer reaches `idle_timeout` first.
+    /// Default 60 s. Aborts with code 1011. Off: pings are sent to keep proxies from closing the
+    /// connection, and no answer is required.
     ///
-    /// Default 60 s. Off: pings go out at their pace, to keep middleboxes awake, and nothing is
-    /// awaited.
+    /// With the defaults [`idle_timeout`](Self::idle_timeout) expires first when a peer dies. This
+    /// limit decides if `idle_timeout` is off, counts messages only, or is longer than
+    /// `ping_interval` and `pong_timeout` together.
     pong_timeout(length), maybe_pong_timeout, no_pong_timeout, PongTimeout,
     "Returns the limit on the wait for an answer to a ping";
 
-    /// How late a look may come before the lateness is our own fault, from the deadline to the `poll`
-    /// that finds it past; such a look begins a grace of this length instead of a verdict.
+    /// Limits how late a poll may be before this process is to blame and not the peer, measured
+    /// from the deadline to the poll that finds it expired.
     ///
-    /// Default 3 s. Off: a late look judges.
+    /// A poll that is later gives no verdict on the peer: it starts a grace of the same length, and
+    /// what is received in it still counts. Default 3 s. Off: a late poll decides at once.
     stall_tolerance(length), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
     "Returns the limit on the lateness of a poll";
 
-    /// Limits how soon the peer must answer after the machine resumes from a suspension, measured from
-    /// when `TimeoutSocket` notices the resume.
+    /// Limits how soon the peer must answer after the machine resumes from a suspension, measured
+    /// from when the socket notices the resume.
     ///
     /// Never longer than [`pong_timeout`](Self::pong_timeout) where that is on:
-    /// [`TimeoutConfig::resume_probe_within`] returns the shorter of the two. Default 30 s. Off: a
-    /// resume is ignored, and the other limits detect a connection that was lost during the suspension.
+    /// [`TimeoutConfig::resume_probe_within`] returns the limit that applies. Default 30 s. Off:
+    /// the socket ignores a resume, and the other limits detect a connection that was lost
+    /// meanwhile.
     ///
     /// The policy does not read this limit. A driver that detects a resume observes
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
@@ -493,24 +561,30 @@ limits! {
 limits! {
     u32, NonZeroU32::new, rate_of;
 
-    /// The slowest that a message may trickle, in bytes a second, in either direction.
+    /// Limits how slowly a message may be transferred in either direction, in bytes per second.
     ///
-    /// Default 240. An inbound message has 5 s to begin with, and no burst buys more than 30 s; an
-    /// outbound one never has more than [`message_timeout`](Self::message_timeout) without progress.
-    /// Off: a message may take for ever to arrive, and one byte taken buys a write its whole
+    /// An inbound message has 5 s from its first bytes, more for each byte at this rate, and never
+    /// more than 30 s without further bytes. An outbound message never has more than
+    /// [`message_timeout`](Self::message_timeout) without progress.
+    ///
+    /// Default 240. An inbound message that is too slow aborts with code 1008. Off: an inbound
+    /// message may take forever, and each byte that the transport accepts gives a write another
     /// `message_timeout`.
     min_data_rate(bytes_per_second), maybe_min_data_rate, no_min_data_rate, MinDataRate,
     "Returns the slowest rate accepted for a message, in bytes per second";
 
-    /// How many pings a second the peer may send on average; a minute's worth may come at once.
+    /// Limits the pings that the peer sends, in pings per second on average.
     ///
-    /// Default 20. Off: a peer may ping without end. Aborts with code 1008.
+    /// The peer may send the pings of one minute at once. Default 20. Aborts with code 1008. Off:
+    /// the peer may send any number of pings.
     max_ping_rate(pings_per_second), maybe_max_ping_rate, no_max_ping_rate, MaxPingRate,
     "Returns the limit on the peer's pings per second";
 }
 
 impl TimeoutConfigBuilder {
-    /// How long the closing handshake may take, from its start. Default 5 s; cannot be off.
+    /// Limits the closing handshake, measured from its start, whichever side started it.
+    ///
+    /// Default 5 s; cannot be off. Aborts without a further Close frame.
     pub const fn close_timeout(mut self, length: Duration) -> Self {
         let nanos = limit_of(length);
         self.error = self.error.with(Setting::CloseTimeout, nanos.is_none());
@@ -520,15 +594,16 @@ impl TimeoutConfigBuilder {
         self
     }
 
-    /// The fraction, 0 to 0.5, by which each ping interval and the connection's life are shortened at
-    /// most, by a part drawn from the policy's seed; kept to the nearest billionth.
+    /// Sets the largest fraction, 0 to 0.5, by which each ping interval and the connection's
+    /// lifetime are shortened at random.
     ///
-    /// Default 0.1; 0 is off. It keeps the connections of a server that was restarted from pinging and
-    /// expiring in step. It never lengthens anything.
+    /// The policy's seed determines by how much, so the connections of a restarted server neither
+    /// ping nor expire in step. Jitter never lengthens anything. Default 0.1; 0 turns it off. Kept
+    /// to the nearest billionth.
     pub const fn jitter(mut self, fraction: f64) -> Self {
-        let sound = fraction >= 0.0 && fraction <= 0.5;
-        self.error = self.error.with(Setting::Jitter, !sound);
-        if sound {
+        let valid = fraction >= 0.0 && fraction <= 0.5;
+        self.error = self.error.with(Setting::Jitter, !valid);
+        if valid {
             self.config.jitter = (fraction * 1e9 + 0.5) as Billionths;
         } else {
             self.error.jitter = fraction;
@@ -536,28 +611,29 @@ impl TimeoutConfigBuilder {
         self
     }
 
-    /// What ends idleness. Default [`IdleScope::Inbound`].
+    /// Sets the traffic that restarts [`idle_timeout`](Self::idle_timeout). Default
+    /// [`IdleScope::Inbound`].
     pub const fn idle_scope(mut self, scope: IdleScope) -> Self {
         self.config.idle_scope = scope;
         self
     }
 
-    /// What shows that the peer lives while a ping is out. Default [`PongEvidence::Any`].
+    /// Sets what answers a ping. Default [`PongEvidence::Any`].
     pub const fn pong_evidence(mut self, evidence: PongEvidence) -> Self {
         self.config.pong_evidence = evidence;
         self
     }
 
-    /// The code of the Close frame that a drain sends. Default [`DrainCode::GoingAway`].
+    /// Sets the code of the Close frame that a drain sends. Default [`DrainCode::GoingAway`].
     pub const fn drain_code(mut self, code: DrainCode) -> Self {
         self.config.drain_code = code;
         self
     }
 
-    /// The configuration, or every setting that has no meaning.
+    /// Returns the configuration.
     ///
     /// # Errors
-    /// A length or rate of zero, and a jitter that is not within 0 to 0.5.
+    /// Every invalid setting: a length or rate of zero, or a jitter outside 0 to 0.5.
     pub const fn build(self) -> Result<TimeoutConfig, ConfigError> {
         if self.error.settings == 0 {
             Ok(self.config)

@@ -1,4 +1,4 @@
-//! The builder, the presets, and what a configuration says of itself.
+//! The builder, the presets, warnings and bounds.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn bound(builder: TimeoutConfigBuilder) -> Option<Duration> {
 }
 
 #[test]
-fn every_setting_without_meaning_is_named() {
+fn every_invalid_setting_is_named() {
     let zero = Duration::ZERO;
     let refused = TimeoutConfig::builder()
         .handshake_timeout(zero)
@@ -56,8 +56,8 @@ fn every_setting_without_meaning_is_named() {
     assert_eq!(error.to_string(), messages.join("; "));
     assert_eq!(error.first(), messages[0]);
 
-    // What is set to something sound afterwards, or switched off, is refused no more.
-    let mended = refused
+    // A later valid value, or turning the limit off, replaces the invalid value.
+    let corrected = refused
         .no_handshake_timeout()
         .no_heartbeat_interval()
         .no_connection_timeout()
@@ -71,10 +71,10 @@ fn every_setting_without_meaning_is_named() {
         .no_min_data_rate()
         .no_max_ping_rate();
     assert_eq!(
-        mended.build().unwrap_err().first(),
+        corrected.build().unwrap_err().first(),
         "jitter is out of range: expected 0 to 0.5"
     );
-    assert!(mended.jitter(0.5).build().is_ok());
+    assert!(corrected.jitter(0.5).build().is_ok());
     for jitter in [
         -0.001,
         0.500_000_1,
@@ -82,7 +82,7 @@ fn every_setting_without_meaning_is_named() {
         f64::INFINITY,
         f64::NEG_INFINITY,
     ] {
-        assert!(mended.jitter(jitter).build().is_err(), "{jitter}");
+        assert!(corrected.jitter(jitter).build().is_err(), "{jitter}");
     }
 }
 
@@ -221,7 +221,7 @@ fn presets_hold_the_six_and_leave_the_rest() {
 }
 
 #[test]
-fn suspicious_settings_are_warned_of() {
+fn settings_that_are_probably_mistakes_give_warnings() {
     use ConfigWarning::{IdleBeforePing, NoDetectionBound, PingsTooRare};
 
     let builder = TimeoutConfig::builder();
@@ -266,7 +266,28 @@ fn suspicious_settings_are_warned_of() {
 }
 
 #[test]
-fn the_detection_bound_is_the_shorter_of_silence_and_an_unanswered_ping() {
+fn a_warning_names_the_setting_and_the_consequence() {
+    use ConfigWarning::{IdleBeforePing, NoDetectionBound, PingsTooRare};
+
+    assert_eq!(
+        PingsTooRare.to_string(),
+        "ping_interval is off or at least 60 s: \
+         many proxies close a connection that is quiet for 60 s"
+    );
+    assert_eq!(
+        IdleBeforePing.to_string(),
+        "idle_timeout is not longer than ping_interval: \
+         a quiet but live peer is closed before a ping can reach it"
+    );
+    assert_eq!(
+        NoDetectionBound.to_string(),
+        "neither idle_timeout in scope inbound nor ping_interval with pong_timeout is on: \
+         a dead peer may never be detected"
+    );
+}
+
+#[test]
+fn the_detection_bound_is_the_shorter_of_idle_timeout_and_an_unanswered_ping() {
     let builder = TimeoutConfig::builder();
     assert_eq!(bound(builder), Some(secs(60)));
     assert_eq!(bound(builder.no_idle_timeout()), Some(secs(25 + 1 + 60)));
@@ -319,7 +340,7 @@ fn a_resume_requires_an_answer_within_the_shorter_of_its_limit_and_the_pong_time
 }
 
 #[test]
-fn a_drain_can_say_that_the_service_restarts() {
+fn a_drain_can_send_the_code_of_a_service_restart() {
     let config = TimeoutConfig::builder()
         .drain_code(DrainCode::ServiceRestart)
         .build()
