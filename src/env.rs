@@ -1,4 +1,8 @@
-//! The configuration from the environment.
+//! The configuration from `WS_*` environment variables.
+//!
+//! The table [`VARIABLES`] drives everything: which names are known, what each value may be, which
+//! field it fills, and the order in which values take effect and errors are listed. Numbers are
+//! read digit by digit as integers, so every accepted value is kept exactly.
 
 use core::fmt;
 use core::mem;
@@ -16,14 +20,15 @@ use crate::time::Limit;
 use Kind::{Evidence, Fraction, Preset, Rate, Scope, Secs, SecsNeverOff};
 
 impl TimeoutConfig {
-    /// The configuration that the environment of this process describes; see
-    /// [`from_vars`](Self::from_vars), which does the same with variables from elsewhere.
+    /// Reads the configuration from the environment variables of this process.
+    ///
+    /// [`from_vars`](Self::from_vars) reads variables from elsewhere by the same rules.
     ///
     /// | variable | accepted | default |
     /// |---|---|---|
     /// | `WS_PRESET` | `development`, `production`, `high-latency` | none: the defaults below |
     /// | `WS_HANDSHAKE_TIMEOUT` | seconds or `off` | 10 |
-    /// | `WS_HEARTBEAT_INTERVAL` | seconds or `off` | 30 |
+    /// | `WS_HEARTBEAT_INTERVAL` (not the ping interval) | seconds or `off` | 30 |
     /// | `WS_CONNECTION_TIMEOUT` | seconds or `off` | 300 |
     /// | `WS_MESSAGE_TIMEOUT` | seconds or `off` | 1 |
     /// | `WS_IDLE_TIMEOUT` | seconds or `off` | 60 |
@@ -32,16 +37,16 @@ impl TimeoutConfig {
     /// | `WS_CLOSE_TIMEOUT` | seconds | 5 |
     /// | `WS_STALL_TOLERANCE` | seconds or `off` | 3 |
     /// | `WS_RESUME_PROBE` | seconds or `off` | 30 |
-    /// | `WS_MIN_DATA_RATE` | bytes a second or `off` | 240 |
-    /// | `WS_MAX_PING_RATE` | pings a second or `off` | 20 |
+    /// | `WS_MIN_DATA_RATE` | bytes per second or `off` | 240 |
+    /// | `WS_MAX_PING_RATE` | pings per second or `off` | 20 |
     /// | `WS_JITTER` | a fraction, 0 to 0.5 | 0.1 |
     /// | `WS_IDLE_SCOPE` | `inbound`, `messages` | `inbound` |
     /// | `WS_PONG_EVIDENCE` | `any`, `pong` | `any` |
     ///
-    /// Seconds are 0.001 to 1000000000 and, like the fraction, digits with at most a point and one to
-    /// nine digits behind them; they are kept exactly. Rates are whole numbers from 1 to 1000000000.
-    /// Nothing else is a number here: no sign, no exponent, no blank. A variable that is set to
-    /// nothing is refused, one that is not set is not. Names and words are case-sensitive.
+    /// Seconds are from 0.001 to 1000000000. Seconds and fractions are digits, optionally followed
+    /// by a point and one to nine digits; they are kept exactly. Rates are whole numbers from 1 to
+    /// 1000000000. No number has a sign, an exponent or a space. An empty value is an error; a
+    /// variable that is not set keeps its default. Names and words are case-sensitive.
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -53,7 +58,7 @@ impl TimeoutConfig {
     /// # }
     /// ```
     ///
-    /// What is misspelt is worth a line in the log:
+    /// Log the unknown variables, since one of them may be a misspelled setting:
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -68,18 +73,18 @@ impl TimeoutConfig {
     /// ```
     ///
     /// # Errors
-    /// Every variable that holds what is not accepted, in one [`EnvError`].
+    /// Returns one [`EnvError`] that lists every variable with an invalid value.
     pub fn from_env() -> Result<EnvConfig, EnvError> {
         Self::from_vars(std::env::vars_os())
     }
 
-    /// The configuration that these variables describe: those of a file, of a test, of a process
-    /// that is to be started. [`from_env`](Self::from_env) lists what each may hold.
+    /// Reads the configuration from these variables, for example those of a file or of a test.
     ///
-    /// `WS_PRESET` sets its six limits first and single variables override it, whatever their order.
-    /// If a name comes more than once, the last one counts and the others are not even looked at.
-    /// Names that do not begin with `WS_` are none of ours. Other unknown names are no error either,
-    /// since another program may own them: they are listed in [`EnvConfig::unknown`].
+    /// [`from_env`](Self::from_env) lists the variables and their values. `WS_PRESET` sets its six
+    /// limits first and the other variables override it, in any order. If a name occurs more than
+    /// once, only its last value counts. Names that do not begin with `WS_` are ignored. Unknown
+    /// names that do are no error, since another program may use them: [`EnvConfig::unknown`] lists
+    /// them.
     ///
     /// ```
     /// use core::time::Duration;
@@ -100,7 +105,7 @@ impl TimeoutConfig {
     /// ```
     ///
     /// # Errors
-    /// Every variable that holds what is not accepted, in one [`EnvError`].
+    /// Returns one [`EnvError`] that lists every variable with an invalid value.
     pub fn from_vars<I, K, V>(vars: I) -> Result<EnvConfig, EnvError>
     where
         I: IntoIterator<Item = (K, V)>,
@@ -142,7 +147,7 @@ impl TimeoutConfig {
     }
 }
 
-/// What [`TimeoutConfig::from_env`] found.
+/// The configuration from the environment, and the variables that were ignored.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -155,15 +160,15 @@ impl TimeoutConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EnvConfig {
-    /// The configuration. [`TimeoutConfig::warnings`] tells whether its settings go well together.
+    /// The configuration. [`TimeoutConfig::warnings`] lists settings that are probably mistakes.
     pub config: TimeoutConfig,
-    /// The variables that begin with `WS_` and mean nothing here, in the order of their names, each
-    /// once.
+    /// The unknown variables that begin with `WS_`, sorted by name, without duplicates.
     pub unknown: Vec<UnknownVariable>,
 }
 
-/// A variable that begins with `WS_` and means nothing here. Its value is not kept: it may be a secret
-/// of another program.
+/// A variable that begins with `WS_` and is not a setting. Its `Display` is one line for a log.
+///
+/// Its value is not stored, since it may be a secret of another program.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -188,7 +193,7 @@ impl UnknownVariable {
         Self { name, nearest }
     }
 
-    /// Its name; what is not UTF-8 in it became `U+FFFD`.
+    /// Returns the name, with `U+FFFD` in place of invalid UTF-8.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -200,7 +205,7 @@ impl UnknownVariable {
         &self.name
     }
 
-    /// The known name that was probably meant, if one is near.
+    /// Returns the setting that was probably meant, if its name is similar.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -229,13 +234,13 @@ impl fmt::Display for UnknownVariable {
     }
 }
 
-/// Every variable that held what is not accepted. Shown, it is one line for each.
+/// Every variable with an invalid value. Its `Display` is one line for each of them.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
 ///
 /// let error = TimeoutConfig::from_vars([
-///     ("WS_MAX_PING_RATE", "-3"),
+///     ("WS_JITTER", "10%"),
 ///     ("WS_PING_INTERVAL", "25"),
 ///     ("WS_IDLE_SCOPE", ""),
 /// ])
@@ -243,19 +248,19 @@ impl fmt::Display for UnknownVariable {
 ///
 /// assert_eq!(
 ///     error.to_string(),
-///     "WS_MAX_PING_RATE=\"-3\": expected a whole number between 1 and 1000000000, such as 20, or \"off\"\n\
-///      WS_IDLE_SCOPE=\"\": expected \"inbound\" or \"messages\"",
+///     r#"WS_JITTER="10%": expected a fraction between 0 and 0.5, such as 0.1
+/// WS_IDLE_SCOPE="": expected "inbound" or "messages""#,
 /// );
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnvError {
-    /// Never empty, in the order of the table.
+    /// Never empty, in the order of [`VARIABLES`].
     bad: Vec<BadVariable>,
 }
 
 impl EnvError {
-    /// The bad variables: at least one, each once, in the order in which
-    /// [`TimeoutConfig::from_env`] lists them.
+    /// Returns the variables with invalid values, in the order in which [`TimeoutConfig::from_env`]
+    /// lists them. There is at least one.
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -280,7 +285,7 @@ impl fmt::Display for EnvError {
     }
 }
 
-/// As `Display`, because this is what a `main` that returns the error prints.
+/// The same as `Display`, since a `main` that returns the error prints this.
 impl fmt::Debug for EnvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -289,8 +294,7 @@ impl fmt::Debug for EnvError {
 
 impl core::error::Error for EnvError {}
 
-/// A variable that held what is not accepted. Shown, it is one line, with what it held in quotes and
-/// escaped.
+/// A variable with an invalid value. Its `Display` is one line, with the value quoted and escaped.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -310,7 +314,7 @@ pub struct BadVariable {
 }
 
 impl BadVariable {
-    /// Its name.
+    /// Returns the name.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -321,8 +325,8 @@ impl BadVariable {
         self.name
     }
 
-    /// What it held, not escaped; what is not UTF-8 in it became `U+FFFD`. A very long text is cut,
-    /// and ends in `…` then.
+    /// Returns the value, not escaped, with `U+FFFD` in place of invalid UTF-8. A value of more
+    /// than 80 characters is cut and ends in `…`.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -333,7 +337,7 @@ impl BadVariable {
         &self.held
     }
 
-    /// What is accepted, in words.
+    /// Returns what is accepted, as text.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -356,11 +360,11 @@ impl fmt::Display for BadVariable {
     }
 }
 
-/// What begins the name of every variable of ours.
+/// The first characters of the name of every setting.
 const PREFIX: &str = "WS_";
 
-/// What each known variable holds and where it goes, in the order in which they take effect: the
-/// preset comes first, so that the others override it.
+/// Every known variable, in the order in which they take effect: the preset is first, so that the
+/// others override it.
 static VARIABLES: [(&str, Kind); 16] = [
     ("WS_PRESET", Preset),
     ("WS_HANDSHAKE_TIMEOUT", Secs(|c| &mut c.handshake_timeout)),
@@ -380,7 +384,7 @@ static VARIABLES: [(&str, Kind); 16] = [
     ("WS_PONG_EVIDENCE", Evidence),
 ];
 
-/// What a variable holds, with the field of the configuration that it fills.
+/// The kind of a variable's value, with the field of the configuration that the value fills.
 enum Kind {
     Preset,
     Secs(fn(&mut TimeoutConfig) -> &mut Limit),
@@ -392,7 +396,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What [`set`](Self::set) takes, in words.
+    /// Returns what [`set`](Self::set) accepts, as text.
     fn accepted(&self) -> &'static str {
         match self {
             Preset => r#""development", "production" or "high-latency""#,
@@ -405,7 +409,8 @@ impl Kind {
         }
     }
 
-    /// Puts what `text` says into `config`; `None`, and nothing done, if that is not accepted.
+    /// Stores the value in `config`. Returns `None`, and leaves `config` as it was, if `text` is
+    /// not accepted.
     fn set(&self, config: &mut TimeoutConfig, text: &str) -> Option<()> {
         match self {
             Preset => {
@@ -439,7 +444,7 @@ impl Kind {
     }
 }
 
-/// `Some(None)` for `off`, which is no limit; `None` for what is not accepted.
+/// Returns `Some(None)` for `off`, and `None` for a text that is not accepted.
 fn or_off<T>(text: &str, number: fn(&str) -> Option<T>) -> Option<Option<T>> {
     match text {
         "off" => Some(None),
@@ -447,18 +452,18 @@ fn or_off<T>(text: &str, number: fn(&str) -> Option<T>) -> Option<Option<T>> {
     }
 }
 
-/// 0.001 to 1,000,000,000 seconds, in nanoseconds.
+/// Reads 0.001 to 1,000,000,000 seconds, as nanoseconds.
 fn seconds(text: &str) -> Option<NonZeroU64> {
     within(1_000_000..=1_000_000_000 * BILLION, billionths(text)?).and_then(NonZeroU64::new)
 }
 
-/// 1 to 1,000,000,000.
+/// Reads 1 to 1,000,000,000.
 fn rate(text: &str) -> Option<NonZeroU32> {
     let rate = within(1..=BILLION, digits(text)?)?;
     u32::try_from(rate).ok().and_then(NonZeroU32::new)
 }
 
-/// 0 to 0.5.
+/// Reads 0 to 0.5.
 fn fraction(text: &str) -> Option<Billionths> {
     let fraction = within(0..=BILLION / 2, billionths(text)?)?;
     Billionths::try_from(fraction).ok()
@@ -470,7 +475,8 @@ fn within(range: RangeInclusive<u64>, number: u64) -> Option<u64> {
     range.contains(&number).then_some(number)
 }
 
-/// Digits, optionally a point and one to nine digits, as a whole number of billionths.
+/// Reads digits, optionally followed by a point and one to nine digits, as a whole number of
+/// billionths.
 fn billionths(text: &str) -> Option<u64> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let missing = 9_u32.checked_sub(decimals.len().try_into().ok()?)?;
@@ -478,8 +484,9 @@ fn billionths(text: &str) -> Option<u64> {
     digits(whole)?.checked_mul(BILLION)?.checked_add(decimals)
 }
 
-/// One or more ASCII digits and nothing else, which `str::parse` does not promise: it takes a sign.
-/// What does not fit is far above every limit and is refused as well.
+/// Reads one or more ASCII digits. (`str::parse` would accept a sign too.)
+///
+/// A number that overflows is far above every limit, and is not accepted either.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -490,7 +497,7 @@ fn digits(text: &str) -> Option<u64> {
     })
 }
 
-/// The text, or the beginning of one that would flood a log.
+/// Returns the text, shortened if it would flood a log.
 fn cut(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
@@ -499,10 +506,10 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// The known name from which `name` differs least, if in no more than a third of the longer of the two
-/// (`WS_` left aside, which they share).
+/// Returns the known name that is most similar to `name`, if no more than a third of the longer one
+/// differs. `WS_` does not count, since both begin with it.
 fn nearest(name: &str) -> Option<&'static str> {
-    // The first 64 characters suffice: what is longer is near to nothing.
+    // The first 64 characters suffice: no known name is similar to a longer one.
     let name: Vec<char> = name.chars().skip(PREFIX.len()).take(64).collect();
     VARIABLES
         .iter()
@@ -512,10 +519,10 @@ fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// How many characters must be put in, taken out or replaced to make one of the other (Levenshtein),
-/// whatever the case.
+/// Returns how many characters must be inserted, deleted or replaced to turn one text into the
+/// other (the Levenshtein distance), ignoring case.
 fn distance(name: &[char], known: &str) -> usize {
-    // For the part of `name` seen so far, the distance to each beginning of `known`.
+    // The distance from the characters of `name` read so far to each prefix of `known`.
     let mut row: Vec<usize> = (0..=known.len()).collect();
     for (taken, from) in name.iter().enumerate() {
         let mut replaced = mem::replace(&mut row[0], taken + 1);

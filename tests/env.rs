@@ -1,4 +1,4 @@
-//! The configuration from the environment: what is accepted, what is refused, and how it is said.
+//! The configuration from the environment: accepted values, rejected values and error texts.
 
 mod from_vars;
 
@@ -36,7 +36,7 @@ const RATES: [(&str, Get<Option<u32>>); 2] = [
     ("WS_MAX_PING_RATE", TimeoutConfig::max_ping_rate),
 ];
 
-/// All of them, in the order in which errors list them.
+/// All variables, in the order in which errors list them.
 const NAMES: [&str; 16] = [
     "WS_PRESET",
     "WS_HANDSHAKE_TIMEOUT",
@@ -56,7 +56,7 @@ const NAMES: [&str; 16] = [
     "WS_PONG_EVIDENCE",
 ];
 
-/// Good for no variable.
+/// Values that no variable accepts.
 fn bad_everywhere<'a>() -> impl Iterator<Item = &'a str> {
     let words = "OFF Off no on none - + . -1 +1 -0 1e0 1E0 nan NaN inf infinity -inf \
                  1_0 1,0 1'0 0x1 0b1 1s 1ms 1% 1.0.0 ١ １ ½ 一";
@@ -116,7 +116,7 @@ fn presets_set_the_six() {
         assert_eq!(config.jitter(), default.jitter());
     }
     for name in "Production PRODUCTION high_latency highlatency prod default".split(' ') {
-        refused("WS_PRESET", name);
+        rejected("WS_PRESET", name);
     }
 }
 
@@ -197,7 +197,7 @@ fn seconds_are_exact() {
         ("1.000000001", 1_000_000_001),
         ("17.123456789", 17_123_456_789),
         ("007.50", 7_500_000_000),
-        // A double has no such number.
+        // Not representable as a double.
         ("9007199.254740993", 9_007_199_254_740_993),
         ("999999999.999999999", 999_999_999_999_999_999),
         ("1000000000", 1_000_000_000_000_000_000),
@@ -226,12 +226,12 @@ fn seconds_are_exact() {
 }
 
 #[test]
-fn what_is_no_limit_is_refused() {
+fn a_value_that_is_no_limit_is_rejected() {
     let long = ["0", "1", "9"].map(|digit| digit.repeat(10_000));
     let long = long.iter().map(String::as_str);
     let out_of_range = "0 0.0 0.000000000 0.000999999 0.000000001 \
                         1000000000.000000001 1000000000.1 1000000001 10000000000";
-    // Where 64 and 128 bits end, in nanoseconds and in seconds.
+    // The limits of 64 and 128 bits, in nanoseconds and in seconds.
     let wide = "18446744073 18446744073.709551615 18446744073.709551616 18446744074 18446744075 \
                 18446744073709551615 18446744073709551616 18446744073709551646 \
                 340282366920938463463374607431768211456 340282366920938463463374607431768211486";
@@ -243,18 +243,18 @@ fn what_is_no_limit_is_refused() {
     let blanks = [" 5", "5 ", "1. 5", "1 .5", "1 000"];
     for text in words.chain(blanks).chain(long).chain(bad_everywhere()) {
         for (name, _) in LIMITS {
-            refused(name, text);
+            rejected(name, text);
         }
-        refused("WS_CLOSE_TIMEOUT", text);
+        rejected("WS_CLOSE_TIMEOUT", text);
     }
     for zeros in [0, 1, 9_990] {
         let text = format!("1.{}", "0".repeat(10 + zeros));
-        refused("WS_PING_INTERVAL", &text);
+        rejected("WS_PING_INTERVAL", &text);
     }
 }
 
 #[test]
-fn off_is_no_limit_but_for_closing() {
+fn off_turns_every_limit_off_except_that_of_closing() {
     for (name, get) in LIMITS {
         assert_eq!(get(&one(name, "off").unwrap()), None, "{name}");
     }
@@ -268,7 +268,7 @@ fn off_is_no_limit_but_for_closing() {
         "WS_IDLE_SCOPE",
         "WS_PONG_EVIDENCE",
     ] {
-        let bad = refused(name, "off");
+        let bad = rejected(name, "off");
         assert!(!bad.accepted().contains("off"), "{bad}");
     }
 }
@@ -290,7 +290,7 @@ fn rates_are_whole_numbers() {
         let bad = "0 00 1000000001 4294967296 4294967297 18446744073709551617 1.0 0.5 1. .1";
         let bad = bad.split(' ').chain([long.as_str()]);
         for text in bad.chain(bad_everywhere()) {
-            refused(name, text);
+            rejected(name, text);
         }
     }
 }
@@ -312,7 +312,7 @@ fn jitter_is_a_fraction() {
     let bad =
         "0.500000001 0.5000000000 0.6 1 4.294967296 4.394967296 18446744073.709551616 .5 0. 50%";
     for text in bad.split(' ').chain(bad_everywhere()) {
-        refused("WS_JITTER", text);
+        rejected("WS_JITTER", text);
     }
 }
 
@@ -328,7 +328,7 @@ fn words_are_exact() {
     let words = words.chain(["messages ", " inbound", "pong\n", "production "]);
     for text in words.chain(bad_everywhere()) {
         for name in ["WS_PRESET", "WS_IDLE_SCOPE", "WS_PONG_EVIDENCE"] {
-            refused(name, text);
+            rejected(name, text);
         }
     }
 }
@@ -391,7 +391,7 @@ fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
     let all = [&limits[..], &rates, &others].concat();
     assert_eq!(all.len(), NAMES.len());
     for (name, expected) in all {
-        let bad = refused(name, "60s");
+        let bad = rejected(name, "60s");
         assert_eq!(bad.accepted(), expected);
         assert_eq!(
             bad.to_string(),
@@ -400,11 +400,11 @@ fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
     }
 }
 
-/// The examples that the errors give, and every word that they quote.
+/// Tries the examples in the errors, and every word that they quote.
 #[test]
-fn what_an_error_expects_is_accepted() {
+fn the_values_that_an_error_expects_are_accepted() {
     for name in NAMES {
-        let expected = refused(name, "bad").accepted();
+        let expected = rejected(name, "bad").accepted();
         let quoted = expected.split('"').skip(1).step_by(2);
         let example = expected.split("such as ").nth(1).into_iter();
         let numbers = example
@@ -419,9 +419,9 @@ fn what_an_error_expects_is_accepted() {
 }
 
 #[test]
-fn what_a_variable_held_is_readable() {
+fn a_bad_value_is_readable() {
     let hostile = "a\"b\\\r\n\x1b[31m\u{7f}\u{202e}\u{2028}é";
-    let bad = refused("WS_PRESET", hostile);
+    let bad = rejected("WS_PRESET", hostile);
     assert_eq!(bad.held(), hostile);
     let line = bad.to_string();
     assert!(
@@ -432,13 +432,13 @@ fn what_a_variable_held_is_readable() {
     for filler in ["9", "é", "€", "😀"] {
         for length in [79, 80] {
             let text = filler.repeat(length);
-            assert_eq!(refused("WS_JITTER", &text).held(), text);
+            assert_eq!(rejected("WS_JITTER", &text).held(), text);
         }
         for length in [81, 82, 10_000] {
-            // An odd first byte puts the characters across every byte count.
+            // After one byte, the cut falls inside a character if it counts bytes.
             let text = String::from("x") + &filler.repeat(length - 1);
             let expected = String::from("x") + &filler.repeat(79) + "…";
-            assert_eq!(refused("WS_JITTER", &text).held(), expected);
+            assert_eq!(rejected("WS_JITTER", &text).held(), expected);
         }
     }
 }
@@ -481,10 +481,10 @@ fn unknown_variables_are_warnings() {
         ("WS_MAX_DATA_RATE", Some("WS_MIN_DATA_RATE")),
         ("WS_IDLE_SCOP", Some("WS_IDLE_SCOPE")),
         ("WS_RESUME_PROBES", Some("WS_RESUME_PROBE")),
-        // Two of six letters are still near, three are not.
+        // Two of six characters may differ, three may not.
         ("WS_JXXTER", Some("WS_JITTER")),
         ("WS_JXXXER", None),
-        // What follows counts, even if it begins well.
+        // The end of a name counts too.
         ("WS_STALL_TOLERAXXXXXXXXXXXX", None),
         ("WS_", None),
         ("WS_X", None),
@@ -539,7 +539,7 @@ fn an_unknown_name_of_any_length_is_readable() {
 }
 
 #[test]
-fn any_kind_of_pairs_will_do() {
+fn pairs_of_any_string_types_are_read() {
     let map = HashMap::from([(String::from("WS_JITTER"), OsString::from("0.25"))]);
     assert_eq!(
         TimeoutConfig::from_vars(&map).unwrap().config.jitter(),
@@ -555,7 +555,7 @@ fn any_kind_of_pairs_will_do() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_not_utf8_is_refused_in_a_value_and_a_warning_in_a_name() {
+fn invalid_utf8_is_an_error_in_a_value_and_a_warning_in_a_name() {
     let text = OsStr::from_bytes;
     for name in NAMES {
         let error = TimeoutConfig::from_vars([(name, text(b"1\xff"))]).unwrap_err();
@@ -614,12 +614,12 @@ proptest! {
     }
 
     #[test]
-    fn any_lines_are_read_as_they_say(lines in proptest::collection::vec(any_line(), 0..8)) {
+    fn any_lines_agree_with_an_independent_reader(lines in proptest::collection::vec(any_line(), 0..8)) {
         from_vars::check(lines.join("\n").as_bytes());
     }
 
     #[test]
-    fn any_bytes_are_read_as_they_say(
+    fn any_bytes_agree_with_an_independent_reader(
         name in proptest::sample::select(&NAMES[..]),
         value in any::<Vec<u8>>(),
     ) {
@@ -627,7 +627,7 @@ proptest! {
     }
 }
 
-/// Numbers of this range, of which small ones are as likely as large ones.
+/// Numbers in this range, with each order of magnitude equally likely.
 fn any_size(range: RangeInclusive<u64>) -> impl Strategy<Value = u64> {
     let (low, high) = range.into_inner();
     (low.ilog2()..=high.ilog2()).prop_flat_map(move |bits| {
@@ -636,7 +636,7 @@ fn any_size(range: RangeInclusive<u64>) -> impl Strategy<Value = u64> {
     })
 }
 
-/// `NAME=value`, of which many are right, or nearly.
+/// `NAME=value`; many are valid, or almost.
 fn any_line() -> impl Strategy<Value = String> {
     let right = "WS_PRESET=development WS_PRESET=production WS_PRESET=high-latency \
                  WS_IDLE_SCOPE=inbound WS_IDLE_SCOPE=messages WS_PONG_EVIDENCE=any \
@@ -658,8 +658,8 @@ fn any_line() -> impl Strategy<Value = String> {
     prop_oneof![proptest::sample::select(right), any]
 }
 
-/// Runs itself in a process with an environment of its own: to change that of this process would
-/// disturb the other tests.
+/// Runs itself in a child process, since changing the environment of this process would disturb the
+/// other tests.
 #[test]
 fn from_env_reads_the_environment() {
     const CHILD: &str = "ENV_TEST_CHILD";
@@ -697,7 +697,7 @@ fn from_env_reads_the_environment() {
                         command.env_remove(name);
                     }
                 }
-                // Would be the end of `std::env::vars`, though it is none of ours.
+                // Makes `std::env::vars` panic, although it is not a `WS_` variable.
                 #[cfg(unix)]
                 command.env("OTHER", OsStr::from_bytes(b"\xff"));
                 command.args(["--exact", "from_env_reads_the_environment"]);
@@ -710,16 +710,16 @@ fn from_env_reads_the_environment() {
     }
 }
 
-/// The configuration with one variable set, of which no warning may come.
+/// Reads a configuration from one variable, which must be known.
 fn one(name: &str, value: &str) -> Result<TimeoutConfig, EnvError> {
     let loaded = TimeoutConfig::from_vars([(name, value)])?;
     assert_eq!(loaded.unknown, []);
     Ok(loaded.config)
 }
 
-/// What the error says of a variable that must not be accepted.
+/// Returns the error for a value that must not be accepted.
 #[track_caller]
-fn refused(name: &str, value: &str) -> BadVariable {
+fn rejected(name: &str, value: &str) -> BadVariable {
     let Err(error) = one(name, value) else {
         panic!("{name} takes {value:?}");
     };
@@ -732,7 +732,7 @@ fn refused(name: &str, value: &str) -> BadVariable {
     bad.clone()
 }
 
-/// Heartbeat, connection, message, idle, ping and pong, in seconds.
+/// The heartbeat, connection, message, idle, ping and pong limits, in seconds.
 fn six(config: &TimeoutConfig) -> [f64; 6] {
     [
         config.heartbeat_interval(),

@@ -1,12 +1,13 @@
 //! Replays the seed files of the fuzz targets through the targets' own code, without a fuzzer.
 //!
-//! The seeds of `policy` are made here, so that one can read what they are. After a change
+//! The seeds of `policy` are binary, so their readable source is here. After a change, write the files
+//! again:
 //!
 //! ```sh
 //! WRITE_SEEDS=1 cargo test --test seeds
 //! ```
 //!
-//! writes them anew. Other files beside them, such as what a fuzzer has found, are replayed as well.
+//! Other files in the same folder, such as a fuzzer's findings, are replayed too.
 
 #[path = "from_vars/mod.rs"]
 mod from_vars;
@@ -36,7 +37,7 @@ fn policy_seeds() {
             fs::write(&file, &data).expect("the folder is there");
         }
         let written = fs::read(&file).expect("the seed was written");
-        assert_eq!(written, data, "{} is not what it is here", seed.name);
+        assert_eq!(written, data, "{} differs from its source", seed.name);
         assert_eq!(actions(&seed.case), seed.gives, "{}", seed.name);
     }
     replay(&folder, |data| {
@@ -67,7 +68,7 @@ fn replay(folder: &Path, run: impl Fn(&[u8])) {
     assert!(count > 0, "{} is empty", folder.display());
 }
 
-/// What the policy says in the case but for `Idle`, in words.
+/// Plays the case and returns every action except `Idle`, as text.
 fn actions(case: &Case) -> Vec<String> {
     let mut said = Vec::new();
     case.play(|_, _, _, action, policy| {
@@ -283,7 +284,7 @@ fn seeds() -> Vec<Seed> {
     ]
 }
 
-/// Places of [`Recipe::lengths`].
+/// Indices into [`Recipe::lengths`].
 const MESSAGE: usize = 3;
 const PING: usize = 5;
 const PONG: usize = 6;
@@ -292,7 +293,7 @@ const STALL: usize = 8;
 /// See [`Recipe::choices`].
 const PONG_EVIDENCE: u8 = 8;
 
-/// Codes of rates and crowds.
+/// Codes of rates and counts.
 const ONE_A_SECOND: u8 = 2;
 const SIXTY: u8 = 4 * 29 + 3;
 const SIX: u8 = 4 * 2 + 3;

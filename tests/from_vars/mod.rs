@@ -1,6 +1,7 @@
-//! Variables as text, one `NAME=value` a line, against a reader of its own for each kind of value.
+//! Compares `TimeoutConfig::from_vars` with an independent reader, on lines of `NAME=value`.
 //!
-//! The reader shares no code with the crate and works on the digits as text, where nothing overflows.
+//! The reader shares no code with the crate. It compares numbers as strings of digits, which cannot
+//! overflow.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -28,7 +29,7 @@ const RATES: [(&str, Get<Option<u32>>); 2] = [
     ("WS_MAX_PING_RATE", TimeoutConfig::max_ping_rate),
 ];
 
-/// Panics if what `TimeoutConfig::from_vars` makes of `data` is not what the lines say.
+/// Panics if `TimeoutConfig::from_vars` and the independent reader disagree on the lines in `data`.
 pub(crate) fn check(data: &[u8]) {
     let lines: Vec<_> = data.split(|&byte| byte == b'\n').filter_map(line).collect();
     let given = lines.iter().copied().collect::<Vars>();
@@ -62,7 +63,7 @@ pub(crate) fn check(data: &[u8]) {
         Err(error) => {
             let mut names: Vec<_> = error.variables().iter().map(BadVariable::name).collect();
             names.sort_unstable();
-            assert_eq!(names, bad, "refused: {error}");
+            assert_eq!(names, bad, "rejected: {error}");
             let shown = error.to_string();
             assert_eq!(shown.lines().count(), error.variables().len());
             assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
@@ -75,7 +76,8 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-/// `NAME=value`, or nothing if the line is none (or no text, where only text can be an `OsStr`).
+/// Splits `NAME=value`. Returns `None` for any other line, and for invalid UTF-8 on platforms where an
+/// `OsStr` cannot contain it.
 fn line(line: &[u8]) -> Option<(&OsStr, &OsStr)> {
     let equals = line.iter().position(|&byte| byte == b'=')?;
     Some((os(&line[..equals])?, os(&line[equals + 1..])?))
@@ -91,7 +93,7 @@ fn os(bytes: &[u8]) -> Option<&OsStr> {
     std::str::from_utf8(bytes).ok().map(OsStr::new)
 }
 
-/// The names, in order, of what must be refused.
+/// Returns the names of the variables that must be rejected, sorted.
 fn bad_names<'a>(given: &Vars<'a>) -> Vec<&'a str> {
     let known = given.iter().filter_map(|(name, value)| {
         let name = name.to_str()?;
@@ -103,7 +105,7 @@ fn bad_names<'a>(given: &Vars<'a>) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether a text is good for the variable of this name, if there is such a variable.
+/// Returns the check that a value of the variable must pass, if there is such a variable.
 fn reader(name: &str) -> Option<fn(&str) -> bool> {
     Some(match name {
         "WS_PRESET" => |text| ["development", "production", "high-latency"].contains(&text),
@@ -121,7 +123,8 @@ fn reader(name: &str) -> Option<fn(&str) -> bool> {
     })
 }
 
-/// What is given is what the configuration holds, and where nothing is given the preset or default.
+/// Asserts that the configuration has the given values, and otherwise those of the preset or the
+/// defaults.
 fn agrees(config: &TimeoutConfig, given: &Vars<'_>) {
     let text = |name: &str| {
         given
@@ -166,7 +169,8 @@ fn rate(text: &str) -> Option<u32> {
     Some(billionths.strip_suffix("000000000")?.parse().unwrap())
 }
 
-/// The number times a billion, in digits, if it is written as it should be and from `low` to `high`.
+/// Returns the digits of the number times a billion, if its syntax is valid and it is from `low` to
+/// `high`.
 fn billionths(text: &str, low: &str, high: &str) -> Option<String> {
     let parts: Vec<&str> = text.split('.').collect();
     let digits = |part: &&str| !part.is_empty() && part.chars().all(|c| "0123456789".contains(c));
@@ -179,8 +183,8 @@ fn billionths(text: &str, low: &str, high: &str) -> Option<String> {
     let number = format!("{whole}{decimals:0<9}");
     let number = number.trim_start_matches('0');
     let number = if number.is_empty() { "0" } else { number };
-    // Without leading zeros, the longer number is the larger, and of two as long the later in the
-    // alphabet.
+    // Without leading zeros, the longer number is larger, and numbers of the same length compare as
+    // strings.
     let size = |number: &str| (number.len(), number.to_owned());
     (size(low)..=size(high))
         .contains(&size(number))
