@@ -1,4 +1,8 @@
-//! What goes into a policy and what comes out.
+//! The input and output of a policy.
+//!
+//! The driver of a connection reports each [`Event`] when it happens. Polling the policy returns an
+//! [`Action`], which the driver carries out. A [`Phase`] says how far the connection has come, and
+//! a [`CloseReason`] why the policy ended it.
 
 use core::fmt;
 use core::time::Duration;
@@ -6,78 +10,101 @@ use core::time::Duration;
 use crate::seed::PingId;
 use crate::time::Timestamp;
 
-/// Something that happened. See each variant for what it does while the connection is open; an event
-/// that does not fit the phase is ignored.
+/// Something that happened on a connection, reported to
+/// [`TimeoutPolicy::observe`](crate::TimeoutPolicy::observe).
+///
+/// Each variant describes its effect while the connection is open. The policy ignores an event that
+/// does not fit its phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
-    /// The opening handshake is done: every clock of the open connection starts.
+    /// The opening handshake completed. Starts the timers of an open connection.
     Opened,
-    /// A whole data message came.
+    /// A whole data message was received.
     Recv,
-    /// Bytes came of a message or frame that is not whole.
+    /// Bytes of an incomplete message or frame were received.
     RecvPartial {
-        /// How many so far; 0 if none is begun. More than before is a sign of life, and moves the
-        /// receive clock; less only lowers the total.
+        /// The bytes received so far; 0 if no message is incomplete.
+        ///
+        /// An increase counts as something received and extends the deadline that `min_data_rate`
+        /// sets. A decrease only lowers the total.
         total: u64,
     },
-    /// The peer's ping.
+    /// A ping was received.
     Ping,
-    /// A pong. `None` if its payload is no [`PingId`].
+    /// A pong was received. `None` if its payload is not a [`PingId`].
     Pong(Option<PingId>),
-    /// A write waits for the transport: the write clock starts, unless it runs.
+    /// A write is waiting for the transport. Starts the `message_timeout` timer, unless it is
+    /// running.
     SendStart,
-    /// The transport took some bytes of what waits, but not all.
+    /// The transport accepted some of the bytes that are waiting, but not all.
     SendProgress {
-        /// How many; 0 is no event.
+        /// The bytes accepted since the last report. 0 has no effect.
         bytes: u64,
     },
-    /// Everything handed over is flushed, a data message among it.
+    /// All pending writes were flushed, at least one data message among them. Stops the
+    /// `message_timeout` timer.
     SendOk,
-    /// Everything handed over is flushed, with control frames only.
+    /// All pending writes were flushed, and they were control frames only. Stops the
+    /// `message_timeout` timer.
     Flushed,
-    /// The ping that was asked for is flushed, with all before it: the wait for its pong begins.
+    /// The requested ping was flushed, and everything before it. Starts the `pong_timeout` timer.
     PingSent(PingId),
-    /// The caller doubts the link (a resume, a change of network): the peer must answer soon.
+    /// Requires proof of life within `within`, for example after a suspend or a network change.
+    ///
+    /// Requests a ping at once, unless one is already waiting or unanswered. Expires as
+    /// [`CloseReason::PongTimeout`].
     Probe {
-        /// How soon, from now; of several the nearest counts, and 0 is a verdict at once.
+        /// How soon the peer must answer, measured from this event.
+        ///
+        /// The earliest of several deadlines counts. 0 expires at once.
         within: Duration,
     },
-    /// This side wants to be rid of the connection.
+    /// Schedules a graceful close at a random point within `within`, for example at shutdown.
     Drain {
-        /// It closes after a part of this that is drawn from the seed; of several the nearest counts.
+        /// The longest wait, measured from this event. The policy's seed determines the point.
+        ///
+        /// The earliest of several points counts. 0 closes at once.
         within: Duration,
     },
-    /// This side begins a closing handshake on its own account.
+    /// This side started a closing handshake, for example because the application closed the
+    /// connection.
     CloseStart,
-    /// The peer's Close frame came.
+    /// The peer's Close frame was received.
     PeerClose,
-    /// The transport is gone.
+    /// The transport is closed.
     Closed,
-    /// Time passed.
+    /// Time passed. Has no effect.
     Tick,
 }
 
-/// What the driver is to do.
+/// What the driver must do next, returned by [`TimeoutPolicy::poll`](crate::TimeoutPolicy::poll).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Write a ping with [`PingId::payload`], flush, and then observe [`Event::PingSent`]. Said once a
-    /// ping. Poll again.
+    /// Write a ping with [`PingId::payload`], flush it, observe [`Event::PingSent`], and poll
+    /// again.
+    ///
+    /// Returned once for each ping.
     SendPing(PingId),
-    /// Begin the closing handshake, with the reason's code; the policy is `Closing` from here. Said at
-    /// most once. Poll again.
+    /// Start the closing handshake with
+    /// [`TimeoutConfig::close_code`](crate::TimeoutConfig::close_code), and poll again.
+    ///
+    /// Returned at most once. The policy is in [`Phase::Closing`] from now on.
     Close(CloseReason),
-    /// Drop the transport now; a Close frame goes out only if it can be written at once. Said at every
-    /// later poll.
+    /// Drop the transport now. Send a Close frame only if it can be written at once.
+    ///
+    /// Every later poll returns the same.
     Abort(CloseReason),
-    /// Nothing to do.
+    /// Do nothing now.
     Idle {
-        /// Until then, or until the next event if `None`. Always later than the `now` of the poll.
+        /// When to poll again, unless an event comes first. `None`: after the next event.
+        ///
+        /// Always later than the `now` of the poll.
         until: Option<Timestamp>,
     },
 }
 
-/// How far a connection has come. Phases only go forward.
+/// The phase of a connection. Phases only move forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "json",
@@ -86,19 +113,19 @@ pub enum Action {
 )]
 #[non_exhaustive]
 pub enum Phase {
-    /// The opening handshake is under way.
+    /// The opening handshake is in progress.
     Opening,
     /// The connection is open.
     Open,
-    /// The closing handshake is under way, begun by either side.
+    /// The closing handshake is in progress, started by either side.
     Closing,
-    /// The transport is gone.
+    /// The transport is closed.
     Closed,
-    /// The policy told its driver to drop the transport.
+    /// The policy returned [`Action::Abort`] with this reason.
     Aborted(CloseReason),
 }
 
-/// Why the policy ended a connection. Its names are those of the limits.
+/// Why the policy ended a connection. Most reasons have the name of the limit that expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "json",
@@ -109,21 +136,22 @@ pub enum Phase {
 pub enum CloseReason {
     /// The opening handshake took longer than `handshake_timeout`.
     HandshakeTimeout,
-    /// The connection reached the end of its life.
+    /// The connection reached its maximum lifetime, `connection_timeout` less jitter.
     ConnectionTimeout,
-    /// A write, or a ping that was asked for, waited longer than `message_timeout`.
+    /// A write, or a requested ping, waited longer than `message_timeout` without progress.
     MessageTimeout,
-    /// There was silence for `idle_timeout`.
+    /// `idle_timeout` expired: nothing was received, or in scope `messages` no data was
+    /// transferred.
     IdleTimeout,
-    /// A ping or probe was not answered in time.
+    /// The peer did not answer a ping within `pong_timeout`, or a probe in time.
     PongTimeout,
     /// The closing handshake took longer than `close_timeout`.
     CloseTimeout,
-    /// A message trickled in more slowly than `min_data_rate`.
+    /// A message arrived more slowly than `min_data_rate`.
     SlowReceive,
-    /// The peer pinged faster than `max_ping_rate`.
+    /// The peer sent pings faster than `max_ping_rate`.
     PingFlood,
-    /// This side asked the connection to go.
+    /// A scheduled close was due: see [`Event::Drain`].
     Drain,
 }
 
@@ -140,10 +168,11 @@ impl fmt::Display for Phase {
 }
 
 impl CloseReason {
-    /// The code of the Close frame that tells the peer; `None` where none is sent.
+    /// Returns the code of the Close frame for this reason, or `None` if no Close frame is sent.
     ///
-    /// A drain can be configured to send 1012 instead: see
-    /// [`TimeoutConfig::close_code`](crate::TimeoutConfig::close_code).
+    /// A drain can be configured to send 1012 instead of 1001:
+    /// [`TimeoutConfig::close_code`](crate::TimeoutConfig::close_code) returns the code that
+    /// applies.
     pub const fn code(self) -> Option<u16> {
         match self {
             // "1001 indicates that an endpoint is "going away"" (RFC 6455, 7.4.1)
@@ -158,8 +187,8 @@ impl CloseReason {
         }
     }
 
-    /// Whether this side meant the connection to end, because it has lived its life or was asked to go.
-    /// Every other reason is trouble.
+    /// Returns whether the end was planned: by a drain, or by the connection's maximum lifetime.
+    /// Every other reason is a failure.
     ///
     /// ```
     /// use ws_timeout::CloseReason;
@@ -171,7 +200,7 @@ impl CloseReason {
         matches!(self, Self::ConnectionTimeout | Self::Drain)
     }
 
-    /// The name as the configuration has it, such as `pong_timeout`.
+    /// Returns the name, such as `pong_timeout`, for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::HandshakeTimeout => "handshake_timeout",
@@ -186,7 +215,7 @@ impl CloseReason {
         }
     }
 
-    /// What to say to the peer: the text of the Close frame, at most 123 bytes.
+    /// Returns the text of the Close frame, at most 123 bytes.
     pub const fn text(self) -> &'static str {
         match self {
             Self::HandshakeTimeout => "the opening handshake took too long",
@@ -202,7 +231,7 @@ impl CloseReason {
     }
 }
 
-/// The [`name`](CloseReason::name).
+/// Writes the [`name`](CloseReason::name).
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

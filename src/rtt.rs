@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
-/// Round-trip times of pings, smoothed as RFC 6298 specifies, in whole microseconds.
+/// The round-trip time of pings, smoothed as RFC 6298 specifies, in whole microseconds.
 ///
-/// A sample runs from the flush of a ping to the first pong that carries its ID.
+/// A sample is the time from when a ping was flushed to the first pong that carries its ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Rtt {
@@ -18,7 +18,7 @@ pub struct Rtt {
     pub variation: Duration,
 }
 
-/// An object with all four values in microseconds.
+/// Writes an object with all four values in microseconds.
 #[cfg(feature = "json")]
 impl serde::Serialize for Rtt {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -34,7 +34,7 @@ impl serde::Serialize for Rtt {
     }
 }
 
-/// What the policy keeps of an [`Rtt`]: microseconds, at half the size.
+/// An [`Rtt`] as the policy stores it: in microseconds, at half the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RttEstimator {
     latest: u64,

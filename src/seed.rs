@@ -1,8 +1,11 @@
-//! What is drawn from a policy's seed: the marks of pings, the jitter, the instant of a drain.
+//! What a policy's seed determines: ping IDs, jitter and the drain time.
+//!
+//! Each value is a function of the seed and a number, without a state, so a recorded trace replays.
 
-/// The mark of one ping: 64 bits mixed from the policy's seed and the ping's number.
+/// The ID of a ping: 64 bits, mixed from the policy's seed and the ping's number.
 ///
-/// It tells the pongs of one connection apart. It is no secret and proves nothing.
+/// The pings of one connection have different IDs, so the ID in a pong says which ping it answers.
+/// An ID is not a secret and does not authenticate the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PingId(u64);
 
@@ -11,13 +14,14 @@ impl PingId {
         Self(mix(seed.wrapping_add(number.wrapping_mul(GOLDEN))))
     }
 
-    /// What the ping frame carries.
+    /// Returns the payload of the ping frame.
     pub const fn payload(self) -> [u8; 8] {
         self.0.to_be_bytes()
     }
 
-    /// The mark that a pong carries; `None` if its payload is not 8 bytes long. Whether a ping of this
-    /// connection has that mark, its policy knows.
+    /// Returns the ID in the payload of a pong, or `None` if the payload is not 8 bytes long.
+    ///
+    /// The policy checks whether a ping of its connection has this ID.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         payload
             .try_into()
@@ -26,19 +30,20 @@ impl PingId {
     }
 }
 
-/// The part of the jitter that shortens the wait for ping `number`, or for 0 the connection's life.
+/// Returns the part of the jitter, in 65536ths, that shortens the interval before ping `number`, or
+/// for 0 the connection's lifetime.
 pub(crate) const fn jitter_draw(seed: u64, number: u64) -> u16 {
     (mix(seed ^ mix(number)) >> 48) as u16
 }
 
-/// The part of `within` after which a drain closes.
+/// Returns the part of `within`, in 2⁻³² units, after which a drain closes.
 pub(crate) const fn drain_draw(seed: u64) -> u32 {
     (mix(seed ^ mix(u64::MAX)) >> 32) as u32
 }
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The finalizer of splitmix64: a bijection that spreads every bit over all.
+/// The finalizer of splitmix64: a bijection in which each input bit affects every output bit.
 const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -57,8 +62,8 @@ mod tests {
         }
     }
 
-    /// Recorded traces contain payloads, so the IDs must not change. With seed 1234567, the first three
-    /// outputs of splitmix64 are widely published.
+    /// Recorded traces contain payloads, so the IDs must not change. With seed 1234567, the first
+    /// three outputs of splitmix64 are widely published.
     #[test]
     fn ids_are_the_outputs_of_splitmix64() {
         let published: [u64; 3] = [

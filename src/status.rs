@@ -1,4 +1,4 @@
-//! What a policy knows, as a value.
+//! The state of a policy as a value, for logs, metrics and debuggers.
 
 use core::fmt;
 use core::time::Duration;
@@ -7,51 +7,52 @@ use crate::event::{CloseReason, Phase};
 use crate::rtt::Rtt;
 use crate::time::{Timestamp, brief};
 
-/// Everything that a policy knew at one instant; made by
+/// The state of a policy at one instant, returned by
 /// [`TimeoutPolicy::status`](crate::TimeoutPolicy::status).
 ///
-/// Its `Display` is one line for a log. All lengths are measured up to [`Status::at`].
+/// Every length is measured up to [`Status::at`]. `Display` writes one line for a log; with feature
+/// `json`, `Serialize` writes an object for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// The instant that this describes.
+    /// The instant of this status.
     pub at: Timestamp,
-    /// How far the connection has come.
+    /// The phase of the connection.
     pub phase: Phase,
-    /// The first reason given for ending it.
+    /// The first reason that the policy gave for ending the connection.
     pub cause: Option<CloseReason>,
-    /// Time since it opened; while opening, since the handshake began.
+    /// Time since the connection opened, or in phase `Opening` since the handshake began.
     pub age: Duration,
-    /// Time since the peer was last heard, or excused because the transport was still taking bytes
-    /// ahead of our ping.
+    /// Time since something was last received, or since the transport last accepted bytes while a
+    /// ping was waiting behind them.
     pub silent: Duration,
-    /// Time since all that was handed over was last flushed.
+    /// Time since all pending writes were last flushed.
     pub since_sent: Duration,
-    /// Time since data last moved in either direction.
+    /// Time since data was last transferred in either direction.
     pub since_active: Duration,
-    /// How long a ping has waited to be flushed, since it was asked for or the transport last took
-    /// bytes; `None` if none does.
+    /// How long a requested ping has been waiting to be flushed, measured from the request or from
+    /// when the transport last accepted bytes. `None` if no ping is waiting.
     pub ping_unsent: Option<Duration>,
-    /// How long the answer to a flushed ping has been awaited; `None` if none is.
+    /// How long a ping has been unanswered, measured from when it was flushed. `None` if none is.
     pub ping_unanswered: Option<Duration>,
-    /// Whether a write waits for the transport under `message_timeout`.
+    /// Whether the `message_timeout` timer of a write is running.
     pub write_waits: bool,
-    /// Bytes received of a message that is not whole yet.
+    /// The bytes received of an incomplete message; 0 if there is none.
     pub partial_bytes: u64,
-    /// Pings asked for.
+    /// The number of pings requested.
     pub pings_sent: u64,
-    /// Pongs that gave a round-trip time.
+    /// The number of pongs that gave a round-trip time.
     pub pongs_received: u64,
-    /// The round-trip estimate.
+    /// The round-trip estimate; `None` before the first sample.
     pub rtt: Option<Rtt>,
-    /// What is left of a stall grace; `None` if none runs.
+    /// The time until the stall grace ends; `None` if none is running.
     pub grace_left: Option<Duration>,
-    /// Every deadline that stands.
+    /// Every deadline that is set.
     pub deadlines: Deadlines,
 }
 
-/// One line: the phase, the age, what was last received and sent, then what is unusual, then the time
-/// left until each deadline.
+/// Writes one line: the phase and the age, the last receipt and flush, then what is unusual, then
+/// the time left until each deadline.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |count| if count == 1 { "" } else { "s" };
@@ -109,8 +110,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// An object with all lengths in seconds, and under `deadlines` the time left to each; a deadline that
-/// is past is negative.
+/// Writes an object with every length in seconds. `deadlines` contains the time left until each
+/// deadline, negative if it is overdue.
 #[cfg(feature = "json")]
 impl serde::Serialize for Status {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -137,7 +138,7 @@ impl serde::Serialize for Status {
     }
 }
 
-/// The time left to each deadline, in seconds.
+/// The time left until each deadline, in seconds.
 #[cfg(feature = "json")]
 struct DeadlinesLeft<'a>(&'a Status);
 
@@ -155,20 +156,21 @@ impl serde::Serialize for DeadlinesLeft<'_> {
     }
 }
 
-/// The deadlines that stand, a stall grace included, in the order in which they decide.
+/// The deadlines that are set, in the order in which they decide. A stall grace is included: it
+/// moves the deadlines that it covers.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deadlines {
-    /// As many as the longest column of the table has rows.
+    /// As many as can be set in one phase.
     rows: [Option<(DeadlineKind, Timestamp)>; 10],
 }
 
 impl Deadlines {
-    /// Each deadline with its instant.
+    /// Iterates over the deadlines, each with its instant.
     pub fn iter(&self) -> impl Iterator<Item = (DeadlineKind, Timestamp)> + '_ {
         self.rows.iter().copied().flatten()
     }
 
-    /// The instant of one deadline; `None` if it does not stand.
+    /// Returns the instant of a deadline; `None` if it is not set.
     pub fn get(&self, kind: DeadlineKind) -> Option<Timestamp> {
         self.iter().find(|&(of, _)| of == kind).map(|(_, at)| at)
     }
@@ -186,7 +188,9 @@ impl fmt::Debug for Deadlines {
     }
 }
 
-/// The rows of the table of deadlines, by name.
+/// What a deadline is for. [`docs/SPEC.md`][spec] has the table of all deadlines.
+///
+/// [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "json",
@@ -195,29 +199,30 @@ impl fmt::Debug for Deadlines {
 )]
 #[non_exhaustive]
 pub enum DeadlineKind {
-    /// When to give up the opening handshake.
+    /// Abort the opening handshake (`handshake_timeout`).
     Handshake,
-    /// When to give up the closing handshake.
+    /// Abort the closing handshake (`close_timeout`).
     Close,
-    /// When to end the connection's life.
+    /// Close at the maximum lifetime (`connection_timeout`).
     Connection,
-    /// When to close because this side asked the connection to go.
+    /// Close as scheduled by [`Event::Drain`](crate::Event::Drain).
     Drain,
-    /// When to give up a write that waits.
+    /// Abort because a write is blocked (`message_timeout`).
     Write,
-    /// When to give up a ping that waits to be written.
+    /// Abort because a requested ping is blocked (`message_timeout`, or `pong_timeout` if that is
+    /// off).
     PingWrite,
-    /// When to stop a peer that pings too fast.
+    /// Abort because the peer sends pings too fast (`max_ping_rate`).
     PingFlood,
-    /// When to give up a message that trickles in.
+    /// Abort because a message arrives too slowly (`min_data_rate`).
     Receive,
-    /// When to give up a peer that was probed.
+    /// Abort because an [`Event::Probe`](crate::Event::Probe) is unanswered.
     Probe,
-    /// When to give up a peer that does not answer a ping.
+    /// Abort because a ping is unanswered (`pong_timeout`).
     Pong,
-    /// When to close because of silence.
+    /// Close because the connection is idle (`idle_timeout`).
     Idle,
-    /// When to send the next ping.
+    /// Send the next ping (`ping_interval`).
     NextPing,
 }
 

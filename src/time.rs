@@ -1,20 +1,24 @@
-//! Instants as plain numbers.
+//! Instants and lengths of time as plain numbers.
+//!
+//! Nothing here panics or wraps: a sum past the last representable instant is `None`, which the
+//! policy treats like a limit that is off, and everything else saturates.
 
 use core::fmt;
 use core::num::NonZeroU64;
 use core::time::Duration;
 
-/// A length of time in whole nanoseconds, or `None` where it is switched off.
+/// A limit in whole nanoseconds; `None` if it is off.
 pub(crate) type Limit = Option<NonZeroU64>;
 
-/// An instant: nanoseconds since an origin that the caller picks.
+/// An instant, in nanoseconds since an origin that the caller chooses.
 ///
-/// The policy reads no clock. Whoever drives it says what time it is, in nanoseconds since whatever
-/// instant suits: the creation of the connection, the start of the process, zero in a test. All
-/// timestamps given to one policy must share one origin.
+/// The policy reads no clock: its driver passes the time with each call. The origin can be any
+/// instant, such as the start of the process, the creation of the connection, or zero in a test.
+/// All timestamps given to one policy must have the same origin.
 ///
-/// The last representable instant is [`Timestamp::MAX`], 2⁶⁴ − 2 nanoseconds (584 years) after the
-/// origin. (The one value above it is what makes `Option<Timestamp>` no larger than a `Timestamp`.)
+/// [`Timestamp::MAX`], the last representable instant, is 2⁶⁴ − 2 nanoseconds (584 years) after the
+/// origin. (An `Option<Timestamp>` is no larger than a `Timestamp`, since `None` takes the
+/// remaining value.)
 ///
 /// ```
 /// use core::time::Duration;
@@ -35,49 +39,50 @@ impl Timestamp {
     /// The last representable instant.
     pub const MAX: Self = Self(NonZeroU64::MAX);
 
-    /// The instant `nanos` nanoseconds after the origin; `u64::MAX` gives [`Timestamp::MAX`].
+    /// Returns the instant `nanos` nanoseconds after the origin. `u64::MAX` gives
+    /// [`Timestamp::MAX`].
     #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(nanos))
     }
 
-    /// The instant `seconds` seconds after the origin, at most [`Timestamp::MAX`].
+    /// Returns the instant `seconds` seconds after the origin, at most [`Timestamp::MAX`].
     pub const fn from_secs(seconds: u64) -> Self {
         Self::from_nanos(seconds.saturating_mul(1_000_000_000))
     }
 
-    /// The instant `millis` milliseconds after the origin, at most [`Timestamp::MAX`].
+    /// Returns the instant `millis` milliseconds after the origin, at most [`Timestamp::MAX`].
     pub const fn from_millis(millis: u64) -> Self {
         Self::from_nanos(millis.saturating_mul(1_000_000))
     }
 
-    /// The instant `length` after the origin, at most [`Timestamp::MAX`].
+    /// Returns the instant `length` after the origin, at most [`Timestamp::MAX`].
     #[inline]
     pub const fn from_duration(length: Duration) -> Self {
         Self::from_nanos(saturating_nanos(length))
     }
 
-    /// Nanoseconds since the origin.
+    /// Returns the nanoseconds since the origin.
     pub const fn as_nanos(self) -> u64 {
         self.0.get() - 1
     }
 
-    /// This instant moved on by `length`, or `None` where that is past [`Timestamp::MAX`].
+    /// Returns the instant `length` after this one, or `None` if that is past [`Timestamp::MAX`].
     pub const fn checked_add(self, length: Duration) -> Option<Self> {
         self.after(saturating_nanos(length))
     }
 
-    /// How long before this instant `earlier` was; zero if it was not.
+    /// Returns the time from `earlier` to this instant, or zero if `earlier` is later.
     pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos_since(earlier))
     }
 
-    /// [`Timestamp::saturating_duration_since`] in nanoseconds.
+    /// The same as [`Timestamp::saturating_duration_since`], in nanoseconds.
     pub(crate) const fn nanos_since(self, earlier: Self) -> u64 {
         self.0.get().saturating_sub(earlier.0.get())
     }
 
-    /// This instant moved on by `nanos`, or `None` where that is past the last representable one.
+    /// The same as [`Timestamp::checked_add`], in nanoseconds.
     pub(crate) const fn after(self, nanos: u64) -> Option<Self> {
         match self.0.checked_add(nanos) {
             Some(at) => Some(Self(at)),
@@ -85,7 +90,8 @@ impl Timestamp {
         }
     }
 
-    /// The deadline that `limit` sets from here: `None` if it is off or would never come.
+    /// Returns the deadline of `limit`, measured from this instant. `None` if the limit is off, or
+    /// its deadline past [`Timestamp::MAX`].
     pub(crate) const fn deadline(self, limit: Limit) -> Option<Self> {
         match limit {
             Some(nanos) => self.after(nanos.get()),
@@ -94,7 +100,7 @@ impl Timestamp {
     }
 }
 
-/// The length since the origin, such as `1.5s`.
+/// Writes the time since the origin, such as `1.5s`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", Duration::from_nanos(self.as_nanos()))
@@ -107,7 +113,7 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// `length` in nanoseconds; what does not fit is so long that it never ends.
+/// Returns `length` in nanoseconds, at most `u64::MAX`: a deadline that far away never comes.
 #[inline]
 pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
     let nanos = length.as_nanos();
@@ -118,7 +124,8 @@ pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
     }
 }
 
-/// `length` for a line of the log: milliseconds tell enough of seconds, microseconds of what is shorter.
+/// Rounds `length` down for a log: to milliseconds, or to microseconds if it is shorter than a
+/// second.
 pub(crate) const fn brief(length: Duration) -> Duration {
     let nanos = length.subsec_nanos();
     let step = if length.as_secs() > 0 {
@@ -129,10 +136,10 @@ pub(crate) const fn brief(length: Duration) -> Duration {
     Duration::new(length.as_secs(), nanos - nanos % step)
 }
 
-/// The earlier of two deadlines, of which `None` never comes.
+/// Returns the earlier of two deadlines. `None` never comes.
 #[inline]
 pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    // Less one, the number 0 that stands for `None` is the last of all: no branch is needed.
+    // Without a branch: `None` counts as 0, and minus one that is the largest of all numbers.
     let rank = |at: Option<Timestamp>| at.map_or(0, |at| at.0.get()).wrapping_sub(1);
     NonZeroU64::new(rank(a).min(rank(b)).wrapping_add(1)).map(Timestamp)
 }
