@@ -285,7 +285,7 @@ impl Arguments {
             .map_err(|error| refused(&error))?;
         let uri = request.uri();
         if uri.scheme_str() != Some("ws") {
-            return Err(refused(&"accepted is ws://HOST:PORT/…"));
+            return Err(refused(&"expected ws://HOST:PORT/…"));
         }
         let host = uri.host().ok_or_else(|| refused(&"it has no host"))?;
         let host_and_port = uri
@@ -294,7 +294,7 @@ impl Arguments {
         let port = match uri.port_u16() {
             Some(port) => port,
             None if host_and_port == Some(host) => 80,
-            None => return Err(refused(&"accepted is a port from 0 to 65535")),
+            None => return Err(refused(&"expected a port from 0 to 65535")),
         };
         let address = format!("{host}:{port}");
         Ok(Self {
@@ -312,7 +312,7 @@ impl Runtime {
             "smol" => Ok(Self::Smol),
             "async-std" => Ok(Self::AsyncStd),
             _ => Err(format!(
-                "--runtime is {name:?}, accepted is tokio, smol or async-std"
+                "--runtime is {name:?}, expected tokio, smol or async-std"
             )),
         }
     }

@@ -266,7 +266,7 @@ fn host_and_port(address: String) -> Result<String, String> {
     match address.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(address),
         _ => Err(format!(
-            "--addr is {address:?}, accepted is HOST:PORT with a port from 0 to 65535"
+            "--addr is {address:?}, expected HOST:PORT with a port from 0 to 65535"
         )),
     }
 }
@@ -278,7 +278,7 @@ impl Runtime {
             "smol" => Ok(Self::Smol),
             "async-std" => Ok(Self::AsyncStd),
             _ => Err(format!(
-                "--runtime is {name:?}, accepted is tokio, smol or async-std"
+                "--runtime is {name:?}, expected tokio, smol or async-std"
             )),
         }
     }
@@ -289,9 +289,7 @@ impl Asks {
         match name {
             "frame" => Ok(Self::ByFrame),
             "text" => Ok(Self::ByText),
-            _ => Err(format!(
-                "--heartbeat is {name:?}, accepted is frame or text"
-            )),
+            _ => Err(format!("--heartbeat is {name:?}, expected frame or text")),
         }
     }
 }

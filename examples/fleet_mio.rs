@@ -85,7 +85,7 @@ fn number(text: &str) -> Result<usize, String> {
     let number = text.parse().ok();
     number
         .filter(|&number| number >= 2)
-        .ok_or_else(|| format!("--connections is {text:?}, accepted is a whole number from 2"))
+        .ok_or_else(|| format!("--connections is {text:?}, expected a whole number from 2"))
 }
 
 fn serve(connections: usize) -> Result<ExitCode, Failed> {

@@ -92,7 +92,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     /// Adds a connection that is open since `now`.
     ///
-    /// `seed` settles the random parts: jitter, the marks of pings, the instant of a drain. Give each
+    /// `seed` settles the random parts: jitter, ping IDs, the instant of a drain. Give each
     /// connection its own, or all of them ping in step.
     ///
     /// There is room for 2³² − 1 connections; one more is not added, and its key is stale from the start.

@@ -129,7 +129,7 @@ fn echo_refuses_a_bad_environment_and_names_all_of_it() {
         let line = err.lines().find(|line| line.contains(name));
         let line = line.unwrap_or_else(|| panic!("{name} is not in {err:?}"));
         assert!(line.contains(&format!("{value:?}")), "{line}");
-        assert!(line.contains("accepted is "), "{line}");
+        assert!(line.contains("expected "), "{line}");
     }
 }
 
@@ -190,7 +190,7 @@ fn echo_warns_of_a_misspelt_variable() {
         &[("WS_IDEL_TIMEOUT", "5"), ("WS_IDLE_TIMEOUT", "20")],
     );
     echo.logs("WS_IDEL_TIMEOUT");
-    echo.logs("idle_timeout is not above ping_interval");
+    echo.logs("idle_timeout is not longer than ping_interval");
 }
 
 // ---- replay ----

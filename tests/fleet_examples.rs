@@ -38,24 +38,24 @@ fn a_wrong_argument_is_told_with_what_it_held_and_what_is_accepted() {
         (
             "fleet_million",
             &["--connections", "0"][..],
-            "--connections is \"0\", accepted is ",
+            "--connections is \"0\", expected ",
         ),
         (
             "fleet_million",
             &["--seconds", "x"],
-            "--seconds is \"x\", accepted is ",
+            "--seconds is \"x\", expected ",
         ),
         ("fleet_million", &["--seconds"], "--seconds lacks its value"),
         ("fleet_million", &["--help"], "--help is no argument"),
         (
             "fleet_mio",
             &["--connections", "0"],
-            "--connections is \"0\", accepted is ",
+            "--connections is \"0\", expected ",
         ),
         (
             "fleet_mio",
             &["--connections", "x"],
-            "--connections is \"x\", accepted is ",
+            "--connections is \"x\", expected ",
         ),
         (
             "fleet_mio",

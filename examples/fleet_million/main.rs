@@ -58,7 +58,7 @@ impl Arguments {
                 let number = text.parse().ok();
                 number.filter(|&number| number >= 1).ok_or_else(|| {
                     let most = u32::MAX;
-                    format!("{flag} is {text:?}, accepted is a whole number from 1 to {most}")
+                    format!("{flag} is {text:?}, expected a whole number from 1 to {most}")
                 })
             };
             match flag.as_str() {

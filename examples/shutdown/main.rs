@@ -254,7 +254,7 @@ fn host_and_port(address: String) -> Result<String, String> {
     match address.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(address),
         _ => Err(format!(
-            "--addr is {address:?}, accepted is HOST:PORT with a port from 0 to 65535"
+            "--addr is {address:?}, expected HOST:PORT with a port from 0 to 65535"
         )),
     }
 }
@@ -263,7 +263,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds
         .filter(|length| !length.is_zero())
-        .ok_or_else(|| format!("--within is {text:?}, accepted is a whole number from 1"))
+        .ok_or_else(|| format!("--within is {text:?}, expected a whole number from 1"))
 }
 
 fn number(text: &str) -> Result<usize, String> {
@@ -272,6 +272,6 @@ fn number(text: &str) -> Result<usize, String> {
         .filter(|&number| number >= rehearsal::FEWEST)
         .ok_or_else(|| {
             let fewest = rehearsal::FEWEST;
-            format!("--connections is {text:?}, accepted is a whole number from {fewest}")
+            format!("--connections is {text:?}, expected a whole number from {fewest}")
         })
 }
