@@ -1656,3 +1656,35 @@ fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
     let read = socket.next().now_or_never();
     assert_eq!(reason(read), CloseReason::MessageTimeout);
 }
+
+#[test]
+fn a_send_goes_through_while_the_ping_is_refused() {
+    let shared = Shared::default();
+    let config = off()
+        .ping_interval(SECOND)
+        .pong_timeout(SECOND)
+        .message_timeout(SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.world().refuses_pings = true;
+    shared.at(SECOND);
+    waits(&mut socket);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    assert_eq!(shared.world().sent, [data()]);
+}
+
+#[test]
+fn a_message_that_the_inner_sink_refused_is_no_activity() {
+    let shared = Shared::default();
+    let config = off()
+        .idle_timeout(10 * SECOND)
+        .idle_scope(IdleScope::Messages);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.world().refuses = Some(data());
+    shared.at(SECOND);
+    let sent = socket.send(data()).now_or_never();
+    assert!(matches!(sent, Some(Err(Error::Socket(_)))), "{sent:?}");
+    waits(&mut socket);
+    assert_eq!(socket.status().since_active, SECOND);
+}

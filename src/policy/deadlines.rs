@@ -38,8 +38,8 @@ pub(super) enum Party {
 }
 
 /// How far a driver's knowledge reaches. A poll decides a row about the peer only if the row expired
-/// at or before the horizon, each row by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// at or before the horizon, each row by itself. The default covers none of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Horizon {
     /// Everything that had arrived by then has been read and observed.
     pub(crate) read: Option<Timestamp>,

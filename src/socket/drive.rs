@@ -174,6 +174,9 @@ where
         want: Want,
     ) -> Poll<Result<(), Error<E>>> {
         self.wakers.register_writer(cx);
+        // Steps 3 to 6 run once a pass: a ping can take the place that was just reserved, and an inner
+        // sink that refuses pings would have them run for ever.
+        let mut polled = false;
         loop {
             self.take_alarm();
             let now = self.alarm.now();
@@ -182,7 +185,8 @@ where
                 Want::Flush => self.drain_outbox(now, cx).map_ok(drop),
             };
             let done = tried.map(|done| self.map_write_error(done));
-            if self.needs_poll || self.clock_has_reached_alarm(now) {
+            if !polled && (self.needs_poll || self.clock_has_reached_alarm(now)) {
+                polled = true;
                 if want == Want::Room || done.is_ready() {
                     self.flush_before_deciding(now, cx);
                 }
@@ -203,6 +207,7 @@ where
                     if !self.alarm.may_have_fired() {
                         return Poll::Pending;
                     }
+                    polled = false;
                 }
             }
         }

@@ -150,10 +150,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         Self {
             inner: Some(socket),
             policy,
-            horizon: Horizon {
-                read: None,
-                written: None,
-            },
+            horizon: Horizon::default(),
             backlog: Backlog::NONE,
             alarm,
             wakers,
@@ -297,8 +294,9 @@ where
         };
         match &mut this.inner {
             Some(inner) if this.outbox.has_place() => {
-                this.outbox.on_given(data);
-                Pin::new(inner).start_send(message).map_err(Error::Socket)
+                let given = Pin::new(inner).start_send(message);
+                this.outbox.on_given(data, given.is_ok());
+                given.map_err(Error::Socket)
             }
             // A heartbeat has taken the place that was promised.
             _ => this.outbox.displace(message).map_err(|_| Error::NotReady),

@@ -35,10 +35,7 @@ where
 {
     let mut wakers = Wakers::new();
     let mut alarm = Alarm::new(timer, wakers.alarm_waker());
-    let mut horizon = Horizon {
-        read: None,
-        written: None,
-    };
+    let mut horizon = Horizon::default();
     let done = poll_fn(|cx| {
         wakers.register_reader(cx);
         loop {

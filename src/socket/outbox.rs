@@ -208,11 +208,13 @@ impl<M> Outbox<M> {
         self.inner_ready && self.displaced.is_none()
     }
 
-    /// The program has given a message to the sink inside itself.
+    /// The program has given a message to the sink inside itself, which may have refused it.
     #[inline]
-    pub(super) fn on_given(&mut self, data: bool) {
+    pub(super) fn on_given(&mut self, data: bool, taken: bool) {
         self.inner_ready = false;
-        self.count(data);
+        if taken {
+            self.count(data);
+        }
     }
 
     #[inline]
