@@ -61,13 +61,17 @@ struct Meaning {
     heard: bool,
     active: bool,
     sent: bool,
-    progress: bool,
-    /// "The peer is excused."
-    excused: bool,
+    /// "The peer is excused", up to this instant.
+    excused: Option<Nanos>,
     write_clock_stops: bool,
     receive_clock_stops: bool,
-    /// The ping that was asked for left: it "is flushed", or its pong "proves that the ping left".
-    ping_left: bool,
+    /// "Its clock restarts": that of the ping which is out.
+    ping_restarts: bool,
+    /// The ping which is out "is flushed", "counts as flushed now", or its pong "proves that the
+    /// ping left".
+    ping_flushed: bool,
+    /// "A `Probe`'s deadline moves on by" this.
+    probe_moves: Nanos,
     /// A ping in flight is in flight no longer.
     ping_settled: bool,
     probe_answered: bool,
@@ -97,6 +101,13 @@ enum Due {
     Abort(CloseReason),
     Close(CloseReason),
     SendPing,
+}
+
+impl Line {
+    /// "a ping whose clock restarted in flight"
+    fn restarts_in_flight(&self) -> bool {
+        self.meaning.ping_restarts && self.meaning.ping_flushed
+    }
 }
 
 impl Oracle {
@@ -185,7 +196,7 @@ impl Oracle {
                 self.write(now, self.phase(), What::Grace, Meaning::default());
             }
             if self.with_grace(row).is_some_and(|deadline| deadline <= now) {
-                return self.give(now, &row.due);
+                return self.give(now, row);
             }
         }
         let earliest = rows
@@ -203,11 +214,12 @@ impl Oracle {
         }
     }
 
-    fn give(&mut self, now: Nanos, due: &Due) -> Action {
-        match *due {
+    fn give(&mut self, now: Nanos, row: &Row) -> Action {
+        match row.due {
             Due::SendPing => {
                 let number = self.pings_sent() + 1;
-                self.write(now, self.phase(), What::Asked(number), Meaning::default());
+                let meaning = self.asked_late(now, row.deadline);
+                self.write(now, self.phase(), What::Asked(number), meaning);
                 Action::SendPing(self.ping_id(number))
             }
             Due::Close(reason) => {
@@ -264,7 +276,7 @@ impl Oracle {
     }
 
     pub(crate) fn silent(&self, now: Timestamp) -> Duration {
-        duration(self.clamp(now) - self.last_heard().max(self.last_excused()))
+        duration(self.clamp(now) - self.last_heard_or_excused())
     }
 
     pub(crate) fn since_sent(&self, now: Timestamp) -> Duration {
@@ -370,27 +382,29 @@ impl Oracle {
             Event::SendProgress { bytes: 0 } => return None,
             Event::SendProgress { .. } => Meaning {
                 active: true,
-                ..self.progress()
+                ..self.progress(now)
             },
             // "the write clock stops; sent; active; progress"
             Event::SendOk => Meaning {
                 write_clock_stops: true,
                 sent: true,
                 active: true,
-                ..self.progress()
+                ..self.progress(now)
             },
             // "the write clock stops; sent; progress"
             Event::Flushed => Meaning {
                 write_clock_stops: true,
                 sent: true,
-                ..self.progress()
+                ..self.progress(now)
             },
             // "the write clock stops; sent; the pong clock starts (with `pong_timeout` off the ping is
             // `Quiet`)"
             Event::PingSent(id) if self.is_asked(id) => Meaning {
                 write_clock_stops: true,
                 sent: true,
-                ping_left: true,
+                ping_flushed: true,
+                // "and when it is flushed, a `Probe`'s deadline moves on"
+                probe_moves: self.since_ping_clock(now),
                 ping_settled: self.config().pong_timeout().is_none(),
                 ..nothing
             },
@@ -420,11 +434,44 @@ impl Oracle {
         }
     }
 
-    /// "while a ping is `Asked`, its clock restarts and the peer is excused"
-    fn progress(&self) -> Meaning {
+    /// "while a ping is `Asked`, its clock restarts and the peer is excused [..] While a ping is
+    /// `InFlight` and the write clock runs (before the event), the same holds [..] the ping then
+    /// counts as flushed now [..] A write that leaves at once excuses nothing."
+    fn progress(&self, now: Nanos) -> Meaning {
+        let in_flight = match self.ping() {
+            Ping::Asked { .. } => false,
+            Ping::InFlight { .. } if self.write_clock().is_some() => true,
+            Ping::InFlight { .. } | Ping::Quiet => return Meaning::default(),
+        };
         Meaning {
-            progress: true,
-            excused: matches!(self.ping(), Ping::Asked { .. }),
+            excused: Some(now),
+            ping_restarts: true,
+            ping_flushed: in_flight,
+            // "Each time a ping's clock restarts [..] a `Probe`'s deadline moves on"
+            probe_moves: self.since_ping_clock(now),
+            ..Meaning::default()
+        }
+    }
+
+    /// "the time since the ping was asked for, flushed or last restarted, whichever is latest"
+    fn since_ping_clock(&self, now: Nanos) -> Nanos {
+        match self.ping() {
+            Ping::Quiet => 0,
+            Ping::Asked { at } => now - at,
+            Ping::InFlight { since } => now - since,
+        }
+    }
+
+    /// "when a poll says `SendPing` later than the ping was due, and no ping was flushed since the
+    /// peer was last heard or excused, the peer is excused for as much: last heard or excused,
+    /// whichever is later, moves on by the time from the later of that and the ping's deadline to
+    /// now"
+    fn asked_late(&self, now: Nanos, deadline: Nanos) -> Meaning {
+        let last = self.last_heard_or_excused();
+        let excuse = now - last.max(deadline);
+        let first = self.last_flushed_ping() <= last;
+        Meaning {
+            excused: (first && excuse > 0).then_some(last + excuse),
             ..Meaning::default()
         }
     }
@@ -446,22 +493,21 @@ impl Oracle {
             probe_answered: true,
             ..self.heard()
         };
-        match self
-            .since_asked()
-            .iter()
-            .find(|line| line.meaning.ping_left)
-        {
+        let lines = self.since_asked();
+        match lines.iter().find(|line| line.meaning.ping_flushed) {
             // "from `PingSent` to the first pong of that id, also when other evidence answered the
-            // ping first, until the next ping is asked for", "in whole microseconds"
-            Some(left) => Meaning {
-                sample: Some(((now - left.at) / 1000) as u64),
+            // ping first, until the next ping is asked for; none for a ping whose clock restarted
+            // in flight", "in whole microseconds"
+            Some(flushed) => Meaning {
+                sample: (!lines.iter().any(Line::restarts_in_flight))
+                    .then(|| ((now - flushed.at) / 1000) as u64),
                 ..answered
             },
             // "still `Asked`, it proves that the ping left: `Quiet`, counts as sent and flushed now,
             // gives no round-trip time, leaves the write clock alone"
             None => Meaning {
                 sent: true,
-                ping_left: true,
+                ping_flushed: true,
                 ..answered
             },
         }
@@ -478,18 +524,23 @@ impl Oracle {
         let Some(asked) = lines.first() else {
             return Ping::Quiet;
         };
-        let Some(left) = lines.iter().position(|line| line.meaning.ping_left) else {
-            // "*Progress*: while a ping is `Asked`, its clock restarts"
-            let progress = lines.iter().rev().find(|line| line.meaning.progress);
+        let latest = |is: fn(&Line) -> bool| lines.iter().rev().find(|&line| is(line));
+        let Some(flushed) = lines.iter().position(|line| line.meaning.ping_flushed) else {
+            let restarted = latest(|line| line.meaning.ping_restarts);
             return Ping::Asked {
-                at: progress.unwrap_or(asked).at,
+                at: restarted.unwrap_or(asked).at,
             };
         };
-        if lines[left..].iter().any(|line| line.meaning.ping_settled) {
+        if lines[flushed..]
+            .iter()
+            .any(|line| line.meaning.ping_settled)
+        {
             return Ping::Quiet;
         }
+        // "the ping then counts as flushed now"
+        let flushed_again = latest(Line::restarts_in_flight);
         Ping::InFlight {
-            since: lines[left].at,
+            since: flushed_again.unwrap_or(&lines[flushed]).at,
         }
     }
 
@@ -579,8 +630,12 @@ impl Oracle {
                 let due = Abort(Reason::SlowReceive);
                 row(Kind::Receive, self.receive_clock(), due, true, true);
 
+                // "not while its ping is `Asked`, [..] unless both limits named there are off"
+                let bounded = config.message_timeout().or(config.pong_timeout());
+                let waits = matches!(self.ping(), Ping::Asked { .. }) && bounded.is_some();
+                let probe = self.probe().filter(|_| !waits);
                 let due = Abort(Reason::PongTimeout);
-                row(Kind::Probe, self.probe(), due, true, true);
+                row(Kind::Probe, probe, due, true, true);
 
                 let pong = match self.ping() {
                     Ping::InFlight { since } => after(since, config.pong_timeout()),
@@ -591,14 +646,23 @@ impl Oracle {
                 // "the later of last heard and last excused (scope `messages`: last active) +
                 // `idle_timeout`"
                 let quiet_since = match config.idle_scope() {
-                    IdleScope::Inbound => self.last_heard().max(self.last_excused()),
+                    IdleScope::Inbound => self.last_heard_or_excused(),
                     IdleScope::Messages => self.last_active(),
                     scope => panic!("{scope:?} is not in the specification"),
                 };
                 let idle = after(quiet_since, config.idle_timeout());
+                let next_ping = self.next_ping(now);
+                // "but that a ping whose deadline is earlier than that of the idle row (scope
+                // `inbound`) comes before it"
+                let ping_first = config.idle_scope() == IdleScope::Inbound
+                    && next_ping.zip(idle).is_some_and(|(ping, idle)| ping < idle);
+                if ping_first {
+                    row(Kind::NextPing, next_ping, SendPing, false, false);
+                }
                 row(Kind::Idle, idle, Close(Reason::IdleTimeout), true, true);
-
-                row(Kind::NextPing, self.next_ping(now), SendPing, false, false);
+                if !ping_first {
+                    row(Kind::NextPing, next_ping, SendPing, false, false);
+                }
             }
             _ => {}
         }
@@ -615,7 +679,7 @@ impl Oracle {
         if not_asked_since.iter().any(|line| line.meaning.ping_wanted) {
             return Some(now);
         }
-        let flushed = self.last(|line| line.meaning.ping_left);
+        let flushed = self.last_flushed_ping();
         let from = match self.config().pong_evidence() {
             PongEvidence::Any => self.last_heard().min(self.last_sent()).max(flushed),
             PongEvidence::Pong => flushed,
@@ -633,18 +697,21 @@ impl Oracle {
         }
     }
 
-    /// "the peer must answer by now + `within` (of several, the nearest)", "until answered"
+    /// "the peer must answer by now + `within` (of several, the nearest)", "(moved on as above),
+    /// until answered"
     fn probe(&self) -> Option<Nanos> {
         let unanswered = self
             .since_last(|line| line.meaning.probe_answered)
             .unwrap_or(&self.log);
-        unanswered
-            .iter()
-            .filter_map(|line| match line.what {
-                What::Event(Event::Probe { within }) => Some(line.at + saturated(within)),
-                _ => None,
-            })
-            .min()
+        let deadlines = unanswered.iter().enumerate().filter_map(|(place, line)| {
+            let What::Event(Event::Probe { within }) = line.what else {
+                return None;
+            };
+            let later = unanswered[place..].iter();
+            let moved: Nanos = later.map(|line| line.meaning.probe_moves).sum();
+            Some(line.at + saturated(within) + moved)
+        });
+        deadlines.min()
     }
 
     /// "it closes at now + a part of `within` drawn from the seed (0 gives now; of several, the
@@ -797,8 +864,15 @@ impl Oracle {
         self.last(|line| line.meaning.heard)
     }
 
-    fn last_excused(&self) -> Nanos {
-        self.last(|line| line.meaning.excused)
+    /// "last heard or excused, whichever is later"
+    fn last_heard_or_excused(&self) -> Nanos {
+        let mut excused = self.log.iter().filter_map(|line| line.meaning.excused);
+        self.last_heard().max(excused.next_back().unwrap_or(0))
+    }
+
+    /// "last ping flushed", "before the first: the opening"
+    fn last_flushed_ping(&self) -> Nanos {
+        self.last(|line| line.meaning.ping_flushed)
     }
 
     fn last_active(&self) -> Nanos {
