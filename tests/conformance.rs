@@ -1,13 +1,34 @@
-//! Every case of every file in `tests/conformance/`, so that a new file needs no code.
+//! Plays every case of every file in `tests/conformance/` through the policy, and through the
+//! oracle that the property tests compare it with. A new file needs no code.
 
 #[path = "conformance/cases.rs"]
 mod cases;
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod oracle;
 
 use std::fs;
 use std::path::Path;
 
+use cases::{Case, Outcome, Player, Summary};
+use oracle::Oracle;
+use ws_timeout::{Action, Event, Phase, PingId, TimeoutConfig, Timestamp};
+
 #[test]
 fn every_case_of_every_file() {
+    play_every_case(Case::run);
+}
+
+#[test]
+fn every_case_through_the_oracle() {
+    play_every_case(|case| {
+        case.run_on(|config, opening| {
+            let phase = if opening { Phase::Opening } else { Phase::Open };
+            Oracle::new(config, 0, Timestamp::ZERO, phase)
+        })
+    });
+}
+
+fn play_every_case(run: impl Fn(&Case) -> Result<Outcome<'_>, String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
     let mut wrong = Vec::new();
     let mut count = 0;
@@ -20,9 +41,8 @@ fn every_case_of_every_file() {
         let cases = cases::read(&fs::read_to_string(&path).unwrap());
         for case in cases.unwrap_or_else(|error| panic!("{file}: {error}")) {
             count += 1;
-            let outcome = case
-                .run()
-                .unwrap_or_else(|error| panic!("{file}: {}: {error}", case.name));
+            let outcome =
+                run(&case).unwrap_or_else(|error| panic!("{file}: {}: {error}", case.name));
             let differences = case.differences(&outcome);
             wrong.extend(
                 differences
@@ -38,4 +58,35 @@ fn every_case_of_every_file() {
         wrong.len(),
         wrong.join("\n")
     );
+}
+
+impl Player for Oracle {
+    fn observe(&mut self, now: Timestamp, event: Event) {
+        self.observe(now, event);
+    }
+
+    fn set_config(&mut self, now: Timestamp, config: TimeoutConfig) {
+        self.set_config(now, config);
+    }
+
+    fn poll(&mut self, now: Timestamp, unread: bool) -> Action {
+        if unread {
+            self.poll_unread(now)
+        } else {
+            self.poll(now)
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            pings_sent: self.pings_sent(),
+            pongs_received: self.pongs_received(),
+            cause: self.cause(),
+            rtt_us: self.rtt(),
+        }
+    }
+
+    fn ping_id(&self, number: u64) -> PingId {
+        self.ping_id(number)
+    }
 }

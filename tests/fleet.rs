@@ -17,8 +17,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use ws_timeout::{
-    Action, CloseReason, Event, Fleet, FleetKey, Phase, PingId, Status, TimeoutConfig,
-    TimeoutPolicy, Timestamp,
+    Action, CloseReason, Event, Fleet, FleetKey, Phase, PingId, TimeoutConfig, TimeoutPolicy,
+    Timestamp,
 };
 
 /// How many connections a case has at most.
@@ -472,7 +472,7 @@ impl cases::Player for FleetOfOne {
     }
 
     fn poll(&mut self, now: Timestamp, _unread: bool) -> Action {
-        let over = matches!(self.status().phase, Phase::Aborted(_));
+        let over = matches!(self.policy.phase(), Phase::Aborted(_));
         match (self.fleet.poll(now), self.policy.poll(now)) {
             (Some((_, action)), _) => action,
             (None, idle @ Action::Idle { .. }) => idle,
@@ -481,8 +481,9 @@ impl cases::Player for FleetOfOne {
         }
     }
 
-    fn status(&self) -> Status {
-        self.fleet.status(self.key, Timestamp::ZERO).unwrap()
+    fn summary(&self) -> cases::Summary {
+        let status = self.fleet.status(self.key, Timestamp::ZERO);
+        status.expect("the key is not removed").into()
     }
 
     fn ping_id(&self, number: u64) -> PingId {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use ws_timeout::{
-    Action, Event, IdleScope, PingId, PongEvidence, Rtt, Status, TimeoutConfig, TimeoutPolicy,
-    Timestamp,
+    Action, CloseReason, Event, IdleScope, PingId, PongEvidence, Status, TimeoutConfig,
+    TimeoutPolicy, Timestamp,
 };
 
 /// What plays a case: one connection.
@@ -18,8 +18,32 @@ pub trait Player {
     fn observe(&mut self, now: Timestamp, event: Event);
     fn set_config(&mut self, now: Timestamp, config: TimeoutConfig);
     fn poll(&mut self, now: Timestamp, unread: bool) -> Action;
-    fn status(&self) -> Status;
+    fn summary(&self) -> Summary;
     fn ping_id(&self, number: u64) -> PingId;
+}
+
+/// The state that `final` of a case is compared with.
+pub struct Summary {
+    pub pings_sent: u64,
+    pub pongs_received: u64,
+    pub cause: Option<CloseReason>,
+    /// Latest, min, smoothed and variation, in microseconds.
+    pub rtt_us: Option<[u64; 4]>,
+}
+
+impl From<Status> for Summary {
+    fn from(status: Status) -> Self {
+        let rtt_us = status.rtt.map(|rtt| {
+            [rtt.latest, rtt.min, rtt.smoothed, rtt.variation]
+                .map(|length| length.as_micros() as u64)
+        });
+        Self {
+            pings_sent: status.pings_sent,
+            pongs_received: status.pongs_received,
+            cause: status.cause,
+            rtt_us,
+        }
+    }
 }
 
 impl Player for TimeoutPolicy {
@@ -39,8 +63,8 @@ impl Player for TimeoutPolicy {
         }
     }
 
-    fn status(&self) -> Status {
-        self.status(Timestamp::ZERO)
+    fn summary(&self) -> Summary {
+        self.status(Timestamp::ZERO).into()
     }
 
     fn ping_id(&self, number: u64) -> PingId {
@@ -122,7 +146,7 @@ impl Case {
         Ok(Outcome {
             name: &self.name,
             actions,
-            end: end(&player.status()),
+            end: end(&player.summary()),
         })
     }
 
@@ -268,29 +292,19 @@ fn encode(action: Action, player: &impl Player) -> Value {
     }
 }
 
-/// The number of a ping, or `null` for a mark that none of the player's pings has.
+/// The number of a ping, or `null` for an ID that none of the player's pings has.
 fn number_of(id: PingId, player: &impl Player) -> Option<u64> {
-    (1..=player.status().pings_sent).find(|&number| player.ping_id(number) == id)
+    (1..=player.summary().pings_sent).find(|&number| player.ping_id(number) == id)
 }
 
-fn end(status: &Status) -> Value {
-    let rtt_us = status.rtt.map(
-        |Rtt {
-             latest,
-             min,
-             smoothed,
-             variation,
-             ..
-         }| {
-            let [latest, min, smoothed, variation] =
-                [latest, min, smoothed, variation].map(|length| length.as_micros() as u64);
-            json!({ "latest": latest, "min": min, "smoothed": smoothed, "variation": variation })
-        },
-    );
+fn end(summary: &Summary) -> Value {
+    let rtt_us = summary.rtt_us.map(|[latest, min, smoothed, variation]| {
+        json!({ "latest": latest, "min": min, "smoothed": smoothed, "variation": variation })
+    });
     json!({
-        "pings_sent": status.pings_sent,
-        "pongs_received": status.pongs_received,
-        "cause": status.cause.map(|reason| reason.name()),
+        "pings_sent": summary.pings_sent,
+        "pongs_received": summary.pongs_received,
+        "cause": summary.cause.map(|reason| reason.name()),
         "rtt_us": rtt_us,
     })
 }
