@@ -658,6 +658,196 @@ fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
     );
 }
 
+/// "A peer that is heard within (`idle_timeout` less `ping_interval`) of the flush of each ping
+/// that had to wait for nothing is never closed for `IdleTimeout` [..], however late the polls
+/// are."
+/// `Probe`s aside; with `pong_evidence = pong` the peer answers with the pong.
+#[test]
+fn c14_a_peer_that_answers_is_never_idle_however_late_the_polls_are() {
+    for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
+        let [idle, ping] = [config.idle_timeout(), config.ping_interval()].map(Option::unwrap);
+        let within = config.pong_timeout().unwrap_or(idle).min(idle - ping);
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config, seed);
+        let mut answer = None::<(Timestamp, Event)>;
+        for _ in 0..60 {
+            let next = driver.next_poll(&mut dice);
+            if let Some((at, event)) = answer.take_if(|(at, _)| *at <= next) {
+                // The driver reads it when it arrives, or before it polls.
+                driver.policy.observe(dice.one_of(&[at, next]), event);
+            }
+            driver.handle(
+                next,
+                dice.one_of(&[Event::Tick, Event::SendOk, Event::Flushed]),
+            );
+            if let Some(id) = driver.unsent {
+                driver.flush();
+                let after = dice.all_or_less(within.as_nanos() as u64);
+                let at = next.checked_add(Duration::from_nanos(after));
+                let event = match config.pong_evidence() {
+                    PongEvidence::Pong => Event::Pong(Some(id)),
+                    _ => dice.one_of(&[Event::Recv, Event::Pong(None), Event::Pong(Some(id))]),
+                };
+                answer = answer.or(Some((at.expect("far from the last instant"), event)));
+            }
+            assert_ne!(driver.policy.cause(), Some(CloseReason::IdleTimeout));
+        }
+    });
+}
+
+/// Late polls excuse a dead peer for no longer than they were late.
+#[test]
+fn c14_a_dead_peer_ends_in_its_bound_however_late_the_polls_are() {
+    for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
+        let bound = config.detection_bound().expect("the idle limit is on");
+        let tolerance = config.stall_tolerance().unwrap_or_default();
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config, seed);
+        // The peer's last message may arrive while a ping is overdue.
+        let last = driver.next_poll(&mut dice);
+        driver.policy.observe(last, Event::Recv);
+        driver.now = last;
+        driver.until = driver.until.max(Some(last));
+        let mut open = Patience::new(last, bound + 2 * tolerance);
+        while driver.policy.phase() == Phase::Open {
+            let next = driver.next_poll(&mut dice);
+            let own = dice.one_of(&[Event::Tick, Event::SendOk, Event::Flushed]);
+            let late = driver.handle(next, own);
+            driver.flush();
+            match driver.policy.phase() {
+                Phase::Open => open.still_waits(next, late),
+                _ => open.ends(next, late),
+            }
+        }
+    });
+}
+
+/// "No verdict for a missing pong or an unanswered probe before its ping has left, unless nothing
+/// else bounds that."
+#[test]
+fn c15_no_verdict_for_an_answer_before_the_ping_has_left() {
+    for_all(256, calls_but(is_set_config), |case| {
+        case.play(|_, _, _, _, policy| {
+            let status = policy.status(Timestamp::ZERO);
+            let config = policy.config();
+            let bounded = config.message_timeout().or(config.pong_timeout()).is_some();
+            if status.phase != Phase::Open || status.ping_unsent.is_none() || !bounded {
+                return;
+            }
+            let missing = Action::Abort(CloseReason::PongTimeout);
+            for (kind, at) in status.deadlines.iter() {
+                let mut then = policy.clone();
+                // If the first poll begins a grace, the second one ends it.
+                for at in [at, Timestamp::MAX] {
+                    assert_ne!(then.poll(at), missing, "at {at}, {kind}");
+                }
+            }
+        });
+    });
+}
+
+/// The same behind an upload: a `Probe` that made its ping due runs from the flush of that ping, or
+/// from the last progress of a write that has to wait.
+#[test]
+fn c15_a_probe_runs_from_when_its_ping_has_left() {
+    let limit = || proptest::option::of(1_u64..10_000);
+    let cases = (limit(), limit(), 1_u64..10_000, any::<u64>());
+    for_all(512, cases, |(message, pong, within, seed)| {
+        let [message, pong] = [message, pong].map(|limit| limit.map(Duration::from_millis));
+        let within = Duration::from_millis(within);
+        let config = off();
+        let config = message.map_or(config, |limit| config.message_timeout(limit));
+        let config = pong.map_or(config, |limit| config.pong_timeout(limit));
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config.build().expect("sound"), seed);
+        driver.handle(driver.now, Event::SendStart);
+        driver.handle(driver.now, Event::Probe { within });
+        // When the ping was asked for or flushed, or when its clock last restarted.
+        let mut since = driver.now;
+        while driver.policy.phase() == Phase::Open {
+            let before = driver.policy.clone();
+            let event = match (dice.below(8), driver.unsent) {
+                (0, Some(id)) => Event::PingSent(id),
+                (1, _) => Event::SendStart,
+                (2..5, _) => Event::SendProgress { bytes: 100_000 },
+                (5, None) => dice.one_of(&[Event::SendOk, Event::Flushed]),
+                _ => Event::Tick,
+            };
+            let until = driver.until.expect("the probe is bounded");
+            let ahead = until.saturating_duration_since(driver.now).as_nanos() as u64;
+            let next = Timestamp::from_nanos(driver.now.as_nanos() + dice.all_or_less(ahead));
+            let left = matches!(event, Event::PingSent(_));
+            if left {
+                driver.unsent = None;
+            }
+            driver.handle(next, event);
+            let restarts = driver.unsent.is_some() && is_progress(event);
+            if left || restarts || restarts_ping_in_flight(event, &before) {
+                since = next;
+            }
+            let waited = next.saturating_duration_since(since);
+            let may_wait = match (driver.unsent, message, pong) {
+                (None, _, pong) => pong.map_or(within, |pong| pong.min(within)),
+                (Some(_), None, None) => within,
+                (Some(_), ..) => Duration::MAX,
+            };
+            let over = driver.policy.cause() == Some(CloseReason::PongTimeout);
+            let stuck = driver.policy.cause() == Some(CloseReason::MessageTimeout);
+            assert!(
+                stuck || over == (waited >= may_wait),
+                "{waited:?} of {may_wait:?}"
+            );
+        }
+    });
+}
+
+/// "None for silence in a time in which a ping was due and was not asked for": the time in which
+/// the first ping of a silence was overdue does not count.
+#[test]
+fn c15_silence_does_not_count_while_the_peer_should_have_been_asked() {
+    for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
+        let idle = config.idle_timeout().expect("it is on");
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config, seed);
+        let mut last_received = driver.now;
+        let (mut asked, mut overdue) = (false, Duration::ZERO);
+        for _ in 0..200 {
+            if driver.policy.phase() != Phase::Open {
+                return;
+            }
+            let next = driver.next_poll(&mut dice);
+            let event = match dice.below(12) {
+                0 => Event::Recv,
+                1..4 => Event::SendOk,
+                4 => Event::Flushed,
+                _ => Event::Tick,
+            };
+            driver.policy.observe(next, event);
+            if event == Event::Recv {
+                (last_received, asked, overdue) = (next, false, Duration::ZERO);
+            }
+            let ping = driver
+                .policy
+                .status(next)
+                .deadlines
+                .get(DeadlineKind::NextPing);
+            if let Some(due) = ping.filter(|_| !asked) {
+                overdue = next.saturating_duration_since(due.max(last_received));
+            }
+            driver.handle(next, Event::Tick);
+            asked |= driver.unsent.is_some();
+            driver.flush();
+            if driver.policy.cause() == Some(CloseReason::IdleTimeout) {
+                let silent = next.saturating_duration_since(last_received);
+                assert!(
+                    silent >= idle + overdue,
+                    "{overdue:?} of {silent:?} do not count"
+                );
+            }
+        }
+    });
+}
+
 /// "Replay of a recorded trace gives the same actions; shifting all its times shifts them, short of the
 /// last representable instant."
 #[test]
@@ -755,6 +945,22 @@ fn tame_config() -> impl Strategy<Value = TimeoutConfig> {
             None => quiet.no_ping_interval(),
         };
         quiet.build().expect("still sound")
+    })
+}
+
+/// Configurations of scope `inbound` that ask a silent peer before it is idle. `idle_timeout` is at
+/// most 21 times `ping_interval`, because without a `pong_timeout` the pings go on until then.
+fn asking_config() -> impl Strategy<Value = TimeoutConfig> {
+    let limits = (tame_config(), 1_u64..100_000_000_000, 1_u64..=20 * 256);
+    limits.prop_map(|(config, ping, more)| {
+        let more = (ping * more / 256).max(1);
+        let asking = config
+            .to_builder()
+            .no_connection_timeout()
+            .idle_scope(IdleScope::Inbound)
+            .ping_interval(Duration::from_nanos(ping))
+            .idle_timeout(Duration::from_nanos(ping + more));
+        asking.build().expect("still sound")
     })
 }
 
@@ -889,6 +1095,22 @@ impl Driver {
 
     fn is_over(&self) -> bool {
         matches!(self.policy.phase(), Phase::Closed | Phase::Aborted(_))
+    }
+
+    /// Returns when the driver polls next: on time, early with something to send, or late.
+    fn next_poll(&self, dice: &mut Dice) -> Timestamp {
+        let config = self.policy.config();
+        let idle = config.idle_timeout().unwrap_or_default().as_nanos() as u64;
+        let tolerance = config.stall_tolerance().unwrap_or_default().as_nanos() as u64;
+        let now = self.now.as_nanos();
+        let until = self.until.map_or(now, Timestamp::as_nanos);
+        Timestamp::from_nanos(match dice.below(8) {
+            0..3 => until,
+            3..5 => now + dice.up_to(until - now),
+            5 => until + dice.up_to(1_000_000),
+            6 => until + tolerance + dice.below(2),
+            _ => until + dice.up_to(2 * idle),
+        })
     }
 
     /// Takes a step with a peer that talks at the end of it.
