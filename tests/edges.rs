@@ -396,6 +396,64 @@ fn idle_until(millis: u64) -> Action {
 }
 
 #[test]
+fn a_ping_that_was_due_a_nanosecond_before_the_peer_is_idle_is_asked_for_first() {
+    for (early, asks_first) in [(0, false), (1, true)] {
+        let ping = secs(60) - NANOSECOND * early;
+        let config = off().ping_interval(ping).idle_timeout(secs(60));
+        let mut policy = TimeoutPolicy::new(config.build().unwrap(), SEED, ms(0));
+        let action = policy.poll(ms(70_000));
+        if asks_first {
+            assert_eq!(action, Action::SendPing(policy.ping_id(1)));
+            let deadline = ms(70_000).checked_add(NANOSECOND);
+            assert_eq!(policy.poll(ms(70_000)), Action::Idle { until: deadline });
+        } else {
+            assert_eq!(action, Action::Close(CloseReason::IdleTimeout));
+        }
+    }
+}
+
+#[test]
+fn a_ping_excuses_the_peer_for_as_long_as_it_was_asked_late() {
+    for late in [Duration::ZERO, NANOSECOND, TOLERANCE, HOUR] {
+        let config = off().ping_interval(secs(25)).idle_timeout(secs(60));
+        let mut policy = TimeoutPolicy::new(config.build().unwrap(), SEED, ms(0));
+        let now = ms(25_000).checked_add(late).unwrap();
+        assert_eq!(policy.poll(now), Action::SendPing(policy.ping_id(1)));
+        policy.observe(now, Event::PingSent(policy.ping_id(1)));
+        let deadline = ms(60_000).checked_add(late).unwrap();
+        let next = policy.status(now).deadlines;
+        assert_eq!(next.get(DeadlineKind::Idle), Some(deadline), "{late:?}");
+    }
+}
+
+#[test]
+fn a_write_that_left_at_once_excuses_nothing_and_one_that_waited_does() {
+    for (waited, deadline) in [(false, ms(7_000)), (true, ms(8_000))] {
+        let config = off()
+            .message_timeout(secs(5))
+            .ping_interval(secs(5))
+            .pong_timeout(secs(2));
+        let mut policy = TimeoutPolicy::new(config.build().unwrap(), SEED, ms(0));
+        assert_eq!(policy.poll(ms(5_000)), Action::SendPing(policy.ping_id(1)));
+        policy.observe(ms(5_000), Event::PingSent(policy.ping_id(1)));
+        if waited {
+            policy.observe(ms(5_500), Event::SendStart);
+        }
+        policy.observe(ms(6_000), Event::SendOk);
+        let before = policy.poll(nanoseconds_before(deadline, 1));
+        assert_eq!(
+            before,
+            Action::Idle {
+                until: Some(deadline)
+            },
+            "{waited}"
+        );
+        let verdict = Action::Abort(CloseReason::PongTimeout);
+        assert_eq!(policy.poll(deadline), verdict, "{waited}");
+    }
+}
+
+#[test]
 fn time_never_runs_back() {
     let config = off().idle_timeout(secs(60)).build().unwrap();
     let mut policy = TimeoutPolicy::new(config, SEED, ms(50_000));
