@@ -1,6 +1,7 @@
 //! A fleet decides what single policies decide, at the same instants.
 //!
-//! `FLEET_CASES=10000` in the environment makes so many cases of each property.
+//! The cases are the same in each run. `FLEET_CASES=10000` in the environment checks each property
+//! with that many random ones.
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 #[path = "conformance/cases.rs"]
@@ -15,7 +16,7 @@ use std::time::Duration;
 use oracle::case::{CONFIGS, Call, Case, HEADER, STEP, before_the_end, latest};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use ws_timeout::{
     Action, CloseReason, Event, Fleet, FleetKey, Phase, PingId, TimeoutConfig, TimeoutPolicy,
     Timestamp,
@@ -496,12 +497,18 @@ where
     S: Strategy,
     S::Value: Clone,
 {
-    let wanted = std::env::var("FLEET_CASES").map(|cases| cases.parse().expect("a number"));
-    let config = Config {
+    let config = |cases| Config {
         failure_persistence: None,
-        ..Config::with_cases(wanted.unwrap_or(cases))
+        ..Config::with_cases(cases)
     };
-    let done = TestRunner::new(config).run(&strategy, |input| {
+    let mut runner = match std::env::var("FLEET_CASES") {
+        Ok(cases) => TestRunner::new(config(cases.parse().expect("a number"))),
+        Err(_) => {
+            let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+            TestRunner::new_with_rng(config(cases), rng)
+        }
+    };
+    let done = runner.run(&strategy, |input| {
         test(input);
         Ok(())
     });

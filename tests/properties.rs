@@ -6,7 +6,8 @@
 //! ORACLE_STEPS=10000000 cargo test --release --test properties policy_equals_oracle -- --nocapture
 //! ```
 //!
-//! `ORACLE_TIMES=100` in the same place gives each property a hundred times the cases.
+//! The cases are the same in each run. `ORACLE_TIMES=100` in the same place gives each property a
+//! hundred times as many random ones.
 //!
 //! The claim C1 has a test binary of its own, `no_alloc`, for it counts what is allocated.
 
@@ -22,7 +23,7 @@ use common::off;
 use oracle::case::{Call, Case, HEADER, Recipe, STEP, Said, What, When, latest, make};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use ws_timeout::{
     Action, CloseReason, DeadlineKind, Event, IdleScope, Phase, PingId, PongEvidence,
     TimeoutConfig, TimeoutPolicy, Timestamp,
@@ -883,16 +884,21 @@ fn c13_a_trace_replays_and_shifts() {
 
 // ---- cases ----
 
-/// Checks so many values, or as many times more as `ORACLE_TIMES` says.
+/// Checks `number` values, the same in each run; with `ORACLE_TIMES`, that many times more random
+/// ones.
 fn for_all<S: Strategy>(number: u32, values: S, check: impl Fn(S::Value)) {
-    let times = std::env::var("ORACLE_TIMES").map_or(1, |times| {
-        times.parse::<u32>().expect("ORACLE_TIMES is a number")
-    });
-    let config = Config {
+    let config = |times| Config {
         failure_persistence: None,
         ..Config::with_cases(number * times)
     };
-    let outcome = TestRunner::new(config).run(&values, |value| {
+    let mut runner = match std::env::var("ORACLE_TIMES") {
+        Ok(times) => TestRunner::new(config(times.parse().expect("ORACLE_TIMES is a number"))),
+        Err(_) => {
+            let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+            TestRunner::new_with_rng(config(1), rng)
+        }
+    };
+    let outcome = runner.run(&values, |value| {
         check(value);
         Ok(())
     });
