@@ -7,12 +7,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Signal, set_parent_process_death_signal};
+
 use crate::parts;
 
 const PART: &str = "WS_TIMEOUT_TEST_PART";
 
-/// Another process; it is killed when this is dropped. It speaks in lines on its standard error, which the
-/// test harness leaves alone.
+/// Another process. It is killed when this is dropped or when the thread that started it ends, even
+/// while it is stopped. It speaks in lines on its standard error, which the test harness leaves
+/// alone.
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -108,11 +111,14 @@ impl Drop for Process {
 #[test]
 #[ignore = "is the other process of tests that need one, which start it"]
 fn another() {
-    match std::env::var(PART).as_deref() {
-        Ok("client") => parts::client(),
-        Ok("server") => parts::server(),
-        Ok("crowd") => crate::crowd::clients(),
-        Ok(other) => panic!("no such part: {other}"),
-        Err(_) => {}
+    let Ok(part) = std::env::var(PART) else {
+        return;
+    };
+    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    match part.as_str() {
+        "client" => parts::client(),
+        "server" => parts::server(),
+        "crowd" => crate::crowd::clients(),
+        other => panic!("no such part: {other}"),
     }
 }
