@@ -1,7 +1,10 @@
 //! The parts that other processes play.
 
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use ws_timeout::TimeoutConfig;
 
@@ -36,20 +39,32 @@ pub fn server() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     eprintln!("{}", listener.local_addr().unwrap());
     let host = Host::start(runtime);
-    for tcp in listener.incoming() {
-        let (tcp, config) = (tcp.unwrap(), config.clone());
-        host.spawn(async move {
-            let port = tcp.peer_addr().map_or(0, |peer| peer.port());
-            // The clock of the socket starts just after this.
-            let origin = monotonic();
-            match connection(runtime, tcp, ours, config).await {
-                End::TimedOut(verdict) => {
-                    let reason = verdict.reason;
-                    eprintln!("{reason} {}", Verdict::new(port, origin, &verdict));
+    thread::scope(|scope| {
+        scope.spawn(|| obey(&host));
+        for tcp in listener.incoming() {
+            let (tcp, config) = (tcp.unwrap(), config.clone());
+            host.spawn(async move {
+                let port = tcp.peer_addr().map_or(0, |peer| peer.port());
+                // The clock of the socket starts just after this.
+                let origin = monotonic();
+                match connection(runtime, tcp, ours, config).await {
+                    End::TimedOut(verdict) => {
+                        let reason = verdict.reason;
+                        eprintln!("{reason} {}", Verdict::new(port, origin, &verdict));
+                    }
+                    other => eprintln!("{other:?}"),
                 }
-                other => eprintln!("{other:?}"),
-            }
-        });
+            });
+        }
+    });
+}
+
+/// Blocks every thread of the server's runtime for N ms at each line `block N`.
+fn obey(host: &Host) {
+    for order in io::stdin().lines().map_while(Result::ok) {
+        let length = order.strip_prefix("block ").map(str::parse);
+        let length = Duration::from_millis(length.expect("no such order").unwrap());
+        host.block(length, || ());
     }
 }
 
