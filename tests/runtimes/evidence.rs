@@ -18,7 +18,7 @@ pub struct Verdict {
     /// Pings asked for, this one included.
     pings: u64,
     /// When it was given, or a little before.
-    at: Duration,
+    pub at: Duration,
 }
 
 /// What a client did until its connection ended.

@@ -26,11 +26,15 @@ mod parts;
 mod peers;
 #[cfg(target_os = "linux")]
 mod process;
+#[cfg(target_os = "linux")]
+mod proxy;
 mod silence;
 #[cfg(unix)]
 mod stalls;
 #[cfg(target_os = "linux")]
 mod stopped;
+#[cfg(target_os = "linux")]
+mod suspended;
 mod trickles;
 
 use std::net::{TcpListener, TcpStream};
