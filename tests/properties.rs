@@ -662,7 +662,7 @@ fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
 /// "A peer that is heard within (`idle_timeout` less `ping_interval`) of the flush of each ping
 /// that had to wait for nothing is never closed for `IdleTimeout` [..], however late the polls
 /// are."
-/// `Probe`s aside; with `pong_evidence = pong` the peer answers with the pong.
+/// With `pong_evidence = pong` the peer answers with the pong.
 #[test]
 fn c14_a_peer_that_answers_is_never_idle_however_late_the_polls_are() {
     for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
@@ -677,9 +677,13 @@ fn c14_a_peer_that_answers_is_never_idle_however_late_the_polls_are() {
                 // The driver reads it when it arrives, or before it polls.
                 driver.policy.observe(dice.one_of(&[at, next]), event);
             }
+            // The resume that made a poll late may have the driver probe.
+            let probe = Event::Probe {
+                within: Duration::from_secs(1 << 40),
+            };
             driver.handle(
                 next,
-                dice.one_of(&[Event::Tick, Event::SendOk, Event::Flushed]),
+                dice.one_of(&[Event::Tick, Event::SendOk, Event::Flushed, probe]),
             );
             if let Some(id) = driver.unsent {
                 driver.flush();

@@ -142,21 +142,17 @@ impl State {
         }
     }
 
-    /// When the next ping is due, if none is out.
+    /// When the next ping is due, if none is out. A `Probe` makes it due at once, and no later than it
+    /// was: a peer that should have been asked before is excused for the time since then.
     #[inline(always)]
     pub(super) fn next_ping(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
-        if self.cold_armed && self.ping_due {
-            return Some(now);
-        }
+        let probed = (self.cold_armed && self.ping_due).then_some(now);
         let quiet_since = match config.pong_evidence {
             PongEvidence::Any => self.last_inbound.min(self.last_flush).max(self.ping_since),
             PongEvidence::Pong => self.ping_since,
         };
-        quiet_since.deadline(shortened(
-            config.ping_interval,
-            config.jitter,
-            self.ping_draw,
-        ))
+        let interval = shortened(config.ping_interval, config.jitter, self.ping_draw);
+        earlier(probed, quiet_since.deadline(interval))
     }
 
     /// The earliest deadline among the rows that the horizon covers.

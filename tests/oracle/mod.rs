@@ -668,17 +668,16 @@ impl Oracle {
         }
     }
 
-    /// "no ping out: at once if a `Probe` made one due (until it is asked for); else +
-    /// `ping_interval` (less jitter) from max(min(last heard, last sent), last ping flushed), with
-    /// `pong_evidence = pong` from the last ping flushed (before the first: the opening)"
+    /// "no ping out: `ping_interval` (less jitter) from max(min(last heard, last sent), last ping
+    /// flushed), with `pong_evidence = pong` from the last ping flushed (before the first: the
+    /// opening); at once if a `Probe` made one due (until it is asked for), if that is earlier"
     fn next_ping(&self, now: Nanos) -> Option<Nanos> {
         if self.ping() != Ping::Quiet {
             return None;
         }
         let not_asked_since = self.not_asked_since();
-        if not_asked_since.iter().any(|line| line.meaning.ping_wanted) {
-            return Some(now);
-        }
+        let wanted = not_asked_since.iter().any(|line| line.meaning.ping_wanted);
+        let at_once = wanted.then_some(now);
         let flushed = self.last_flushed_ping();
         let from = match self.config().pong_evidence() {
             PongEvidence::Any => self.last_heard().min(self.last_sent()).max(flushed),
@@ -686,7 +685,12 @@ impl Oracle {
             evidence => panic!("{evidence:?} is not in the specification"),
         };
         let interval = self.config().ping_interval();
-        Some(from + self.less_jitter(interval, self.pings_sent() + 1)?)
+        let interval = self.less_jitter(interval, self.pings_sent() + 1);
+        interval
+            .map(|interval| from + interval)
+            .into_iter()
+            .chain(at_once)
+            .min()
     }
 
     /// The log from the latest asking on, or all of it.
