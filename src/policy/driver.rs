@@ -160,10 +160,26 @@ mod tests {
         assert!(fast > 100 && slow > 100, "{fast} and {slow}");
     }
 
-    /// Each row by itself: a write is judged though silence may not be, and what may not be judged yet
-    /// is named.
     #[test]
-    fn a_horizon_lets_each_row_be_judged_by_itself() {
+    fn the_status_of_a_verdict_is_the_state_that_led_to_it() {
+        let at = Timestamp::from_secs;
+        let config = TimeoutConfig::builder()
+            .no_ping_interval()
+            .jitter(0.0)
+            .build()
+            .unwrap();
+        let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+        let mut status = None;
+        let decision = policy.decide(at(60), Horizon::EVERYTHING, |known| status = Some(known));
+        assert_eq!(decision, Decision::Close(CloseReason::IdleTimeout));
+        let status = status.unwrap();
+        assert_eq!((status.phase, status.cause), (Phase::Open, None));
+    }
+
+    /// The policy decides a write though it may not decide on silence yet, and reports the earliest deadline
+    /// that lies beyond the horizon.
+    #[test]
+    fn a_horizon_covers_each_row_by_itself() {
         let at = Timestamp::from_secs;
         let config = TimeoutConfig::builder()
             .jitter(0.0)
