@@ -1688,3 +1688,63 @@ fn a_message_that_the_inner_sink_refused_is_no_activity() {
     waits(&mut socket);
     assert_eq!(socket.status().since_active, SECOND);
 }
+
+#[test]
+fn a_probe_asks_the_peer_at_once_though_timers_have_slack() {
+    let shared = Shared::default();
+    let config = off()
+        .ping_interval(SECOND)
+        .pong_timeout(60 * SECOND)
+        .stall_tolerance(10 * SECOND);
+    let mut socket = shared.socket(config).with_timer_slack(SECOND);
+    let task = Executor::new();
+    assert!(socket.poll_next_unpin(&mut task.context()).is_pending());
+    shared.at(500 * MS);
+    socket.probe(200 * MS);
+    assert!(task.wakeups.0.load(Ordering::Relaxed) > 0);
+    assert!(socket.poll_next_unpin(&mut task.context()).is_pending());
+    let asked = socket.status().pings_sent;
+    shared.at(SECOND);
+    let read = socket.poll_next_unpin(&mut task.context());
+    assert_eq!(asked, 1, "not asked, and closed: {read:?}");
+}
+
+#[test]
+fn a_promise_of_room_is_kept_though_the_policy_is_polled_first() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off());
+    waits(&mut socket);
+    let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+    ready.unwrap().unwrap();
+    let config = off().build().unwrap();
+    socket.set_config(config);
+    // The transport asks for room again only when it has taken a message.
+    shared.world().no_place = true;
+    let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+    assert!(matches!(ready, Some(Ok(()))), "{ready:?}");
+}
+
+/// The answer has arrived, and is there to be read.
+#[test]
+fn a_limit_that_becomes_shorter_decides_only_after_a_read() {
+    let shared = Shared::default();
+    let config = off()
+        .heartbeat_interval(SECOND)
+        .ping_interval(SECOND)
+        .pong_timeout(60 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    for second in 1..=10 {
+        shared.at(second * SECOND);
+        waits(&mut socket);
+    }
+    assert_eq!(socket.status().ping_unanswered, Some(9 * SECOND));
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong);
+    let shorter = config.pong_timeout(5 * SECOND).build().unwrap();
+    socket.set_config(shorter);
+    let sent = socket.send(data()).now_or_never();
+    assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
+    waits(&mut socket);
+    assert_eq!(socket.status().pongs_received, 1);
+}

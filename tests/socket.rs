@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use common::off;
-use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, TryFutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
@@ -1572,7 +1572,7 @@ async fn what_has_no_form_in_json_is_not_sent_and_costs_nothing() {
     assert!(matches!(error, Error::Json(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "the value cannot be sent as JSON: key must be a string"
+        "the value cannot be written as JSON: key must be a string"
     );
     server.send_text("still here").await.unwrap();
     let message = client.next().await.unwrap().unwrap();
@@ -1830,4 +1830,45 @@ async fn the_futures_of_the_calls_are_send_for_every_value() {
     is_send(socket.send_json(&std::cell::Cell::new(1)));
     let temporary = socket.send_json_timeout(&String::from("temporary"), SECOND);
     is_send(temporary);
+}
+
+/// A program's main task, which tokio polls without a worker: it may do 128 operations in a turn, and
+/// everything is `Pending` after that until the next one.
+#[test]
+fn a_main_task_that_spends_its_budget_goes_on() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut server = tokio_tungstenite::accept_async(stream).await.unwrap();
+            while let Some(Ok(_)) = server.next().await {}
+        });
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let handshake = tokio_tungstenite::client_async("ws://localhost/", stream);
+        let (client, _) = handshake.await.unwrap();
+        let mut client = wrap(TimeoutConfig::default(), client);
+        for _ in 0..1000 {
+            client.send(Message::text("x")).await.unwrap();
+        }
+
+        // A handshake that begins with nothing left.
+        while tokio::task::coop::has_budget_remaining() {
+            poll_fn(|cx| {
+                let spent = pin!(tokio::task::coop::consume_budget()).poll(cx);
+                Poll::Ready(drop(spent))
+            })
+            .await;
+        }
+        let (transport, _peer) = duplex(64);
+        let handshake = tokio_tungstenite::client_async("ws://localhost/", transport);
+        let config = bare().handshake_timeout(100 * MS).build().unwrap();
+        let opened = open(config, handshake.map_ok(|(socket, _)| socket)).await;
+        assert_eq!(timed_out(opened).reason, CloseReason::HandshakeTimeout);
+    });
 }

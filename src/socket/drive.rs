@@ -204,10 +204,12 @@ where
                 (Poll::Ready(done), _) => return Poll::Ready(done),
                 (Poll::Pending, _) => {
                     self.check_not_ended()?;
-                    if !self.alarm.may_have_fired() {
-                        return Poll::Pending;
+                    if self.alarm.may_have_fired() {
+                        // Not at once: tokio wakes the timer of a task that has spent its budget, and
+                        // lets it go on only in another turn.
+                        cx.waker().wake_by_ref();
                     }
-                    polled = false;
+                    return Poll::Pending;
                 }
             }
         }

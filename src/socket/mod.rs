@@ -198,6 +198,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Changes the limits of the connection; see [`TimeoutPolicy::set_config`].
     pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
         self.policy.set_config(self.alarm.now(), config.into());
+        // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
+        self.horizon.read = None;
         self.needs_poll = true;
         self.wakers.wake_both();
     }
@@ -205,6 +207,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Requires proof of life within `within`, for example after a suspend or a network change.
     pub fn probe(&mut self, within: Duration) {
         self.observe(self.alarm.now(), Event::Probe { within });
+        self.needs_poll = true;
         self.wakers.wake_both();
     }
 

@@ -70,9 +70,11 @@ where
                     let turn = alarm.prove(now, unproven);
                     let next = earlier(turn, until);
                     let fired = next.is_some_and(|at| alarm.set_no_later_than(now, at));
-                    if !fired && !alarm.may_have_fired() {
-                        return Poll::Pending;
+                    if fired || alarm.may_have_fired() {
+                        // Not at once: see `poll_send`.
+                        cx.waker().wake_by_ref();
                     }
+                    return Poll::Pending;
                 }
                 Decision::SendPing | Decision::Close(_) => {}
             }

@@ -53,7 +53,7 @@ where
     ) -> Poll<Result<bool, WriteError<E>>> {
         self.outbox.begin_drain();
         let mut has_left = false;
-        loop {
+        while self.inner.is_some() {
             match self.outbox.next() {
                 Step::AwaitRoom => ready!(self.poll_room(cx)).map_err(WriteError::Broken)?,
                 Step::Give(item) => self.give(item)?,
@@ -63,9 +63,10 @@ where
                     has_left |= left != Buffered::default();
                     self.on_flushed(now, left);
                 }
-                Step::Done => return Poll::Ready(Ok(has_left)),
+                Step::Done => break,
             }
         }
+        Poll::Ready(Ok(has_left))
     }
 
     /// Gives the item to the inner sink, which has room for it.
@@ -121,6 +122,9 @@ where
                 Poll::Pending if self.outbox.has_displaced() => return Poll::Pending,
                 _ => {}
             }
+        }
+        if self.outbox.has_place() {
+            return Poll::Ready(Ok(()));
         }
         let room = self.poll_room(cx);
         if room.is_pending() {
