@@ -1615,10 +1615,12 @@ fn a_peer_that_keeps_its_reader_busy_is_judged_all_the_same() {
 #[test]
 fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
     let shared = Shared::default();
+    shared.world().turns_needed = 3;
     let config = off().message_timeout(SECOND).min_data_rate(1000);
     let mut io = Metered::new(tokio::io::repeat(0));
     let mut socket = shared.socket(config).with_meter(io.meter());
-    // Five seconds to begin with, then a byte a millisecond: the receive clock is always just past.
+    // Five seconds to begin with, then a byte a millisecond: the receive clock has always just expired,
+    // and three turns would be needed to prove it.
     io.read_exact(&mut [0]).now_or_never().unwrap().unwrap();
     waits(&mut socket);
     shared.at(5 * SECOND - MS);
@@ -1629,7 +1631,7 @@ fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
     loop {
         let now = shared.world().now + MS;
         shared.at(now);
-        if shared.world().now > 5 * SECOND {
+        if now > 5 * SECOND + MS {
             io.read_exact(&mut [0]).now_or_never().unwrap().unwrap();
         }
         if let Some(read) = socket.next().now_or_never() {
@@ -1653,6 +1655,7 @@ fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
         let read = socket.next().now_or_never();
         assert!(matches!(read, Some(Some(Ok(_)))), "{read:?}");
     }
+    shared.world().incoming.push_back(data());
     let read = socket.next().now_or_never();
     assert_eq!(reason(read), CloseReason::MessageTimeout);
 }
