@@ -17,8 +17,8 @@ use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    CloseHandshake, CloseReason, Error, Heartbeat, IdleScope, Metered, PongEvidence, Received,
-    TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+    CloseHandshake, CloseReason, DeadlineKind, Error, Heartbeat, IdleScope, Metered, PongEvidence,
+    Received, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
 type Guarded = TimeoutSocket<Wire, Hand>;
@@ -1750,4 +1750,414 @@ fn a_limit_that_becomes_shorter_decides_only_after_a_read() {
     assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
     waits(&mut socket);
     assert_eq!(socket.status().pongs_received, 1);
+
+/// The peer sends messages of a MiB, and the verdict comes after so many.
+#[track_caller]
+fn assert_verdict_after(shared: &Shared, socket: &mut Guarded, mebibytes: usize) {
+    for read in 0..=mebibytes {
+        let message = Message::binary(vec![0; 1 << 20]);
+        shared.world().incoming.push_back(message);
+        match socket.next().now_or_never() {
+            Some(Some(Ok(_))) => {}
+            end => {
+                assert_eq!(reason(end), CloseReason::PongTimeout);
+                assert_eq!(read, mebibytes);
+                return;
+            }
+        }
+    }
+    panic!("no verdict after {mebibytes} MiB");
+}
+
+/// 32 MiB prove what had arrived when the first of them was read, and nothing later.
+#[test]
+fn a_backlog_proves_what_had_arrived_when_it_began() {
+    let shared = Shared::default();
+    let config = off()
+        .heartbeat_interval(500 * MS)
+        .pong_evidence(PongEvidence::Pong);
+    let mut socket = awaiting_a_pong(&shared, config);
+    // The alarm fires half a second before the pong is due.
+    shared.at(SECOND + 500 * MS);
+    for _ in 0..32 {
+        let message = Message::binary(vec![0; 1 << 20]);
+        shared.world().incoming.push_back(message);
+        assert!(matches!(socket.next().now_or_never(), Some(Some(Ok(_)))));
+    }
+    shared.at(2 * SECOND);
+    assert_verdict_after(&shared, &mut socket, 34);
+}
+
+#[test]
+fn a_backlog_that_was_read_to_its_end_is_no_part_of_the_next() {
+    let shared = Shared::default();
+    let config = off().pong_evidence(PongEvidence::Pong);
+    let mut socket = awaiting_a_pong(&shared, config);
+    shared.at(2 * SECOND);
+    for _ in 0..20 {
+        let message = Message::binary(vec![0; 1 << 20]);
+        shared.world().incoming.push_back(message);
+        assert!(matches!(socket.next().now_or_never(), Some(Some(Ok(_)))));
+    }
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong);
+    waits(&mut socket);
+    shared.world().incoming.push_back(Message::Ping("x".into()));
+    assert!(socket.next().now_or_never().is_some());
+    waits(&mut socket);
+    // The next ping is out, and its pong is due in a second.
+    assert_eq!(socket.status().ping_unanswered, Some(Duration::ZERO));
+    shared.at(3 * SECOND);
+    assert_verdict_after(&shared, &mut socket, 33);
+}
+
+/// A timer of a runtime that stops the task.
+struct Stopping {
+    hand: Hand,
+    stops: Arc<AtomicBool>,
+}
+
+impl ws_timeout::Timer for Stopping {
+    fn now(&self) -> Timestamp {
+        self.hand.now()
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        self.hand.set(at);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.hand.poll(cx)
+    }
+
+    fn has_budget(&mut self, _: &mut Context<'_>) -> bool {
+        !self.stops.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_spent_budget_does_not_cost_a_handshake_its_time() {
+    let shared = Shared::default();
+    shared.world().turns = true;
+    let stops = Arc::new(AtomicBool::new(true));
+    let timer = Stopping {
+        hand: Hand(shared.clone()),
+        stops: stops.clone(),
+    };
+    let config = off().handshake_timeout(SECOND).build().unwrap();
+    let handshake = std::future::pending::<Result<Wire, WsError>>();
+    let mut opening = pin!(TimeoutSocket::open(config, timer, handshake));
+    for late in 0..5 {
+        assert!(opening.as_mut().now_or_never().is_none(), "{late}");
+        shared.at(SECOND + late * MS);
+    }
+    stops.store(false, Ordering::Relaxed);
+    let opened = opening.now_or_never().map(|opened| Some(opened.map(drop)));
+    assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
+}
+
+#[test]
+fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_never_fires() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().connection_timeout(SECOND));
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    shared.world().turns = false;
+    shared.at(SECOND);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    let sent = socket.send(data()).now_or_never();
+    assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
+}
+
+/// The write clock of a message that has left is not that of the next, though the program never flushes.
+#[test]
+fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(SECOND));
+    let room = |there: bool| {
+        let mut world = shared.world();
+        world.full = !there;
+        world.no_place = !there;
+    };
+    let feed = |socket: &mut Guarded| socket.feed(data()).now_or_never();
+    assert!(feed(&mut socket).unwrap().is_ok());
+    room(false);
+    assert!(feed(&mut socket).is_none());
+    shared.at(900 * MS);
+    room(true);
+    assert!(feed(&mut socket).unwrap().is_ok());
+    room(false);
+    assert!(feed(&mut socket).is_none());
+    shared.at(SECOND + 899 * MS);
+    assert!(feed(&mut socket).is_none());
+    shared.at(SECOND + 900 * MS);
+    let fed = feed(&mut socket);
+    assert_eq!(reason(fed.map(Some)), CloseReason::MessageTimeout);
+}
+
+#[test]
+fn rule_8_a_writer_that_waits_for_a_flush_is_woken_when_the_reader_has_flushed() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off());
+    waits(&mut socket);
+    let writer = Arc::new(Woken::default());
+    let waker = Waker::from(writer.clone());
+    shared.world().full = true;
+    socket.start_send_unpin(data()).unwrap();
+    let flushed = socket.poll_flush_unpin(&mut Context::from_waker(&waker));
+    assert!(flushed.is_pending());
+    // There is room, and the transport wakes nobody for it.
+    shared.world().full = false;
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [data()]);
+    assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
+}
+
+#[test]
+fn the_bytes_of_a_message_that_has_left_after_a_wait_are_no_progress_of_the_next() {
+    let shared = Shared::default();
+    let mut io = Metered::new(tokio::io::sink());
+    let config = off().ping_interval(SECOND).message_timeout(60 * SECOND);
+    let mut socket = shared.socket(config).with_meter(io.meter());
+    waits(&mut socket);
+    shared.world().full = true;
+    assert!(socket.send(data()).now_or_never().is_none());
+    io.write_all(b"data").now_or_never().unwrap().unwrap();
+    shared.world().full = false;
+    socket.flush().now_or_never().unwrap().unwrap();
+    shared.world().full = true;
+    shared.at(SECOND);
+    waits(&mut socket);
+    let status = socket.status();
+    assert_eq!(status.ping_unsent, Some(Duration::ZERO));
+    assert_eq!(status.since_active, SECOND);
+}
+
+/// The failure begins the time for the peer's last messages, which the reading half has to end.
+#[test]
+fn a_reader_that_waits_learns_that_a_write_has_failed() {
+    for flush in [false, true] {
+        let shared = Shared::default();
+        let mut socket = shared.socket(off().close_timeout(2 * SECOND));
+        let reader = Arc::new(Woken::default());
+        let waker = Waker::from(reader.clone());
+        let cx = &mut Context::from_waker(&waker);
+        assert!(socket.poll_next_unpin(cx).is_pending());
+        if flush {
+            socket.feed(data()).now_or_never().unwrap().unwrap();
+        }
+        shared.world().broken = true;
+        let sent = if flush {
+            socket.flush().now_or_never()
+        } else {
+            socket.feed(data()).now_or_never()
+        };
+        assert!(matches!(sent, Some(Err(Error::Socket(_)))), "{sent:?}");
+        assert!(reader.0.load(Ordering::Relaxed), "the reader sleeps on");
+        assert!(socket.poll_next_unpin(cx).is_pending());
+        shared.at(2 * SECOND);
+        let read = socket.next().now_or_never();
+        assert!(matches!(read, Some(Some(Err(Error::Closed)))), "{read:?}");
+    }
+}
+
+#[test]
+fn a_writer_that_waits_for_room_learns_that_the_policy_closes() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().idle_timeout(SECOND));
+    waits(&mut socket);
+    shared.world().no_place = true;
+    shared.world().full = true;
+    let writer = Arc::new(Woken::default());
+    let waker = Waker::from(writer.clone());
+    let cx = &mut Context::from_waker(&waker);
+    assert!(socket.poll_ready_unpin(cx).is_pending());
+    // The alarm wakes the sending half first, which leaves silence to the other.
+    shared.at(SECOND);
+    assert!(socket.poll_ready_unpin(cx).is_pending());
+    writer.0.store(false, Ordering::Relaxed);
+    waits(&mut socket);
+    assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
+    let result = socket.poll_ready_unpin(cx);
+    assert!(
+        matches!(result, Poll::Ready(Err(Error::Verdict(_)))),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn rule_14_a_close_frame_waits_until_the_buffer_is_flushed() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off());
+    waits(&mut socket);
+    shared.world().full = true;
+    socket.feed(data()).now_or_never().unwrap().unwrap();
+    // The sink promises a place, though not one for a Close frame.
+    let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+    ready.unwrap().unwrap();
+    let close = SinkExt::close(&mut socket).now_or_never();
+    assert!(close.is_none(), "{close:?}");
+    assert_eq!(shared.world().held, [data()]);
+    shared.world().full = false;
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [data(), Message::Close(None)]);
+}
+
+#[test]
+fn rule_19_a_resume_allows_no_longer_than_the_pong_timeout() {
+    let shared = Shared::default();
+    let config = off()
+        .heartbeat_interval(SECOND)
+        .pong_timeout(7 * SECOND)
+        .resume_probe(10 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.world().origin += 3600 * SECOND;
+    shared.at(SECOND);
+    waits(&mut socket);
+    let status = socket.status();
+    let probe = (DeadlineKind::Probe, Timestamp::from_secs(8));
+    assert!(status.deadlines.iter().any(|row| row == probe), "{status}");
+}
+
+/// The sending half leaves silence to the reading half, which need not see another fire for it.
+#[test]
+fn rule_5_a_fire_that_the_sending_half_has_taken_counts_for_the_reading_half() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, off());
+    shared.at(2 * SECOND);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    let read = socket.next().now_or_never();
+    assert_eq!(reason(read), CloseReason::PongTimeout);
+}
+
+#[test]
+fn rule_2_a_read_that_the_runtime_has_stopped_is_made_up_for() {
+    let shared = Shared::default();
+    shared.world().turns = true;
+    let stops = Arc::new(AtomicBool::new(false));
+    let timer = Stopping {
+        hand: Hand(shared.clone()),
+        stops: stops.clone(),
+    };
+    let config = off().ping_interval(SECOND).pong_timeout(SECOND);
+    let mut socket = TimeoutSocket::new(config.build().unwrap(), timer, Wire(shared.clone()));
+    for second in 0..2 {
+        shared.at(second * SECOND);
+        assert!(socket.next().now_or_never().is_none());
+    }
+    shared.at(2 * SECOND);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    stops.store(true, Ordering::Relaxed);
+    assert!(socket.next().now_or_never().is_none());
+    stops.store(false, Ordering::Relaxed);
+    let read = socket.next().now_or_never();
+    assert_eq!(reason(read), CloseReason::PongTimeout);
+}
+
+/// Where one turn of the reactor is not enough, the fire that shows a resume moves no horizon.
+#[test]
+fn rule_19_a_resume_is_noticed_though_there_is_something_to_read() {
+    for turns_needed in [1, 3] {
+        let shared = Shared::default();
+        shared.world().turns_needed = turns_needed;
+        let config = off().heartbeat_interval(SECOND).resume_probe(10 * SECOND);
+        let mut socket = shared.socket(config);
+        waits(&mut socket);
+        shared.world().origin += 3600 * SECOND;
+        shared.world().incoming.push_back(data());
+        shared.at(SECOND);
+        assert!(socket.next().now_or_never().is_some());
+        waits(&mut socket);
+        assert_eq!(socket.status().pings_sent, 1, "{turns_needed}");
+    }
+}
+
+#[test]
+fn a_task_sleeps_though_its_alarm_fires_as_it_is_set() {
+    let shared = Shared::default();
+    let config = off()
+        .connection_timeout(SECOND)
+        .heartbeat_interval(999 * MS);
+    let mut socket = shared.socket(config);
+    let task = Executor::new();
+    task.run(|cx| socket.poll_next_unpin(cx).is_pending());
+    shared.world().held_up = 2 * MS;
+    shared.at(999 * MS);
+    task.run(|cx| socket.poll_next_unpin(cx).is_pending());
+    assert!(shared.world().sent.iter().any(Message::is_close));
+}
+
+/// The reader may be a task of its own that shares the socket under a lock.
+#[test]
+fn a_reader_that_waits_is_woken_by_every_call_that_changes_deadlines() {
+    let calls: [fn(&mut Guarded); 3] = [
+        |socket| socket.set_config(off().idle_timeout(SECOND).build().unwrap()),
+        |socket| socket.probe(SECOND),
+        |socket| socket.drain(SECOND),
+    ];
+    for (index, call) in calls.into_iter().enumerate() {
+        let shared = Shared::default();
+        let mut socket = shared.socket(off());
+        let reader = Arc::new(Woken::default());
+        let waker = Waker::from(reader.clone());
+        let cx = &mut Context::from_waker(&waker);
+        assert!(socket.poll_next_unpin(cx).is_pending());
+        assert_eq!(shared.world().alarm, None);
+        call(&mut socket);
+        assert!(reader.0.load(Ordering::Relaxed), "{index} wakes nobody");
+        assert!(socket.poll_next_unpin(cx).is_pending());
+        assert!(shared.world().alarm.is_some(), "{index} sets no alarm");
+    }
+}
+
+#[test]
+fn a_send_that_was_given_up_does_not_fail_a_flush_once_there_is_room() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(SECOND));
+    shared.world().no_place = true;
+    assert!(socket.feed(data()).now_or_never().is_none());
+    shared.world().no_place = false;
+    shared.at(SECOND);
+    let flushed = socket.flush().now_or_never();
+    assert!(matches!(flushed, Some(Ok(()))), "{flushed:?}");
+    assert!(!socket.status().write_waits);
+}
+
+#[test]
+fn rule_15_no_heartbeat_follows_a_close_frame() {
+    // A ping that the sink refuses waits, and a Close frame leaves: ours, then the reply to the peer's.
+    for peer_closes in [false, true] {
+        let shared = Shared::default();
+        let mut socket = shared.socket(off().ping_interval(SECOND));
+        waits(&mut socket);
+        shared.world().refuses_pings = true;
+        shared.at(SECOND);
+        waits(&mut socket);
+        if peer_closes {
+            shared.world().incoming.push_back(Message::Close(None));
+            assert!(socket.next().now_or_never().is_some());
+        } else {
+            SinkExt::close(&mut socket).now_or_never().unwrap().unwrap();
+        }
+        shared.world().refuses_pings = false;
+        waits(&mut socket);
+        let _ = socket.flush().now_or_never();
+        let sent = shared.world().sent.clone();
+        assert!(!sent.iter().any(Message::is_ping), "{sent:?}");
+    }
+
+    // The peer's heartbeat comes when our Close frame has left.
+    let shared = Shared::default();
+    let words = Heartbeat::<Message>::text();
+    let mut socket = shared
+        .socket(off().connection_timeout(SECOND))
+        .with_heartbeat_replies(words.clone());
+    waits(&mut socket);
+    shared.at(SECOND);
+    waits(&mut socket);
+    shared.world().incoming.push_back(words.ping);
+    waits(&mut socket);
+    let world = shared.world();
+    assert_eq!(world.sent.len(), 1, "{:?}", world.sent);
+    assert!(world.sent[0].is_close());
 }
