@@ -64,6 +64,8 @@ struct World {
     refuses_pings: bool,
     /// Whether every write fails.
     broken: bool,
+    /// Whether every read fails.
+    fails: bool,
     held: Vec<Message>,
     sent: Vec<Message>,
     write_waker: Option<Waker>,
@@ -129,6 +131,7 @@ impl Stream for Wire {
                 world.reads += 1;
                 Poll::Ready(Some(Ok(message)))
             }
+            None if world.fails => Poll::Ready(Some(Err(WsError::AttackAttempt))),
             None if world.ended => Poll::Ready(None),
             None => Poll::Pending,
         }
@@ -2160,4 +2163,110 @@ fn rule_15_no_heartbeat_follows_a_close_frame() {
     let world = shared.world();
     assert_eq!(world.sent.len(), 1, "{:?}", world.sent);
     assert!(world.sent[0].is_close());
+}
+
+/// The lines of the log about connections with a label of two lines.
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Default)]
+struct Line {
+    event: String,
+    texts: Vec<String>,
+}
+
+struct Collect;
+
+impl log::Log for Collect {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut line = Line::default();
+        record.key_values().visit(&mut line).unwrap();
+        line.texts.push(record.args().to_string());
+        if line.texts.iter().any(|text| text.contains("line two")) {
+            LINES.lock().unwrap().push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl<'a> log::kv::VisitSource<'a> for Line {
+    fn visit_pair(
+        &mut self,
+        key: log::kv::Key<'a>,
+        value: log::kv::Value<'a>,
+    ) -> Result<(), log::kv::Error> {
+        if key.as_str() == "event" {
+            self.event = value.to_string();
+        }
+        self.texts.push(value.to_string());
+        Ok(())
+    }
+}
+
+/// In every event about a connection.
+#[test]
+fn a_label_cannot_begin_a_line_of_the_log() {
+    log::set_logger(&Collect).unwrap();
+    log::set_max_level(log::LevelFilter::Debug);
+    let config = off()
+        .ping_interval(SECOND)
+        .pong_timeout(SECOND)
+        .heartbeat_interval(SECOND)
+        .stall_tolerance(SECOND)
+        .resume_probe(SECOND);
+    let begin = |shared: &Shared| {
+        let mut socket = shared.socket(config).with_label("line one\nline two");
+        waits(&mut socket);
+        socket
+    };
+
+    let shared = Shared::default();
+    let mut socket = begin(&shared);
+    shared.at(SECOND);
+    waits(&mut socket);
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong);
+    waits(&mut socket);
+    shared.world().origin += 3600 * SECOND;
+    for second in [2, 30, 31, 33] {
+        shared.at(second * SECOND);
+        let _ = socket.next().now_or_never();
+    }
+
+    let shared = Shared::default();
+    let mut socket = begin(&shared);
+    shared.world().broken = true;
+    assert!(socket.send(data()).now_or_never().unwrap().is_err());
+    drop(socket);
+
+    let shared = Shared::default();
+    let mut socket = begin(&shared);
+    shared.world().fails = true;
+    assert!(socket.next().now_or_never().unwrap().unwrap().is_err());
+
+    let lines = LINES.lock().unwrap();
+    let mut events: Vec<_> = lines.iter().map(|line| line.event.as_str()).collect();
+    events.sort_unstable();
+    events.dedup();
+    let all = [
+        "closed",
+        "dropped",
+        "opened",
+        "ping",
+        "pong",
+        "receive error",
+        "resumed",
+        "send error",
+        "stall grace",
+        "verdict",
+    ];
+    assert_eq!(events, all);
+    for line in lines.iter() {
+        let broken = line.texts.iter().any(|text| text.contains('\n'));
+        assert!(!broken, "{line:?}");
+    }
 }
