@@ -1753,6 +1753,7 @@ fn a_limit_that_becomes_shorter_decides_only_after_a_read() {
     assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
     waits(&mut socket);
     assert_eq!(socket.status().pongs_received, 1);
+}
 
 /// The peer sends messages of a MiB, and the verdict comes after so many.
 #[track_caller]
