@@ -6,7 +6,8 @@ use std::string::String;
 ///
 /// Implemented for the messages of tungstenite 0.30 (feature `tungstenite`), which tokio-tungstenite 0.30
 /// and async-tungstenite 0.35 use. For other libraries, wrap the message in a newtype and implement this
-/// trait, and wrap the socket in a `Stream + Sink` of that type.
+/// trait, and wrap the socket in a `Stream + Sink` of that type. That socket must queue the replies to
+/// Ping and Close frames itself, as tungstenite does; the guarded socket flushes them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message that ws-timeout knows",
     note = "with the feature `tungstenite` the messages of tungstenite 0.30 are (tokio-tungstenite 0.30, async-tungstenite 0.35)",
@@ -16,10 +17,10 @@ pub trait Message: Clone + PartialEq {
     /// Returns what kind of message this is.
     fn kind(&self) -> MessageKind<'_>;
 
-    /// Returns how many bytes of payload this has, or a lower bound; 0 if that is not known.
+    /// Returns how many bytes of payload this has, or a lower bound.
     ///
-    /// Counts what was read of a peer that never pauses; see
-    /// [`TimeoutSocket`](crate::TimeoutSocket#busy-peers).
+    /// Bounds how long a peer that never pauses can hold off its verdict, where there is no meter; see
+    /// [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). The default of 0 counts two bytes a message.
     fn payload_len(&self) -> usize {
         0
     }

@@ -23,8 +23,8 @@ pub struct Status {
     pub cause: Option<CloseReason>,
     /// Time since the connection opened, or in phase `Opening` since the handshake began.
     pub age: Duration,
-    /// Time since something was last received, or since the transport last accepted bytes while a
-    /// ping was waiting behind them.
+    /// Time since the peer was last heard, or excused: while the transport takes bytes ahead of a
+    /// ping, and for the time by which a ping was asked for late.
     pub silent: Duration,
     /// Time since all pending writes were last flushed.
     pub since_sent: Duration,

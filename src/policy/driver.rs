@@ -22,8 +22,9 @@ pub(crate) enum Decision {
     Wait {
         /// When to ask again; always later than now.
         until: Option<Timestamp>,
-        /// The earliest deadline about the peer that has expired beyond the horizon: the driver must
-        /// find out what had arrived by then.
+        /// The earliest deadline about the peer that has expired beyond `Horizon::written`, which is as
+        /// far as the alarm has proved anything: it must fire again. A row that lacks only a read waits
+        /// for that read, and for no alarm.
         unproven: Option<Timestamp>,
     },
 }

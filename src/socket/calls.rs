@@ -4,17 +4,22 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::string::String;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_core::Stream;
+use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
+use crate::config::TimeoutConfig;
 use crate::error::Error;
 #[cfg(doc)]
 use crate::event::CloseReason;
+use crate::event::Event;
 use crate::message::{Message, close_message};
+#[cfg(doc)]
+use crate::policy::TimeoutPolicy;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
@@ -55,7 +60,8 @@ where
     /// Receives the next message if one comes within `within` of this call.
     ///
     /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. Nothing is lost when the
-    /// limit expires, and the connection goes on: the limit says nothing about the peer.
+    /// limit expires, and the connection goes on: the limit says nothing about the peer. The peer's Close
+    /// frame comes as a message first, and then `Closed`.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -92,9 +98,10 @@ where
 
     /// Like [`send`](Self::send), within `within` of this call.
     ///
-    /// If the limit expires, the connection ends with [`CloseReason::MessageTimeout`] and
-    /// [`Verdict::within`](crate::Verdict::within): how much of the message has left is not known, and
-    /// nothing can follow half a message.
+    /// If the limit expires, the connection is aborted without a Close frame: part of this message, or of
+    /// one before it, may have left, and nothing can follow half a message. The stream and all later sends
+    /// return the same verdict, with [`CloseReason::MessageTimeout`] and
+    /// [`Verdict::within`](crate::Verdict::within).
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -182,7 +189,7 @@ where
     /// Takes at most `close_timeout`; later by what [`with_timer_slack`](Self::with_timer_slack) allows,
     /// by the 35 ms that tokio may take to learn of everything that arrived, and by `stall_tolerance` if
     /// this process stalls. On a connection that has ended it does nothing, and returns how that ended if
-    /// the stream has not told yet.
+    /// the stream has not told yet; [`status`](Self::status) keeps the cause.
     ///
     /// It takes precedence over the `close` of `SinkExt`, which has no code: `SinkExt::close(&mut socket)`.
     ///
@@ -282,6 +289,37 @@ where
             }
         }
         socket.poll_flush(cx)
+    }
+}
+
+impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+    /// Changes the limits of the connection; see [`TimeoutPolicy::set_config`].
+    pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
+        self.policy.set_config(self.alarm.now(), config.into());
+        // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
+        self.horizon.read = None;
+        self.needs_poll = true;
+        self.wakers.wake_both();
+    }
+
+    /// Requires proof of life within `within`, for example after a suspend or a network change.
+    pub fn probe(&mut self, within: Duration) {
+        self.observe(self.alarm.now(), Event::Probe { within });
+        self.needs_poll = true;
+        self.wakers.wake_both();
+    }
+
+    /// Schedules a graceful close at a random point within `within`, so that the connections of a server
+    /// that shuts down do not all close at once. The reason is
+    /// [`CloseReason::Drain`](crate::CloseReason::Drain).
+    ///
+    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this
+    /// needs the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the
+    /// socket whole can wait for a message, for something to send and for the shutdown in one
+    /// `tokio::select!`: dropping the future of a receive loses nothing.
+    pub fn drain(&mut self, within: Duration) {
+        self.observe(self.alarm.now(), Event::Drain { within });
+        self.wakers.wake_both();
     }
 }
 

@@ -34,14 +34,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_core::{FusedStream, Stream, TryStream};
 use futures_util::sink::Sink;
 
 use crate::config::TimeoutConfig;
 use crate::error::{Error, PeerClose};
-use crate::event::Event;
 use crate::message::{Message, MessageKind, close_message};
 use crate::policy::{Horizon, TimeoutPolicy};
 use crate::report;
@@ -174,10 +172,18 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.inner.as_ref()
     }
 
-    /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended. A
-    /// message or ping that waited for room is lost.
+    /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended. What
+    /// the inner socket has buffered stays there. A message or ping that waited for room is lost.
     pub fn into_inner(mut self) -> Option<S> {
+        self.report_drop();
         self.inner.take()
+    }
+
+    /// Logs that the program drops the connection, if it was logged as open.
+    fn report_drop(&self) {
+        if self.inner.is_some() && self.open_logged {
+            report::dropped(self.label_or_dash(), &self.status());
+        }
     }
 
     /// Returns the name given by [`with_label`](Self::with_label).
@@ -193,35 +199,6 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Returns the current configuration.
     pub fn config(&self) -> &TimeoutConfig {
         self.policy.config()
-    }
-
-    /// Changes the limits of the connection; see [`TimeoutPolicy::set_config`].
-    pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
-        self.policy.set_config(self.alarm.now(), config.into());
-        // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
-        self.horizon.read = None;
-        self.needs_poll = true;
-        self.wakers.wake_both();
-    }
-
-    /// Requires proof of life within `within`, for example after a suspend or a network change.
-    pub fn probe(&mut self, within: Duration) {
-        self.observe(self.alarm.now(), Event::Probe { within });
-        self.needs_poll = true;
-        self.wakers.wake_both();
-    }
-
-    /// Schedules a graceful close at a random point within `within`, so that the connections of a server
-    /// that shuts down do not all close at once. The reason is
-    /// [`CloseReason::Drain`](crate::CloseReason::Drain).
-    ///
-    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this
-    /// needs the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the
-    /// socket whole can wait for a message, for something to send and for the shutdown in one
-    /// `tokio::select!`: dropping the future of a receive loses nothing.
-    pub fn drain(&mut self, within: Duration) {
-        self.observe(self.alarm.now(), Event::Drain { within });
-        self.wakers.wake_both();
     }
 
     fn status_at(&self, now: Timestamp) -> Status {
@@ -328,9 +305,7 @@ where
 
 impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
     fn drop(&mut self) {
-        if self.inner.is_some() && self.open_logged {
-            report::dropped(self.label_or_dash(), &self.status());
-        }
+        self.report_drop();
     }
 }
 
