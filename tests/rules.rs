@@ -15,6 +15,7 @@ use common::off;
 use futures_util::stream::FusedStream;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
     CloseHandshake, CloseReason, DeadlineKind, Error, Heartbeat, IdleScope, Metered, PongEvidence,
@@ -1815,6 +1816,60 @@ fn a_backlog_that_was_read_to_its_end_is_no_part_of_the_next() {
     assert_verdict_after(&shared, &mut socket, 33);
 }
 
+/// A dozen healthy peers, whose messages wait in the kernel while the thread is blocked beyond their
+/// limit. In one turn the reactor learns of one socket.
+#[test]
+fn rule_2_tokio_learns_of_every_socket_before_a_verdict() {
+    use std::io::Write;
+    use tokio_tungstenite::WebSocketStream;
+
+    const MASKED_TEXT: [u8; 7] = [0x81, 0x81, 0, 0, 0, 0, b'x'];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_io_events_per_tick(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = off().idle_timeout(SECOND).build().unwrap();
+        let (mut clients, mut sockets) = (Vec::new(), Vec::new());
+        for _ in 0..12 {
+            clients.push(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let (tcp, _) = listener.accept().unwrap();
+            tcp.set_nonblocking(true).unwrap();
+            let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
+            let socket = WebSocketStream::from_raw_socket(tcp, Role::Server, None).await;
+            sockets.push(ws_timeout::runtime::tokio::wrap(config, socket));
+        }
+        // The first events of a socket are about room to write.
+        for _ in 0..20 {
+            for socket in &mut sockets {
+                assert!(socket.next().now_or_never().is_none());
+            }
+            tokio::time::sleep(MS).await;
+        }
+
+        for client in &mut clients {
+            client.write_all(&MASKED_TEXT).unwrap();
+        }
+        std::thread::park_timeout(1200 * MS);
+        poll_fn(|cx| {
+            sockets.retain_mut(|socket| {
+                let read = socket.poll_next_unpin(cx);
+                let cause = socket.status().cause;
+                assert_eq!(cause, None, "a healthy peer was cut off: {read:?}");
+                read.is_pending()
+            });
+            if sockets.is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    });
+}
+
 /// A timer of a runtime that stops the task.
 struct Stopping {
     hand: Hand,
@@ -1927,7 +1982,8 @@ fn the_bytes_of_a_message_that_has_left_after_a_wait_are_no_progress_of_the_next
     assert!(socket.send(data()).now_or_never().is_none());
     io.write_all(b"data").now_or_never().unwrap().unwrap();
     shared.world().full = false;
-    socket.flush().now_or_never().unwrap().unwrap();
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [data()]);
     shared.world().full = true;
     shared.at(SECOND);
     waits(&mut socket);

@@ -1,9 +1,8 @@
 //! tokio: its clock, its timer, and functions that wrap or open a socket with them.
 //!
 //! The runtime needs its time driver. While its clock is paused, the time of day goes on: after five
-//! seconds there may be a probe, as after a resume. A verdict about the peer comes 15 to 35 ms late, since
-//! until then tokio may not have learned of everything that arrived. With a `stall_tolerance` below that,
-//! each such verdict waits for a grace as well.
+//! seconds there may be a probe, as after a resume. A verdict about the peer comes 15 to 35 ms late, when
+//! tokio has learned of everything that arrived, and after a grace if `stall_tolerance` is below that.
 
 use std::boxed::Box;
 use std::fmt::Display;
@@ -80,13 +79,12 @@ impl crate::Timer for Timer {
         alarm.map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
     }
 
-    /// In one turn tokio learns of 1024 sockets (`max_io_events_per_tick`). So many turns reach 16,384
-    /// sockets that all had something to read when a blocked thread came back.
+    /// Reaches 16,384 sockets: tokio learns of 1024 a turn (`max_io_events_per_tick`).
     fn turns(&self) -> u32 {
         16
     }
 
-    /// "A task that has spent its budget sees every resource as not ready": an elapsed `Sleep` too.
+    /// A task that has spent its budget sees every resource as not ready, an elapsed `Sleep` too.
     fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
         self.alarm.as_mut().is_none_or(|alarm| {
             alarm.as_mut().reset(self.origin);
