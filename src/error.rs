@@ -9,7 +9,7 @@ use crate::status::Status;
 
 /// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed.
 ///
-/// A Close frame of the peer, and the end that follows it, is no error: the stream ends with `None`.
+/// A Close frame from the peer is not an error: the stream ends with `None`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error<E> {
@@ -17,8 +17,9 @@ pub enum Error<E> {
     Verdict(Verdict),
     /// The inner socket failed.
     Socket(E),
-    /// From a send: the connection has ended without a verdict, or the closing handshake has begun, by
-    /// either side. Nothing was sent. From the stream: a write failed, and the send was told why.
+    /// From a send: the connection ended without a verdict, or either side started the closing
+    /// handshake. Nothing was sent. From the stream: a write failed, and a send has already returned
+    /// the error.
     Closed,
     /// `start_send` was called twice without `poll_ready` in between. The message was not taken.
     NotReady,
@@ -35,11 +36,11 @@ pub enum Error<E> {
 pub struct Verdict {
     /// The limit that expired first.
     pub reason: CloseReason,
-    /// The length of the limit, if it was given to a single call and is not in the configuration.
+    /// The limit passed to a call such as `send_timeout`; `None` if a configured limit expired.
     pub within: Option<Duration>,
     /// The state that led to the verdict.
     pub status: Box<Status>,
-    /// How the closing handshake went.
+    /// The outcome of the closing handshake.
     pub close_handshake: CloseHandshake,
 }
 
@@ -51,11 +52,11 @@ pub struct PeerClose {
     pub code: Option<u16>,
 }
 
-/// How the closing handshake after a verdict went.
+/// The outcome of the closing handshake after a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseHandshake {
-    /// It is under way.
+    /// The closing handshake is in progress.
     UnderWay,
     /// The peer answered our Close frame.
     Answered,

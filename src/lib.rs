@@ -1,16 +1,15 @@
-//! Timeouts for WebSockets that are right: a dead peer is noticed in a known time, a live one is never
-//! cut off by mistake, nothing hangs, nothing is lost.
+//! Timeouts and keepalive for WebSockets. A dead peer is detected within a known time, and a stall of
+//! your own process does not disconnect healthy peers.
 //!
-//! There are two ways in:
+//! There are two entry points:
 //!
-//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) goes around any `Stream + Sink` of
-//!   WebSocket messages and is itself one. Keep reading from it: that is the one duty it asks for. With
-//!   tokio, [`runtime::tokio::wrap`] (feature `tokio`) is one line around a tokio-tungstenite stream, and
-//!   so it is for smol and async-std; the README shows a whole server.
-//! * **You have an event loop.** [`TimeoutPolicy`] is the same decisions as a pure state machine:
-//!   timestamped [`Event`]s in, [`Action`]s out. No clock, no I/O, no allocation, `no_std`, no way to
-//!   panic. For very many connections in one loop there is [`Fleet`] (feature `alloc`): the same
-//!   decisions behind one deadline.
+//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of
+//!   WebSocket messages and implements both traits. You must keep reading from it. With tokio,
+//!   [`runtime::tokio::wrap`] (feature `tokio`) wraps a tokio-tungstenite stream in one call; smol and
+//!   async-std have the same function. The README contains a complete server.
+//! * **You have an event loop.** [`TimeoutPolicy`] makes the same decisions as a pure state machine:
+//!   timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates nothing and
+//!   never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
 //!
 //! Both follow a [`TimeoutConfig`]: built in code, as a preset, or from `WS_*` variables. What is decided
 //! when is written down in [`docs/SPEC.md`][spec].
@@ -95,12 +94,12 @@
 //! # Ok::<(), ws_timeout::ConfigError>(())
 //! ```
 //!
-//! # If you come from a timeout manager
+//! # Migrating from a hand-written timeout manager
 //!
 //! | a hand-written manager's operation | here |
 //! |---|---|
-//! | send text or JSON with a timeout | `TimeoutSocket::send_text`, `send_json`: they fail when `message_timeout` passes without progress; their twins `…_timeout` have a limit of their own in all |
-//! | receive with a timeout | `TimeoutSocket::recv_timeout`: a message, the timeout and the peer's leaving are three answers, a verdict is an error |
+//! | send text or JSON with a timeout | `TimeoutSocket::send_text`, `send_json`: fail after `message_timeout` without progress; `send_text_timeout`, `send_json_timeout` limit the whole call |
+//! | receive with a timeout | `TimeoutSocket::recv_timeout`: returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors |
 //! | update activity | [`observe`](TimeoutPolicy::observe) with [`Event::Recv`] |
 //! | is idle | [`is_idle`](TimeoutPolicy::is_idle) |
 //! | is pong overdue | [`is_pong_overdue`](TimeoutPolicy::is_pong_overdue) |
@@ -131,7 +130,7 @@
 //! | `std` | `TimeoutConfig::from_env` and `from_vars` |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
-//! | `tokio` | `runtime::tokio`: its clock and alarm, `wrap` and `open`; tokio's I/O traits for `Metered` |
+//! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
 //!

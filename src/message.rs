@@ -9,18 +9,19 @@ use std::string::String;
 /// trait, and wrap the socket in a `Stream + Sink` of that type. That socket must queue the replies to
 /// Ping and Close frames itself, as tungstenite does; the guarded socket flushes them.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a message that ws-timeout knows",
-    note = "with the feature `tungstenite` the messages of tungstenite 0.30 are (tokio-tungstenite 0.30, async-tungstenite 0.35)",
-    note = "the messages of another version or library need a type of your own that implements `ws_timeout::Message`"
+    message = "`{Self}` does not implement `ws_timeout::Message`",
+    note = "enable the feature `tungstenite` for tungstenite 0.30 (tokio-tungstenite 0.30, async-tungstenite 0.35)",
+    note = "for another version or library, wrap the message in a newtype and implement `ws_timeout::Message` for it"
 )]
 pub trait Message: Clone + PartialEq {
     /// Returns what kind of message this is.
     fn kind(&self) -> MessageKind<'_>;
 
-    /// Returns how many bytes of payload this has, or a lower bound.
+    /// Returns the number of payload bytes, or a lower bound.
     ///
-    /// Bounds how long a peer that never pauses can hold off its verdict, where there is no meter; see
-    /// [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). The default of 0 counts two bytes a message.
+    /// Without a meter, the socket counts these bytes to limit how long a busy peer can delay a verdict;
+    /// see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). With the default of 0, each message counts
+    /// as two bytes.
     fn payload_len(&self) -> usize {
         0
     }

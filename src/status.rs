@@ -23,8 +23,10 @@ pub struct Status {
     pub cause: Option<CloseReason>,
     /// Time since the connection opened, or in phase `Opening` since the handshake began.
     pub age: Duration,
-    /// Time since the peer was last heard, or excused: while the transport takes bytes ahead of a
-    /// ping, and for the time by which a ping was asked for late.
+    /// Time since something was last received, less the time for which the peer is excused.
+    ///
+    /// The peer is excused until the transport last accepted bytes while a ping was waiting behind
+    /// them, and for as long as a ping was requested late.
     pub silent: Duration,
     /// Time since all pending writes were last flushed.
     pub since_sent: Duration,

@@ -10,18 +10,18 @@ use crate::time::Timestamp;
 /// [`runtime`](crate::runtime) implements it for each runtime. Any other runtime needs about 30 lines;
 /// in tests, implement it on a clock that the test moves.
 pub trait Timer {
-    /// Returns the time on the runtime's own clock, since an origin that is fixed when this is made.
-    /// Never runs back.
+    /// Returns the time on the runtime's clock, since an origin that is fixed when the timer is created.
+    /// Must never run backwards.
     fn now(&self) -> Timestamp;
 
-    /// Sets the timer to `at`, at most a day ahead, in place of what it was set to. It may fire later, but
-    /// never earlier.
+    /// Sets the timer to `at`, replacing the previous setting. `at` is at most a day ahead. The timer
+    /// may fire late, but never early.
     fn set(&mut self, at: Timestamp);
 
     /// Returns `Ready` once for each time that the timer was set, when it has fired.
     ///
-    /// It is not polled again before it is set anew. While it is `Pending`, it is polled again only after
-    /// it has woken the task.
+    /// After `Ready` it is not polled again until it is set again. While it is `Pending`, it is polled
+    /// again only after it has woken the task.
     ///
     /// Where the runtime caches the readiness of sockets, as tokio does, the timer must fire only when the
     /// reactor has turned at or after the instant that it was set to. A timer that only compares clocks
@@ -29,24 +29,24 @@ pub trait Timer {
     /// may not reach every socket, see [`turns`](Self::turns).
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Returns how often the timer must fire, set anew each time, until a read sees whatever had arrived
-    /// by the instant that it was first set to.
+    /// Returns how many times the timer must fire before a read sees everything that had arrived by the
+    /// instant of its first setting.
     ///
-    /// Before a verdict on the peer it fires as often, a millisecond apart. Once is enough where each read
-    /// asks the kernel.
+    /// Before a verdict on the peer, the socket sets the timer that many times, a millisecond apart. 1 is
+    /// enough if each read asks the kernel.
     fn turns(&self) -> u32 {
         1
     }
 
-    /// Returns whether the runtime lets the task go on with its I/O, so that a read or write that was just
-    /// `Pending` lacked bytes or room. Called only after the timer has fired; may unset it.
+    /// Returns whether the runtime lets the task continue its I/O. If so, a read or write that just
+    /// returned `Pending` lacked bytes or room. Called only after the timer has fired; may unset it.
     fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
         let _ = cx;
         true
     }
 
-    /// Returns the time of day, since any fixed instant, on a clock that goes on while the machine is
-    /// suspended. [`now`](Self::now) may stand still then; the difference shows a resume.
+    /// Returns the wall-clock time since any fixed instant. The clock must keep running while the machine
+    /// is suspended. [`now`](Self::now) may stop then; the socket detects a resume by the difference.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn wall(&self) -> Duration {
         SystemTime::now()

@@ -1,11 +1,11 @@
 //! The grace that a peer gets after a stall of our own.
 //!
 //! A process that was stopped, or a thread that was blocked, finds every deadline expired when it
-//! comes back. The peer is not to blame for that time. So a poll that finds a deadline about the
-//! peer expired by more than `stall_tolerance` gives no verdict on it; a grace of that length begins,
-//! in which the driver reads what the peer sent meanwhile. One grace covers everything that was
-//! overdue, and it cannot be had twice for the same deadline: a host that is always slow still
-//! drops its dead peers.
+//! resumes. The peer is not to blame for that time. So a poll that finds a deadline about the peer
+//! overdue by more than `stall_tolerance` gives no verdict on it. It starts a grace of that length, in
+//! which the driver reads what the peer sent meanwhile. One grace covers everything that was overdue.
+//! The same deadline never gets a second grace, so a host that is always slow still drops its dead
+//! peers.
 
 use core::num::NonZeroU64;
 

@@ -103,7 +103,7 @@ pub struct TimeoutPolicy<C = TimeoutConfig> {
 }
 
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
-    /// Creates the policy of a connection that is open since `now`.
+    /// Creates the policy of a connection that opened at `now`.
     ///
     /// `seed` determines jitter, ping IDs and the drain time. Give each connection its own, or all of
     /// them ping in step.
@@ -152,8 +152,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.poll(now)
     }
 
-    /// Returns the earliest deadline of the table, past or not, a running grace included; `None` if
-    /// there is none. `heartbeat_interval` is left out.
+    /// Returns the earliest deadline, even if it has passed; `None` if none is set. Includes a running
+    /// grace, and ignores `heartbeat_interval`.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.state
             .earliest(self.now, self.config(), Horizon::EVERYTHING)
@@ -213,8 +213,10 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
             .saturating_duration_since(self.state.opened)
     }
 
-    /// Returns whether `idle_timeout` has expired at `now`. This question and those below leave a
-    /// grace aside; outside the phase `Open` the answer to each is no.
+    /// Returns whether `idle_timeout` has expired at `now`.
+    ///
+    /// This and the next three methods ignore a running grace, and return false unless the connection
+    /// is `Open`.
     pub fn is_idle(&self, now: Timestamp) -> bool {
         self.has_expired(DeadlineKind::Idle, now)
     }

@@ -1,4 +1,4 @@
-//! What a program calls besides the traits: receive, send and close, each as one future.
+//! The methods besides the traits: receive, send and close as futures, and `set_config`, `probe`, `drain`.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -28,7 +28,7 @@ use crate::timer::Timer;
 pub enum Received<M> {
     /// A message.
     Message(M),
-    /// None came in time.
+    /// No message arrived in time.
     TimedOut,
     /// The connection has ended, without a verdict or failure.
     Closed,
@@ -46,8 +46,9 @@ where
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the inner socket
-    /// failed, [`Error::Closed`] when a write failed and the send was told why. `None` follows each.
+    /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the inner
+    /// socket failed, [`Error::Closed`] when a write failed and a send has already returned the
+    /// error. The call after an error returns `None`.
     pub async fn recv(&mut self) -> Result<Option<M>, Error<E>>
     where
         Self: Unpin,
@@ -183,19 +184,20 @@ where
     }
 
     /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and reads
-    /// until the peer has answered or left. Drops data that still comes. Returns the code of the peer's
-    /// Close frame, if there was one.
+    /// until the peer has answered or disconnected. Discards data received meanwhile. Returns the code
+    /// of the peer's Close frame, if there was one.
     ///
-    /// Takes at most `close_timeout`; later by what [`with_timer_slack`](Self::with_timer_slack) allows,
-    /// by the 35 ms that tokio may take to learn of everything that arrived, and by `stall_tolerance` if
-    /// this process stalls. On a connection that has ended it does nothing, and returns how that ended if
-    /// the stream has not told yet; [`status`](Self::status) keeps the cause.
+    /// Takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), 35 ms on tokio,
+    /// and `stall_tolerance` if this process stalls. On a connection that has ended it sends nothing,
+    /// and returns the final error unless the stream has already returned it. [`status`](Self::status)
+    /// keeps the cause.
     ///
-    /// It takes precedence over the `close` of `SinkExt`, which has no code: `SinkExt::close(&mut socket)`.
+    /// This method shadows `SinkExt::close`, which sends no code. Call that one as
+    /// `SinkExt::close(&mut socket)`.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that can never be sent. [`Error::Verdict`] if the peer did not
-    /// answer in time, or the policy ended the connection and the stream has not told yet.
+    /// [`Error::CloseCode`] for a code that must not be sent. [`Error::Verdict`] if the peer did not
+    /// answer in time, or the policy ended the connection and the stream has not returned that yet.
     /// [`Error::Socket`] if the inner socket failed.
     pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
     where

@@ -80,11 +80,10 @@ use wakers::Wakers;
 ///
 /// # Busy peers
 ///
-/// A verdict about the peer needs everything that had arrived by the deadline to be read. A peer that
-/// sends faster than the program reads cannot hold off its verdict with that: after 32 MiB, which is
-/// more than a receive buffer of Linux holds by default, what had arrived is taken as read. The socket
-/// counts the bytes of the [meter](Self::with_meter), or without one the payloads of the messages and
-/// two bytes for each.
+/// A verdict on the peer requires that everything that had arrived by the deadline was read. A peer that
+/// sends faster than the program reads would delay it without limit, so after 32 MiB, the largest
+/// receive buffer that Linux allows by default, that input counts as read. The socket counts the bytes
+/// of the [meter](Self::with_meter), or without one each message's payload plus two bytes.
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
