@@ -29,6 +29,8 @@ mod driver;
 mod grace;
 #[cfg(any(feature = "alloc", feature = "socket"))]
 mod lookahead;
+#[cfg(test)]
+mod model;
 #[cfg(feature = "alloc")]
 mod prefetch;
 mod state;
