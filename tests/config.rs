@@ -70,10 +70,9 @@ fn every_invalid_setting_is_named() {
         .no_resume_probe()
         .no_min_data_rate()
         .no_max_ping_rate();
-    assert_eq!(
-        corrected.build().unwrap_err().first(),
-        "jitter is out of range: expected 0 to 0.5"
-    );
+    let error = corrected.build().unwrap_err();
+    assert_eq!(error.first(), "jitter is out of range: expected 0 to 0.5");
+    assert_eq!(format!("{error:?}"), format!("ConfigError({error})"));
     assert!(corrected.jitter(0.5).build().is_ok());
     for jitter in [
         -0.001,

@@ -484,6 +484,10 @@ fn unknown_variables_are_warnings() {
         // Two of six characters may differ, three may not.
         ("WS_JXXTER", Some("WS_JITTER")),
         ("WS_JXXXER", None),
+        // A third of the known name, where that is longer; six more characters, and not seven.
+        ("WS_PINGINTER", Some("WS_PING_INTERVAL")),
+        ("WS_XXXXXXIDLE_TIMEOUT", Some("WS_IDLE_TIMEOUT")),
+        ("WS_XXXXXXXIDLE_TIMEOUT", None),
         // The end of a name counts too.
         ("WS_STALL_TOLERAXXXXXXXXXXXX", None),
         ("WS_", None),
