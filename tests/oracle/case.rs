@@ -7,11 +7,16 @@
 use std::time::Duration;
 
 use ws_timeout::{
-    Action, DeadlineKind, Event, IdleScope, Phase, PongEvidence, TimeoutConfig, TimeoutPolicy,
-    Timestamp,
+    Action, CloseReason, DeadlineKind, Event, IdleScope, Phase, PingId, PongEvidence,
+    TimeoutConfig, TimeoutPolicy, Timestamp,
 };
 
+// The reference takes its imports from here.
+#[path = "../../src/policy/model/reference.rs"]
+mod reference;
+
 use super::{Oracle, as_array};
+use reference::{Limits, Reference};
 
 /// How many configurations `set_config` can choose from; the first is there from the start.
 pub(crate) const CONFIGS: usize = 3;
@@ -134,22 +139,26 @@ pub(crate) enum Call {
     SetConfig(TimeoutConfig),
 }
 
-/// Runs the case that the bytes are, and panics where the policy and the oracle differ.
-pub(crate) fn run(data: &[u8]) -> usize {
-    Case::decode(data).agrees()
-}
-
 impl Case {
-    /// Gives the number of calls.
+    /// Panics where the policy differs from the reference or from the oracle. Gives the number of
+    /// calls.
     pub(crate) fn agrees(&self) -> usize {
-        let mut pair = Pair::new(self);
+        self.compare(Models::new(self, true))
+    }
+
+    /// The same without the oracle, which is slow.
+    pub(crate) fn agrees_with_the_reference(&self) -> usize {
+        self.compare(Models::new(self, false))
+    }
+
+    fn compare(&self, mut models: Models) -> usize {
         let mut told = Told {
             config: self.recipes[0].config(),
             calls: Vec::new(),
         };
         self.play(|_, now, call, action, policy| {
             told.calls.push((now, call, action));
-            pair.follow(now, call, action, policy);
+            models.follow(now, call, action, policy);
         })
     }
 
@@ -753,55 +762,97 @@ impl Drop for Told {
     }
 }
 
-/// The oracle next to a policy.
-pub(crate) struct Pair {
-    oracle: Oracle,
+/// What a policy is compared with.
+struct Models {
+    limits: Limits,
+    reference: Reference,
+    oracle: Option<Oracle>,
     calls: u64,
 }
 
-impl Pair {
-    pub(crate) fn new(case: &Case) -> Self {
+impl Models {
+    fn new(case: &Case, with_oracle: bool) -> Self {
         let policy = case.policy();
+        let (config, seed) = (policy.config(), case.seed);
         let (now, phase) = (start(case.start), policy.phase());
-        let oracle = Oracle::new(*policy.config(), case.seed, now, phase);
-        check(&oracle, &policy, now);
-        Self { oracle, calls: 0 }
+        let models = Self {
+            limits: Limits::new(config),
+            reference: Reference::new(seed, now, phase),
+            oracle: with_oracle.then(|| Oracle::new(*config, seed, now, phase)),
+            calls: 0,
+        };
+        models.check(now, &policy);
+        models
     }
 
-    /// Gives the oracle the call that the policy had, and compares all that can be asked.
-    pub(crate) fn follow(
+    /// Makes the call that the policy had, and compares all that can be asked.
+    fn follow(
         &mut self,
         now: Timestamp,
         call: Call,
         action: Option<Action>,
         policy: &TimeoutPolicy,
     ) {
-        let oracle = &mut self.oracle;
+        if let Call::SetConfig(config) = call {
+            self.limits = Limits::new(&config);
+        }
+        let (limits, reference) = (&self.limits, &mut self.reference);
         let expected = match call {
-            Call::Poll => Some(oracle.poll(now)),
-            Call::PollUnread => Some(oracle.poll_unread(now)),
+            Call::Poll => Some(reference.poll(limits, now)),
+            Call::PollUnread => Some(reference.poll_unread(limits, now)),
             Call::Observe(event) => {
-                oracle.observe(now, event);
+                reference.observe(limits, now, event);
                 None
             }
             Call::Handle(event) => {
-                oracle.observe(now, event);
-                Some(oracle.poll(now))
+                reference.observe(limits, now, event);
+                Some(reference.poll(limits, now))
             }
-            Call::SetConfig(config) => {
-                oracle.set_config(now, config);
+            Call::SetConfig(_) => {
+                reference.set_config(limits, now);
                 None
             }
         };
-        assert_eq!(action, expected, "{call:?} at {now}");
-        // Questions may be asked about any instant; about this one, an earlier and a later.
+        assert_eq!(action, expected, "the reference: {call:?} at {now}");
+        if let Some(oracle) = &mut self.oracle {
+            let expected = match call {
+                Call::Poll => Some(oracle.poll(now)),
+                Call::PollUnread => Some(oracle.poll_unread(now)),
+                Call::Observe(event) => {
+                    oracle.observe(now, event);
+                    None
+                }
+                Call::Handle(event) => {
+                    oracle.observe(now, event);
+                    Some(oracle.poll(now))
+                }
+                Call::SetConfig(config) => {
+                    oracle.set_config(now, config);
+                    None
+                }
+            };
+            assert_eq!(action, expected, "the oracle: {call:?} at {now}");
+        }
         self.calls += 1;
-        let asked = match self.calls % 4 {
-            0 => Timestamp::ZERO,
-            1 => oracle.next_deadline().unwrap_or(Timestamp::MAX),
-            _ => now,
-        };
-        check(oracle, policy, asked);
+        self.check(now, policy);
+    }
+
+    fn check(&self, now: Timestamp, policy: &TimeoutPolicy) {
+        if let Err(what) = self.reference.compare(&self.limits, policy) {
+            panic!(
+                "the reference differs: {what}\n{policy:?}\n{:?}",
+                self.reference
+            );
+        }
+        if let Some(oracle) = &self.oracle {
+            // Questions may be asked about any instant; about this one, an earlier and a later.
+            let asked = match self.calls % 4 {
+                0 => Timestamp::ZERO,
+                1 => oracle.next_deadline().unwrap_or(Timestamp::MAX),
+                _ => now,
+            };
+            check(oracle, policy, asked);
+        }
     }
 }
 
