@@ -171,6 +171,10 @@ mod fleet;
 #[cfg(feature = "socket")]
 pub mod message;
 #[cfg(feature = "socket")]
+#[cfg_attr(
+    not(any(feature = "tokio", feature = "smol", feature = "async-std")),
+    allow(dead_code, reason = "the I/O traits of the runtimes use it")
+)]
 mod metered;
 mod policy;
 #[cfg(feature = "socket")]

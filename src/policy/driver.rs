@@ -22,20 +22,20 @@ pub(crate) enum Decision {
     Wait {
         /// When to ask again; always later than now.
         until: Option<Timestamp>,
-        /// The earliest deadline about the peer that has expired beyond `Horizon::written`, which is as
-        /// far as the alarm has proved anything: it must fire again. A row that lacks only a read waits
-        /// for that read, and for no alarm.
+        /// The earliest deadline about the peer that has expired beyond the horizon and beyond `visible`:
+        /// the alarm must fire again. Before that, the row waits for a try, and for no alarm.
         unproven: Option<Timestamp>,
     },
 }
 
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
-    /// Decides as [`poll`](Self::poll) does, up to the horizon. `before_verdict` gets the status that
-    /// leads to a verdict.
+    /// Decides as [`poll`](Self::poll) does, up to the horizon. What had arrived by `visible` is visible to
+    /// any try from now on. `before_verdict` gets the status that leads to a verdict.
     pub(crate) fn decide(
         &mut self,
         now: Timestamp,
         horizon: Horizon,
+        visible: Option<Timestamp>,
         before_verdict: impl FnOnce(Status),
     ) -> Decision {
         let now = self.advance_clock(now);
@@ -53,7 +53,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
             let at = self.state.effective_deadline(config, &row);
             if at.is_some_and(|at| at > now) {
                 next = earlier(next, at);
-            } else if row.party != Party::Local && at > horizon.written {
+            } else if at > visible && !horizon.covers(&row, at) {
                 unproven = earlier(unproven, at);
             }
         });
@@ -61,6 +61,17 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
             until: self.state.next_wakeup(now, config, next),
             unproven,
         }
+    }
+
+    /// Whether a deadline about the peer has expired.
+    pub(crate) fn peer_deadline_has_expired(&self, now: Timestamp) -> bool {
+        let config = self.config.borrow();
+        let mut expired = false;
+        self.state.each_deadline::<false>(now, config, |row| {
+            let at = self.state.effective_deadline(config, &row);
+            expired |= row.party != Party::Local && at.is_some_and(|at| at <= now);
+        });
+        expired
     }
 
     /// The ID of the latest ping that was asked for.
@@ -171,7 +182,9 @@ mod tests {
             .unwrap();
         let mut policy = TimeoutPolicy::new(&config, 1, at(0));
         let mut status = None;
-        let decision = policy.decide(at(60), Horizon::EVERYTHING, |known| status = Some(known));
+        let decision = policy.decide(at(60), Horizon::EVERYTHING, None, |known| {
+            status = Some(known)
+        });
         assert_eq!(decision, Decision::Close(CloseReason::IdleTimeout));
         let status = status.unwrap();
         assert_eq!((status.phase, status.cause), (Phase::Open, None));
@@ -193,7 +206,7 @@ mod tests {
         let decide = |horizon| {
             let mut policy = TimeoutPolicy::new(&config, 1, at(0));
             policy.observe(at(0), Event::SendStart);
-            policy.decide(at(7), horizon, |_| {})
+            policy.decide(at(7), horizon, horizon.written, |_| {})
         };
         let horizon = |read, written| Horizon {
             read: Some(at(read)),

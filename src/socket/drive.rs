@@ -147,8 +147,9 @@ where
 
     /// Steps 3 to 6 of a pass that found nothing to read.
     fn on_input_drained(&mut self, cx: &mut Context<'_>) {
-        let partial = self.metering().and_then(Metering::partial_total);
-        if !self.needs_poll && partial.is_none() && !self.outbox.has_pending_writes() {
+        let news = self.metering().and_then(Metering::news);
+        let nothing_waits = !self.alarm.has_fired() && !self.outbox.has_pending_writes();
+        if !self.needs_poll && news.is_none() && nothing_waits {
             return;
         }
         let now = self.alarm.now();
@@ -156,8 +157,8 @@ where
             self.alarm.consume_fire();
             self.probe_after_suspension(now);
         }
-        if let Some(total) = partial {
-            self.observe(now, Event::RecvPartial { total });
+        if let Some(event) = news {
+            self.observe(now, event);
         }
         self.flush_before_deciding(now, cx);
         if self.needs_poll {
@@ -215,27 +216,14 @@ where
         }
     }
 
-    /// Takes over the horizon of the alarm after a pass that tried every write, and if `drained` a read
-    /// that found nothing. Not if the runtime has stopped the task: tokio answers `Pending` to
-    /// everything once a task has done much in one turn.
-    fn advance_horizon(&mut self, drained: bool) {
-        let proved = self.alarm.horizon();
-        let moves = proved > self.horizon.written || (drained && proved > self.horizon.read);
-        if moves && self.alarm.has_budget() {
-            self.horizon.written = proved;
-            if drained {
-                self.horizon.read = proved;
-            }
-        }
-    }
-
     /// Polls the policy and carries out what it says, then arms the alarm.
     pub(super) fn poll_policy(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         let grace = self.policy.grace();
+        let visible = self.alarm.horizon();
         while self.inner.is_some() {
             let mut status = None;
             let snapshot = |known| status = Some(known);
-            match self.policy.decide(now, self.horizon, snapshot) {
+            match self.policy.decide(now, self.horizon, visible, snapshot) {
                 Decision::SendPing => {
                     self.outbox.queue_ping();
                     self.flush_before_deciding(now, cx);
@@ -243,8 +231,12 @@ where
                 Decision::Close(reason) => self.close_for(now, reason, status, cx),
                 Decision::Abort(reason) => self.abort_for(now, reason, status, cx),
                 Decision::Wait { until, unproven } => {
-                    let undrained =
-                        self.alarm.has_fired() || self.alarm.horizon() > self.horizon.read;
+                    let fired =
+                        self.alarm.has_fired() && self.alarm.last_fire() > self.horizon.read;
+                    let undrained = fired || visible > self.horizon.read;
+                    if unproven.is_none() && !undrained {
+                        self.ask_kernel(false);
+                    }
                     self.needs_poll = undrained || self.outbox.has_unprompted_writes();
                     let slack = self.slack();
                     let next = until.map(|at| self.alarm.aligned(now, at, slack));
@@ -281,14 +273,14 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     #[inline]
     pub(super) fn take_alarm(&mut self) {
         if self.alarm.may_have_fired() && self.alarm.poll_fired() {
-            self.needs_poll = true;
+            self.on_fire();
         }
     }
 
     /// Step 6. The alarm only moves nearer; when it fires early, the policy is polled again.
     pub(super) fn arm(&mut self, now: Timestamp, at: Option<Timestamp>) {
         if at.is_some_and(|at| self.alarm.set_no_later_than(now, at)) {
-            self.needs_poll = true;
+            self.on_fire();
             self.wakers.wake_both();
         }
     }

@@ -15,25 +15,6 @@ use crate::seed::PingId;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// How many bytes can have arrived without being read: the largest receive buffer of Linux by default.
-const MAX_BACKLOG: u64 = 32 << 20;
-
-/// What was read since the alarm's horizon moved past the reads, where a read never finds nothing.
-#[derive(Debug)]
-pub(super) struct Backlog {
-    /// Everything that had arrived by then is read once enough was read; `None` if nothing is counted.
-    horizon: Option<Timestamp>,
-    /// Bytes read since, or with a meter the count of bytes at which this began.
-    bytes: u64,
-}
-
-impl Backlog {
-    pub(super) const NONE: Self = Self {
-        horizon: None,
-        bytes: 0,
-    };
-}
-
 impl<S, T, M, E> TimeoutSocket<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
@@ -77,35 +58,6 @@ where
                 self.wakers.wake_writer();
                 !ours
             }
-        }
-    }
-
-    /// Counts what is read while the reads lag behind the alarm's horizon. After so much, everything that
-    /// had arrived by then is read.
-    pub(super) fn count_backlog(&mut self, message: &M) {
-        let proved = self.alarm.horizon();
-        if proved <= self.horizon.read {
-            self.backlog = Backlog::NONE;
-            return;
-        }
-        let metered = self.metering().map(|metering| metering.read());
-        let least = (message.payload_len() as u64).saturating_add(2);
-        let backlog = &mut self.backlog;
-        if backlog.horizon.is_none() {
-            backlog.horizon = proved;
-            backlog.bytes = metered.unwrap_or(0);
-            return;
-        }
-        let read = match metered {
-            Some(now) => now.saturating_sub(backlog.bytes),
-            None => {
-                backlog.bytes = backlog.bytes.saturating_add(least);
-                backlog.bytes
-            }
-        };
-        if read >= MAX_BACKLOG {
-            self.horizon.read = self.horizon.read.max(backlog.horizon);
-            self.backlog = Backlog::NONE;
         }
     }
 
@@ -159,6 +111,6 @@ where
     #[inline(never)]
     pub(super) fn has_partial_news(&mut self) -> bool {
         self.metering()
-            .is_some_and(|metering| Metering::has_moved(metering))
+            .is_some_and(|metering| Metering::has_news(metering))
     }
 }

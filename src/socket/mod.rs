@@ -10,6 +10,7 @@
 //! | [`teardown`] | how the connection ends, and who has been told |
 //! | [`wakers`] | which tasks are woken |
 //! | [`drive`] | the loop: read, write, decide, arm |
+//! | [`evidence`] | what a verdict rests on: the horizon, the kernel's word, the backlog |
 //! | [`fast`] | the short cuts past the loop |
 //! | [`input`], [`output`] | what a received message means; how the outbox is drained |
 //! | [`ending`] | carrying out a close or an abort |
@@ -19,6 +20,7 @@ mod alarm;
 mod calls;
 mod drive;
 mod ending;
+mod evidence;
 mod fast;
 mod input;
 mod open;
@@ -50,7 +52,7 @@ use crate::timer::Timer;
 use alarm::Alarm;
 pub use calls::Received;
 use drive::Want;
-use input::Backlog;
+use evidence::Backlog;
 use options::Options;
 use outbox::Outbox;
 use teardown::Teardown;

@@ -55,7 +55,7 @@ where
             }
             let now = alarm.now();
             let mut status = None;
-            match policy.decide(now, horizon, |known| status = Some(known)) {
+            match policy.decide(now, horizon, proved, |known| status = Some(known)) {
                 Decision::Abort(reason) => {
                     let verdict = Verdict {
                         reason,

@@ -67,7 +67,7 @@ impl Runtime {
         match self {
             Self::Tokio | Self::TokioThreads => {
                 use tokio_tungstenite::{accept_async_with_config, client_async_with_config};
-                let transport = Metered::new(tokio::net::TcpStream::from_std(tcp).unwrap());
+                let transport = Metered::socket(tokio::net::TcpStream::from_std(tcp).unwrap());
                 let meter = transport.meter();
                 let handshake = match role {
                     Role::Server => accept_async_with_config(transport, settings).boxed(),
@@ -80,7 +80,7 @@ impl Runtime {
             }
             Self::Smol => {
                 use async_tungstenite::{accept_async_with_config, client_async_with_config};
-                let transport = Metered::new(smol::net::TcpStream::try_from(tcp).unwrap());
+                let transport = Metered::socket(smol::net::TcpStream::try_from(tcp).unwrap());
                 let meter = transport.meter();
                 let handshake = match role {
                     Role::Server => accept_async_with_config(transport, settings).boxed(),

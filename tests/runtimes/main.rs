@@ -28,6 +28,8 @@ mod peers;
 mod process;
 #[cfg(target_os = "linux")]
 mod proxy;
+#[cfg(target_os = "linux")]
+mod readers;
 mod silence;
 #[cfg(unix)]
 mod stalls;
@@ -143,12 +145,14 @@ fn converse(runtime: Runtime, listener: &TcpListener, ours: Ours, config: Timeou
     let host = Host::start(runtime);
     let (tcp, _) = listener.accept().unwrap();
     let (ended, end) = mpsc::channel();
+    let lifetime = config.connection_timeout().unwrap_or_default();
     host.spawn(async move {
         ended
             .send(connection(runtime, tcp, ours, config.into()).await)
             .unwrap();
     });
-    end.recv_timeout(20 * SECOND).expect("the connection ends")
+    end.recv_timeout(lifetime.max(20 * SECOND))
+        .expect("the connection ends")
 }
 
 /// Our side of a connection, from the opening handshake to the end.

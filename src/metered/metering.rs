@@ -1,0 +1,154 @@
+//! What of the counts the policy has been told.
+
+use std::sync::atomic::Ordering;
+
+use super::{Meter, flag};
+use crate::event::Event;
+use crate::time::Timestamp;
+
+/// The meter under the socket, and what of its counts has been told.
+#[derive(Debug)]
+pub(crate) struct Metering {
+    meter: Meter,
+    /// The count at which the message that is not whole began; see [`Self::count`].
+    began: usize,
+    /// The total that the policy was last told.
+    partial: usize,
+    /// The count of bytes read when the policy last heard of any.
+    heard: usize,
+    /// The count of bytes written that the policy was last told.
+    written: usize,
+    /// What had arrived by then is visible to a question to the kernel. `None` while none is asked.
+    asked: Option<Timestamp>,
+}
+
+/// What the kernel said since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answers {
+    /// Everything is read that had arrived then.
+    pub(crate) no_input: bool,
+    /// It takes nothing more.
+    pub(crate) no_room: bool,
+}
+
+impl Metering {
+    /// Counts from now on.
+    pub(crate) fn new(meter: Meter) -> Self {
+        let mut this = Self {
+            began: 0,
+            partial: 0,
+            heard: 0,
+            asked: None,
+            written: meter.counts.written.load(Ordering::Relaxed),
+            meter,
+        };
+        this.whole_message();
+        this
+    }
+
+    /// A whole data message was handed over: what comes next begins a new one. The transport is read
+    /// ahead of the messages, so the first bytes of the next may be missed, which errs on the lenient
+    /// side.
+    pub(crate) fn whole_message(&mut self) {
+        self.began = self.count();
+        self.partial = 0;
+        self.heard = self.read();
+    }
+
+    /// A control frame was handed over: its wire size is no part of a message. Whether it had a masking key
+    /// is not known here: the frames of a client have one, those of a server have none. It is taken for
+    /// granted, so a client counts four bytes of a message too few for each control frame that comes with
+    /// it. Without, a server would take the keys of pings for a message that has begun, and never goes on.
+    pub(crate) fn control_frame(&mut self, payload: usize) {
+        const HEADER_AND_MASK: usize = 6;
+        let wire = payload.saturating_add(HEADER_AND_MASK);
+        let counted = self.count().wrapping_sub(self.began);
+        self.began = self.began.wrapping_add(wire.min(counted));
+        self.heard = self.read();
+    }
+
+    /// Whether bytes have come of which the policy has not been told.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        self.total() != self.partial || (self.is_tls() && self.read() != self.heard)
+    }
+
+    /// What to tell the policy of bytes that have come. Those of TLS that are part of no message are a sign
+    /// of life, as a pong is.
+    pub(crate) fn news(&mut self) -> Option<Event> {
+        let total = self.total();
+        let moved = total != self.partial;
+        let heard = self.is_tls() && self.read() != self.heard;
+        self.partial = total;
+        self.heard = self.read();
+        if moved {
+            let total = total as u64;
+            Some(Event::RecvPartial { total })
+        } else {
+            heard.then_some(Event::Pong(None))
+        }
+    }
+
+    /// Bytes of the message that is not whole. Below TLS alone it is not known where a message begins: what
+    /// counts then is the record that is not whole.
+    fn total(&self) -> usize {
+        let flags = self.meter.flags();
+        let incomplete = || self.meter.counts.incomplete.load(Ordering::Relaxed);
+        let counted = || self.count().wrapping_sub(self.began);
+        match (flags & flag::TLS != 0, flags & flag::PLAINTEXT != 0) {
+            (false, _) => counted(),
+            (true, true) => counted().wrapping_add(incomplete()),
+            (true, false) => incomplete(),
+        }
+    }
+
+    /// The count that grows with messages.
+    fn count(&self) -> usize {
+        match self.meter.has(flag::PLAINTEXT) {
+            true => self.meter.counts.plaintext.load(Ordering::Relaxed),
+            false => self.read(),
+        }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.meter.has(flag::TLS)
+    }
+
+    /// Bytes read in all. Wraps around.
+    pub(crate) fn read(&self) -> usize {
+        self.meter.counts.read.load(Ordering::Relaxed)
+    }
+
+    /// The bytes written since the last call.
+    pub(crate) fn progress(&mut self) -> u64 {
+        let written = self.meter.counts.written.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.written, written);
+        written.wrapping_sub(before) as u64
+    }
+
+    /// Whether the kernel can be asked what it has.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.meter.has(flag::CAN_ASK)
+    }
+
+    /// Has the tries from now on, `at` or later, ask the kernel, or no longer. Forgets the answers.
+    pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
+        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT;
+        let asking = if at.is_some() { flag::ASKING } else { 0 };
+        let flags = (self.meter.flags() & lasting) | asking;
+        self.meter.counts.flags.store(flags, Ordering::Relaxed);
+        self.asked = at;
+    }
+
+    /// The instant that the answers are about.
+    pub(crate) fn asked(&self) -> Option<Timestamp> {
+        self.asked
+    }
+
+    pub(crate) fn answers(&self) -> Answers {
+        Answers {
+            no_input: self.meter.has(flag::NO_INPUT),
+            no_room: self.meter.has(flag::NO_ROOM),
+        }
+    }
+}

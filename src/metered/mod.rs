@@ -1,0 +1,321 @@
+//! Counts bytes under the WebSocket protocol, and asks the kernel what a runtime does not know.
+
+mod io;
+mod kernel;
+mod metering;
+mod records;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use kernel::Kernel;
+pub(crate) use metering::{Answers, Metering};
+use records::Records;
+
+/// A transport that counts the bytes which pass through it, and asks the kernel before a verdict.
+///
+/// Put it around the TCP stream *before* the WebSocket handshake, with [`socket`](Self::socket), and give
+/// its [`meter`](Self::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
+/// guarded socket then sees the bytes of a message that is not whole yet, and those that the transport has
+/// taken of a large write.
+///
+/// # TLS
+///
+/// With TLS, put a second one around the TLS stream, with [`plaintext`](Self::plaintext). The one below
+/// sees every byte of the peer and asks the kernel; the one above sees where a message begins.
+///
+/// ```
+/// # use std::io;
+/// # use tokio::io::{AsyncRead, AsyncWrite};
+/// # use ws_timeout::{Meter, Metered};
+/// # async fn accept<IO: AsyncRead + AsyncWrite>(io: IO) -> io::Result<IO> { Ok(io) }
+/// # async fn example(tcp: tokio::net::TcpStream) -> io::Result<()> {
+/// let tcp = Metered::socket(tcp);
+/// let meter = tcp.meter();
+/// let tls = accept(tcp).await?; // the TLS handshake
+/// let transport = Metered::plaintext(tls, &meter);
+/// # drop(transport);
+/// // The WebSocket handshake over `transport`, then `with_meter(meter)`.
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Where the second cannot be put, as in a `connect` that does TLS by itself, one below TLS does everything
+/// but `min_data_rate` for messages that arrive: records of TLS that are no message are not taken for one.
+/// One above TLS alone works too, but does not see a record before it is whole, and cannot ask the kernel.
+///
+/// # Accuracy
+///
+/// Control frames are no part of a message: their size is taken off as if they were masked, so on the side
+/// of a client each that comes with a message takes four bytes too many.
+pub struct Metered<IO> {
+    io: IO,
+    meter: Meter,
+    /// `None` where the transport is no socket.
+    kernel: Option<Kernel<IO>>,
+    layer: Layer,
+    /// The count of bytes read once everything is read that had arrived when this was last asked.
+    backlog_end: usize,
+}
+
+/// What a transport carries.
+#[derive(Debug)]
+enum Layer {
+    /// All bytes of the connection.
+    Transport(Records),
+    /// The plaintext of a TLS stream that is metered below.
+    Plaintext,
+}
+
+/// The byte counts of a [`Metered`] transport.
+#[derive(Clone, Debug, Default)]
+pub struct Meter {
+    counts: Arc<Counts>,
+}
+
+/// Only the transport writes the counts, which wrap around.
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicUsize,
+    written: AtomicUsize,
+    /// Bytes read of the plaintext, if that is metered.
+    plaintext: AtomicUsize,
+    /// Bytes of a TLS record that is not whole.
+    incomplete: AtomicUsize,
+    /// See [`flag`].
+    flags: AtomicU8,
+}
+
+/// What the guarded socket and the transport tell each other.
+mod flag {
+    /// The transport is a socket.
+    pub(super) const CAN_ASK: u8 = 1;
+    /// The kernel is to be asked where the runtime has nothing.
+    pub(super) const ASKING: u8 = 1 << 1;
+    /// Everything is read that had arrived when this was asked.
+    pub(super) const NO_INPUT: u8 = 1 << 2;
+    /// The kernel takes nothing more.
+    pub(super) const NO_ROOM: u8 = 1 << 3;
+    /// `Metered::backlog_end` is known.
+    pub(super) const BACKLOG: u8 = 1 << 4;
+    /// The connection is a TLS connection.
+    pub(super) const TLS: u8 = 1 << 5;
+    /// Its plaintext is metered.
+    pub(super) const PLAINTEXT: u8 = 1 << 6;
+}
+
+impl<IO> Metered<IO> {
+    /// Counts what passes through `io` from now on.
+    ///
+    /// Prefer [`socket`](Self::socket) where `io` is a socket.
+    pub fn new(io: IO) -> Self {
+        Self {
+            io,
+            meter: Meter::default(),
+            kernel: None,
+            layer: Layer::Transport(Records::default()),
+            backlog_end: 0,
+        }
+    }
+
+    /// Counts what passes through `io`, which is a stream socket itself: TCP or Unix, no TLS stream.
+    ///
+    /// Before a verdict on the peer, reads and writes go past the runtime to the kernel: a runtime may not
+    /// know yet of bytes that have arrived, or of room to write. So the verdict is right, and comes without
+    /// delay. On Linux, tokio learns of room only once a third of the send buffer is free; without this
+    /// question, a peer that reads a megabyte a second can seem to read nothing for seconds.
+    ///
+    /// On systems that are not Unix this is [`new`](Self::new).
+    #[cfg(unix)]
+    pub fn socket(io: IO) -> Self
+    where
+        IO: std::os::fd::AsFd,
+    {
+        let this = Self {
+            kernel: Some(Kernel::of()),
+            ..Self::new(io)
+        };
+        this.meter.set(flag::CAN_ASK);
+        this
+    }
+
+    /// Counts what passes through `io`.
+    ///
+    /// On Unix, reads and writes also go past the runtime to the kernel before a verdict on the peer.
+    #[cfg(not(unix))]
+    pub fn socket(io: IO) -> Self {
+        Self::new(io)
+    }
+
+    /// Counts the plaintext of `tls`, a TLS stream over the transport of `meter`.
+    pub fn plaintext(tls: IO, meter: &Meter) -> Self {
+        meter.set(flag::PLAINTEXT);
+        Self {
+            meter: meter.clone(),
+            layer: Layer::Plaintext,
+            ..Self::new(tls)
+        }
+    }
+
+    /// Returns the counts, which go on with the transport.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
+    /// Returns the transport underneath.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
+
+    /// Returns the transport underneath. Bytes that are read or written through this are not counted.
+    pub fn get_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
+
+    /// Returns the transport underneath, no longer counted.
+    pub fn into_inner(self) -> IO {
+        self.io
+    }
+}
+
+impl<IO> Metered<IO> {
+    /// The library above reads on only once it has handed on everything that came before.
+    #[inline]
+    fn before_read(&self) {
+        const SIZED: u8 = flag::ASKING | flag::BACKLOG;
+        let counts = &self.meter.counts;
+        if self.meter.flags() & SIZED == SIZED && counts.has_read(self.backlog_end) {
+            self.meter.set(flag::NO_INPUT);
+        }
+    }
+
+    #[inline]
+    fn on_read(&mut self, bytes: &[u8]) {
+        let counts = &self.meter.counts;
+        match &mut self.layer {
+            Layer::Plaintext => add(&counts.plaintext, bytes.len()),
+            Layer::Transport(records) => {
+                add(&counts.read, bytes.len());
+                records.pass(bytes);
+                if let Some(incomplete) = records.incomplete() {
+                    counts.incomplete.store(incomplete, Ordering::Relaxed);
+                    self.meter.set(flag::TLS);
+                }
+            }
+        }
+        if self.meter.flags() & (flag::ASKING | flag::BACKLOG) == flag::ASKING {
+            self.measure_backlog();
+        }
+    }
+
+    #[cold]
+    fn measure_backlog(&mut self) {
+        let kernel = self.kernel.as_ref();
+        if let Some(unread) = kernel.and_then(|kernel| kernel.unread(&self.io)) {
+            let read = self.meter.counts.read.load(Ordering::Relaxed);
+            self.backlog_end = read.wrapping_add(unread);
+            self.meter.set(flag::BACKLOG);
+        }
+    }
+
+    #[inline]
+    fn on_written(&self, bytes: usize) {
+        if let Layer::Transport(_) = self.layer {
+            add(&self.meter.counts.written, bytes);
+        }
+    }
+
+    /// A read of which the runtime said `Pending`, once more.
+    fn ask_read(&self, buf: &mut [u8]) -> std::task::Poll<std::io::Result<usize>> {
+        match &self.kernel {
+            Some(kernel) if self.meter.is_asking() => {
+                let read = kernel.recv(&self.io, buf);
+                if read.is_pending() {
+                    self.meter.set(flag::NO_INPUT);
+                }
+                read
+            }
+            _ => std::task::Poll::Pending,
+        }
+    }
+
+    /// A write of which the runtime said `Pending`, once more.
+    fn ask_write(&self, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+        match &self.kernel {
+            Some(kernel) if self.meter.is_asking() => {
+                let written = kernel.send(&self.io, buf);
+                if written.is_pending() {
+                    self.meter.set(flag::NO_ROOM);
+                }
+                written
+            }
+            _ => std::task::Poll::Pending,
+        }
+    }
+
+    fn first_of<'a>(bufs: &'a [std::io::IoSlice<'_>]) -> &'a [u8] {
+        bufs.iter()
+            .find(|buf| !buf.is_empty())
+            .map_or(&[], |buf| buf)
+    }
+}
+
+impl<IO: fmt::Debug> fmt::Debug for Metered<IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metered")
+            .field("io", &self.io)
+            .field("meter", &self.meter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Meter {
+    /// Returns how many bytes were read so far. The count wraps around at [`usize::MAX`].
+    pub fn read(&self) -> u64 {
+        self.counts.read.load(Ordering::Relaxed) as u64
+    }
+
+    /// Returns how many bytes were written so far. The count wraps around at [`usize::MAX`].
+    pub fn written(&self) -> u64 {
+        self.counts.written.load(Ordering::Relaxed) as u64
+    }
+
+    #[inline]
+    fn flags(&self) -> u8 {
+        self.counts.flags.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn has(&self, flag: u8) -> bool {
+        self.flags() & flag != 0
+    }
+
+    fn set(&self, flag: u8) {
+        let flags = self.flags();
+        if flags & flag != flag {
+            self.counts.flags.store(flags | flag, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn is_asking(&self) -> bool {
+        self.has(flag::ASKING)
+    }
+}
+
+impl Counts {
+    /// Whether as many bytes have been read.
+    fn has_read(&self, count: usize) -> bool {
+        const HALF: usize = usize::MAX / 2;
+        let read = self.read.load(Ordering::Relaxed);
+        read.wrapping_sub(count) <= HALF
+    }
+}
+
+/// Adds to a count that nobody else writes.
+#[inline]
+fn add(count: &AtomicUsize, bytes: usize) {
+    let sum = count.load(Ordering::Relaxed).wrapping_add(bytes);
+    count.store(sum, Ordering::Relaxed);
+}

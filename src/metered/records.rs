@@ -1,0 +1,126 @@
+//! The record layer of TLS, as far as a meter below it needs to know it.
+
+/// "enum { .. handshake(22) .. } ContentType" (RFC 8446, 5.1): the first byte of a TLS connection, in
+/// either direction. Nothing that a WebSocket connection begins with looks like it.
+const HANDSHAKE: u8 = 22;
+
+/// "uint16 length" stands behind a byte of type and two of version.
+const HEADER: usize = 5;
+
+/// What passes in one direction.
+#[derive(Debug, Default)]
+pub(super) enum Records {
+    #[default]
+    NothingYet,
+    /// Not TLS.
+    Plain,
+    Tls(Record),
+}
+
+/// The record that is not whole yet.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    header: [u8; HEADER],
+    /// How many bytes of the record have passed, its header included.
+    passed: usize,
+}
+
+impl Records {
+    /// Notes bytes that pass.
+    #[inline]
+    pub(super) fn pass(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain => {}
+            Self::Tls(record) => record.pass(bytes),
+            Self::NothingYet => match bytes.first() {
+                None => {}
+                Some(&HANDSHAKE) => {
+                    let mut record = Record::default();
+                    record.pass(bytes);
+                    *self = Self::Tls(record);
+                }
+                Some(_) => *self = Self::Plain,
+            },
+        }
+    }
+
+    /// How many bytes have passed of a record that is not whole; `None` where there is no TLS.
+    pub(super) fn incomplete(&self) -> Option<usize> {
+        match self {
+            Self::Tls(record) => Some(record.passed),
+            Self::NothingYet | Self::Plain => None,
+        }
+    }
+}
+
+impl Record {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some(&first) = bytes.first() {
+            if let Some(place) = self.header.get_mut(self.passed) {
+                *place = first;
+                self.passed += 1;
+                bytes = &bytes[1..];
+            } else {
+                let taken = bytes.len().min(self.len() - self.passed);
+                self.passed += taken;
+                bytes = &bytes[taken..];
+            }
+            if self.passed >= HEADER && self.passed == self.len() {
+                self.passed = 0;
+            }
+        }
+    }
+
+    /// The length of the record, whose header is complete.
+    fn len(&self) -> usize {
+        let [.., high, low] = self.header;
+        HEADER + usize::from(u16::from_be_bytes([high, low]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn record(kind: u8, payload: usize) -> Vec<u8> {
+        let [high, low] = (payload as u16).to_be_bytes();
+        let mut bytes = Vec::from([kind, 3, 3, high, low]);
+        bytes.resize(HEADER + payload, 7);
+        bytes
+    }
+
+    /// However the bytes are cut into pieces.
+    #[test]
+    fn a_record_is_incomplete_until_its_last_byte() {
+        let mut stream = record(HANDSHAKE, 300);
+        let mut wholes = Vec::from([stream.len()]);
+        for payload in [1, 0, 16_401, 65_535] {
+            stream.extend(record(23, payload));
+            wholes.push(stream.len());
+        }
+        for piece in [1, 2, 4, 5, 6, 7, 299, 5000, stream.len()] {
+            let mut records = Records::default();
+            let mut passed = 0;
+            for bytes in stream.chunks(piece) {
+                records.pass(bytes);
+                passed += bytes.len();
+                let whole = wholes.iter().filter(|&&whole| whole <= passed).max();
+                let expected = passed - whole.unwrap_or(&0);
+                assert_eq!(records.incomplete(), Some(expected), "{piece}, {passed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_handshake_of_http_is_not_tls() {
+        for first in [&b"GET / HTTP/1.1"[..], b"HTTP/1.1 101"] {
+            let mut records = Records::default();
+            records.pass(b"");
+            records.pass(first);
+            records.pass(&record(HANDSHAKE, 300)[..100]);
+            assert_eq!(records.incomplete(), None);
+        }
+    }
+}

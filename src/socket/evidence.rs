@@ -1,0 +1,113 @@
+//! What a verdict on the peer rests on.
+//!
+//! A try that found nothing to read, or no room to write, says only what the runtime believes. The horizon
+//! of a socket says up to when that is proved. It moves on if
+//!
+//! * the kernel itself was [asked](crate::Metered::socket) after the alarm had fired, or
+//! * the [horizon of the alarm](super::alarm) has moved, and a try came after that, or
+//! * so much was read after that that nothing older can be left.
+
+use futures_core::TryStream;
+
+use super::TimeoutSocket;
+use crate::message::Message;
+use crate::metered::Answers;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+/// How many bytes can have arrived without being read: the largest receive buffer of Linux by default.
+const MAX_BACKLOG: usize = 32 << 20;
+
+/// What was read since the alarm's horizon moved past the reads, where a read never finds nothing.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// Everything that had arrived by then is read once enough was read; `None` if nothing is counted.
+    horizon: Option<Timestamp>,
+    /// Bytes read since, or with a meter the count of bytes at which this began.
+    bytes: usize,
+}
+
+impl Backlog {
+    pub(super) const NONE: Self = Self {
+        horizon: None,
+        bytes: 0,
+    };
+}
+
+impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+    /// The alarm has fired. If a verdict may follow, the tries from now on ask the kernel.
+    #[inline(never)]
+    pub(super) fn on_fire(&mut self) {
+        self.needs_poll = true;
+        let asks = self.outbox.has_pending_writes()
+            || self.policy.write_clock_runs()
+            || self.policy.peer_deadline_has_expired(self.alarm.now());
+        self.ask_kernel(asks);
+    }
+
+    pub(super) fn ask_kernel(&mut self, asks: bool) {
+        let fire = self.alarm.last_fire();
+        let metering = self.metering().filter(|metering| metering.can_ask());
+        if let Some(metering) = metering {
+            metering.ask(fire.filter(|_| asks));
+        }
+    }
+
+    /// Moves the horizon after a pass that tried every write, and if `drained` a read that found nothing.
+    ///
+    /// The alarm proves nothing if the runtime has stopped the task: tokio answers `Pending` to everything
+    /// once a task has done much in one turn.
+    pub(super) fn advance_horizon(&mut self, drained: bool) {
+        let writes = self.outbox.has_pending_writes() || self.policy.write_clock_runs();
+        if let Some(metering) = self.metering() {
+            let asked = metering.asked();
+            let Answers { no_input, no_room } = metering.answers();
+            if no_input {
+                self.horizon.read = self.horizon.read.max(asked);
+            }
+            if no_room || !writes {
+                self.horizon.written = self.horizon.written.max(asked);
+            }
+        }
+        let proved = self.alarm.horizon();
+        let moves = proved > self.horizon.written || (drained && proved > self.horizon.read);
+        if moves && self.alarm.has_budget() {
+            self.horizon.written = self.horizon.written.max(proved);
+            if drained {
+                self.horizon.read = self.horizon.read.max(proved);
+            }
+        }
+    }
+
+    /// Counts what is read while the reads lag behind the alarm's horizon. After so much, everything that
+    /// had arrived by then is read.
+    pub(super) fn count_backlog(&mut self, message: &S::Ok)
+    where
+        S::Ok: Message,
+    {
+        let proved = self.alarm.horizon();
+        if proved <= self.horizon.read {
+            self.backlog = Backlog::NONE;
+            return;
+        }
+        let metered = self.metering().map(|metering| metering.read());
+        let least = message.payload_len().saturating_add(2);
+        let backlog = &mut self.backlog;
+        if backlog.horizon.is_none() {
+            backlog.horizon = proved;
+            backlog.bytes = metered.unwrap_or(0);
+            return;
+        }
+        let read = match metered {
+            Some(now) => now.wrapping_sub(backlog.bytes),
+            None => {
+                backlog.bytes = backlog.bytes.saturating_add(least);
+                backlog.bytes
+            }
+        };
+        if read >= MAX_BACKLOG {
+            self.horizon.read = self.horizon.read.max(backlog.horizon);
+            self.backlog = Backlog::NONE;
+        }
+    }
+}

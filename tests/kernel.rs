@@ -1,0 +1,213 @@
+//! A socket asks the kernel before a verdict: what the runtime does not know of, it reads and writes.
+#![cfg(unix)]
+
+mod common;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::off;
+use futures_util::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, advance};
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::protocol::Role;
+use tungstenite::{Error as WsError, Message, WebSocket};
+use ws_timeout::runtime::tokio::{Timer, wrap};
+use ws_timeout::{
+    CloseReason, Error, Metered, PongEvidence, TimeoutConfigBuilder, TimeoutSocket, Verdict,
+};
+
+type Guarded = TimeoutSocket<WebSocketStream<Metered<Unaware>>, Timer>;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A socket whose runtime never learns that there is something to read.
+struct Unaware {
+    socket: UnixStream,
+    /// Each read finds a message of a peer that never pauses instead, and nothing of the socket's.
+    endless: bool,
+    /// Whether the runtime learns of room.
+    knows_room: bool,
+}
+
+impl AsFd for Unaware {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsyncRead for Unaware {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.endless {
+            return Poll::Pending;
+        }
+        // An empty text message, masked.
+        buf.put_slice(&[0x81, 0x80, 0, 0, 0, 0]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Unaware {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.knows_room {
+            return Poll::Pending;
+        }
+        Poll::Ready(io::Write::write(&mut self.socket, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Unaware {
+    const READS_NOTHING: fn(UnixStream) -> Self = |socket| Self {
+        socket,
+        endless: false,
+        knows_room: true,
+    };
+    const WRITES_NOTHING: fn(UnixStream) -> Self = |socket| Self {
+        socket,
+        endless: false,
+        knows_room: false,
+    };
+    const READS_ENDLESSLY: fn(UnixStream) -> Self = |socket| Self {
+        socket,
+        endless: true,
+        knows_room: true,
+    };
+}
+
+/// A guarded server, and its client.
+async fn pair(
+    config: TimeoutConfigBuilder,
+    unaware: fn(UnixStream) -> Unaware,
+) -> (Guarded, WebSocket<UnixStream>) {
+    let (server, client) = UnixStream::pair().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let transport = Metered::socket(unaware(server));
+    let meter = transport.meter();
+    let server = WebSocketStream::from_raw_socket(transport, Role::Server, None).await;
+    let client = WebSocket::from_raw_socket(client, Role::Client, None);
+    let config = config.build().unwrap();
+    (wrap(config, server).with_meter(meter), client)
+}
+
+fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdict {
+    match result {
+        Err(Error::Verdict(verdict)) => verdict,
+        other => panic!("no verdict but {other:?}"),
+    }
+}
+
+/// Asserts that it took as long, and the millisecond that tokio's timer adds, but no turns of the reactor.
+#[track_caller]
+fn took(since: Instant, expected: Duration) {
+    let elapsed = since.elapsed();
+    assert!(
+        elapsed >= expected && elapsed <= expected + 3 * MS,
+        "took {elapsed:?} instead of {expected:?}"
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "the tests are about this clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn pings() -> TimeoutConfigBuilder {
+    off().ping_interval(SECOND).pong_timeout(2 * SECOND)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_runtime_does_not_know_of_counts() {
+    let (mut server, mut client) = pair(pings(), Unaware::READS_NOTHING).await;
+    let start = now();
+    let peer = std::thread::spawn(move || {
+        assert!(matches!(client.read(), Ok(Message::Ping(_))));
+        client.flush().unwrap();
+        client
+    });
+    tokio::select! {
+        biased;
+        verdict = server.recv() => panic!("{verdict:?}"),
+        () = tokio::time::sleep(1500 * MS) => {}
+    }
+    let client = peer.join().unwrap();
+    let verdict = timed_out(server.recv().await);
+    assert_eq!(verdict.status.pongs_received, 1, "{verdict}");
+    // The answer was read when the first verdict was due, and the next ping asked for at once.
+    took(start, 5 * SECOND);
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_judged_without_delay() {
+    let (mut server, _client) = pair(pings(), Unaware::READS_NOTHING).await;
+    let start = now();
+    let verdict = timed_out(server.recv().await);
+    assert_eq!(verdict.reason, CloseReason::PongTimeout);
+    took(start, 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_the_runtime_does_not_know_of_is_used() {
+    let config = off().message_timeout(SECOND);
+    let (mut server, mut client) = pair(config, Unaware::WRITES_NOTHING).await;
+    let start = now();
+    server.send(Message::text("hello")).await.unwrap();
+    took(start, SECOND);
+    assert_eq!(client.read().unwrap(), Message::text("hello"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_nothing_is_judged_without_delay() {
+    const LARGE: usize = 16 << 20;
+    let config = off().message_timeout(SECOND);
+    let (mut server, client) = pair(config, Unaware::WRITES_NOTHING).await;
+    let start = now();
+    let verdict = timed_out(server.send(Message::binary(vec![0; LARGE])).await);
+    assert_eq!(verdict.reason, CloseReason::MessageTimeout);
+    // The kernel takes what there is room for after a second, and nothing after another.
+    took(start, 2 * SECOND);
+    drop(client);
+}
+
+/// Everything that had arrived has been read once as many bytes have been.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_pauses_is_judged_when_its_backlog_is_read() {
+    let config = pings().pong_evidence(PongEvidence::Pong);
+    let (mut server, mut client) = pair(config, Unaware::READS_ENDLESSLY).await;
+    client.send(Message::text("x".repeat(100))).unwrap();
+    let start = now();
+    let mut messages_after = 0;
+    let verdict = loop {
+        advance(MS).await;
+        match server.next().await {
+            Some(Ok(_)) => messages_after += u32::from(start.elapsed() > 3 * SECOND),
+            Some(Err(error)) => break timed_out::<()>(Err(error)),
+            None => panic!("no verdict"),
+        }
+    };
+    assert_eq!(verdict.reason, CloseReason::PongTimeout);
+    // There are 106 bytes, and each message has six.
+    assert!((17..40).contains(&messages_after), "{messages_after}");
+}
