@@ -106,7 +106,7 @@ async fn on_tokio(
     let handshake = async {
         let tcp = tokio::net::TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let transport = Metered::new(tcp);
+        let transport = Metered::socket(tcp);
         meter = transport.meter();
         let limits = Some(tungstenite_config());
         let (socket, _) =
@@ -127,7 +127,7 @@ async fn on_smol(
     let handshake = async {
         let tcp = smol::net::TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let transport = Metered::new(tcp);
+        let transport = Metered::socket(tcp);
         meter = transport.meter();
         let limits = Some(tungstenite_config());
         let (socket, _) =

@@ -109,7 +109,7 @@ async fn on_tokio(listener: TcpListener, server: Arc<Server>) -> io::Result<Infa
                 // A socket that takes no options is as good as gone: its first read says so.
                 let _ = tcp.set_nodelay(true);
                 let label = server.label(peer);
-                let transport = Metered::new(tcp);
+                let transport = Metered::socket(tcp);
                 let meter = transport.meter();
                 let handshake = tokio_tungstenite::accept_async_with_config(
                     transport,
@@ -133,7 +133,7 @@ async fn on_smol(listener: TcpListener, server: Arc<Server>) -> io::Result<Infal
             Ok((tcp, peer)) => {
                 let _ = tcp.set_nodelay(true);
                 let label = server.label(peer);
-                let transport = Metered::new(tcp);
+                let transport = Metered::socket(tcp);
                 let meter = transport.meter();
                 let handshake = async_tungstenite::accept_async_with_config(
                     transport,

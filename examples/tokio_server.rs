@@ -56,7 +56,7 @@ async fn converse(
     tcp: TcpStream,
     config: Arc<TimeoutConfig>,
 ) -> Result<(), Error<tungstenite::Error>> {
-    let transport = Metered::new(tcp); // counts bytes, so that large messages are seen to move
+    let transport = Metered::socket(tcp); // counts bytes, and asks the kernel before a verdict
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
     // THE LINE. It was: `let socket = handshake.await?;`

@@ -32,8 +32,8 @@ pub trait Timer {
     /// Returns how many times the timer must fire before a read sees everything that had arrived by the
     /// instant of its first setting.
     ///
-    /// Before a verdict on the peer, the socket sets the timer that many times, a millisecond apart. 1 is
-    /// enough if each read asks the kernel.
+    /// Before a verdict on the peer, the socket sets the timer that many times, a millisecond apart, unless it
+    /// can [ask the kernel](crate::Metered::socket) itself. 1 is enough if each read asks the kernel.
     fn turns(&self) -> u32 {
         1
     }

@@ -106,7 +106,7 @@ async fn on_tokio(
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
     let (tcp, _) = listener.accept().await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
-    let transport = Metered::new(tcp);
+    let transport = Metered::socket(tcp);
     let meter = transport.meter();
     let handshake =
         tokio_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
@@ -125,7 +125,7 @@ async fn on_smol(
     let listener = smol::net::TcpListener::try_from(listener).map_err(failed)?;
     let (tcp, _) = listener.accept().await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
-    let transport = Metered::new(tcp);
+    let transport = Metered::socket(tcp);
     let meter = transport.meter();
     let handshake =
         async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));

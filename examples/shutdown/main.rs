@@ -169,7 +169,7 @@ async fn converse(
     mut told: watch::Receiver<Option<Duration>>,
 ) -> Ended {
     let mut asked = None;
-    let transport = Metered::new(tcp);
+    let transport = Metered::socket(tcp);
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
     let opened = tokio::select! {

@@ -187,7 +187,7 @@ where
     /// until the peer has answered or disconnected. Discards data received meanwhile. Returns the code
     /// of the peer's Close frame, if there was one.
     ///
-    /// Takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), 35 ms on tokio,
+    /// Takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), up to 35 ms on tokio,
     /// and `stall_tolerance` if this process stalls. On a connection that has ended it sends nothing,
     /// and returns the final error unless the stream has already returned it. [`status`](Self::status)
     /// keeps the cause.

@@ -118,15 +118,16 @@ where
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(self.transport_ended(Some(error)).map(Err));
                 }
-                Poll::Ready(None) if !self.reply_must_leave(cx) => {
+                Poll::Ready(None) if !self.end_must_wait(cx) => {
                     return Poll::Ready(self.transport_ended(None).map(Err));
                 }
                 Poll::Ready(None) | Poll::Pending => {
                     self.on_input_drained(cx);
-                    let reply_has_left = self.read_eof && !self.outbox.has_pending_writes();
+                    let can_end =
+                        self.read_eof && !self.outbox.has_pending_writes() && !self.shuts_down;
                     // The alarm may have woken the task that was registered before.
                     let fired = self.alarm.has_fired() || self.alarm.may_have_fired();
-                    if self.inner.is_some() && !reply_has_left && !fired {
+                    if self.inner.is_some() && !can_end && !fired {
                         return Poll::Pending;
                     }
                 }

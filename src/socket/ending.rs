@@ -11,7 +11,7 @@ use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
 use crate::error::{CloseHandshake, Error, Verdict};
-use crate::event::{CloseReason, Event};
+use crate::event::{CloseReason, Event, Phase};
 use crate::message::{Message, close_message};
 use crate::report;
 use crate::status::Status;
@@ -173,6 +173,27 @@ where
                 self.teardown.end_of_stream()
             }
         }
+    }
+
+    /// Whether the stream has ended and something is still to be done before the connection may: our answer
+    /// to the peer's Close has to leave, which tungstenite's server does not wait for, or the transport has to
+    /// be shut down.
+    pub(super) fn end_must_wait(&mut self, cx: &Context<'_>) -> bool {
+        self.read_eof = true;
+        self.shuts_down = false;
+        if self.policy.phase() != Phase::Closing || self.teardown.write_failed() {
+            return false;
+        }
+        let reply = self.teardown.peer_close().is_some() && self.outbox.has_pending_writes();
+        if reply && self.drain_outbox(self.alarm.now(), cx).is_pending() {
+            return true;
+        }
+        let shutdown = self.options.as_ref().and_then(|options| options.shutdown);
+        if let (Some(shutdown), Some(inner)) = (shutdown, &mut self.inner) {
+            let done = self.wakers.with_write_waker(cx, |cx| shutdown(inner, cx));
+            self.shuts_down = done.is_pending();
+        }
+        self.shuts_down
     }
 
     fn report_end(&self, now: Timestamp) {

@@ -85,7 +85,8 @@ use wakers::Wakers;
 /// A verdict on the peer requires that everything that had arrived by the deadline was read. A peer that
 /// sends faster than the program reads would delay it without limit, so after 32 MiB, the largest
 /// receive buffer that Linux allows by default, that input counts as read. The socket counts the bytes
-/// of the [meter](Self::with_meter), or without one each message's payload plus two bytes.
+/// of the [meter](Self::with_meter), or without one each message's payload plus two bytes. Over a
+/// [`Metered::socket`](crate::Metered::socket) it asks how much has arrived, and no guess is needed.
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
@@ -102,9 +103,11 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     needs_poll: bool,
     /// Whether the inner stream has ended. What was written before may still have to leave.
     read_eof: bool,
+    /// Whether the transport is being shut down.
+    shuts_down: bool,
     open_logged: bool,
     /// `None` where the program asked for nothing.
-    options: Option<Box<Options<S::Ok>>>,
+    options: Option<Box<Options<S>>>,
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
@@ -157,6 +160,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             teardown: Teardown::new(),
             needs_poll: true,
             read_eof: false,
+            shuts_down: false,
             open_logged: false,
             options: None,
         }

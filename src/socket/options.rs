@@ -1,7 +1,9 @@
 //! What a program can ask of a socket beside its configuration.
 
 use std::boxed::Box;
+use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::TryStream;
@@ -14,17 +16,19 @@ use crate::metered::{Meter, Metering};
 use crate::timer::Timer;
 
 /// What the builders set.
-#[derive(Debug)]
-pub(super) struct Options<M> {
+pub(super) struct Options<S: TryStream> {
     pub(super) metering: Option<Metering>,
     /// What is sent in place of Ping frames.
-    pub(super) heartbeat: Option<Box<Heartbeat<M>>>,
+    pub(super) heartbeat: Option<Box<Heartbeat<S::Ok>>>,
     /// What the peer sends in place of Ping frames.
-    pub(super) replies: Option<Box<Heartbeat<M>>>,
+    pub(super) replies: Option<Box<Heartbeat<S::Ok>>>,
     /// How late a timer may fire so that many fire together.
     pub(super) slack: Duration,
     pub(super) label: Option<Arc<str>>,
+    pub(super) shutdown: Option<Shutdown<S>>,
 }
+
+type Shutdown<S> = fn(&mut S, &mut Context<'_>) -> Poll<io::Result<()>>;
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Names the connection, by its user or its number, in every line of the log. Control characters
@@ -63,6 +67,32 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
+    /// Shuts the transport down when the closing handshake is done, before the inner socket is dropped.
+    ///
+    /// A TLS stream sends `close_notify` then, without which the peer cannot tell the end of the connection
+    /// from an attack (RFC 8446, 6.1). It is part of the closing handshake, which `close_timeout` bounds.
+    /// After an abort or a failure there is none. An error of the shutdown is ignored: everything has
+    /// been said.
+    ///
+    /// ```
+    /// # use std::pin::Pin;
+    /// # use tokio::io::{AsyncRead, AsyncWrite};
+    /// # use tokio_tungstenite::WebSocketStream;
+    /// # use ws_timeout::{TimeoutSocket, runtime::tokio::Timer};
+    /// # fn example<IO: AsyncRead + AsyncWrite + Unpin>(
+    /// #     socket: TimeoutSocket<WebSocketStream<IO>, Timer>,
+    /// # ) -> TimeoutSocket<WebSocketStream<IO>, Timer> {
+    /// socket.with_shutdown(|inner, cx| Pin::new(inner.get_mut()).poll_shutdown(cx))
+    /// # }
+    /// ```
+    pub fn with_shutdown(
+        mut self,
+        shutdown: fn(&mut S, &mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> Self {
+        self.options_mut().shutdown = Some(shutdown);
+        self
+    }
+
     /// Allows timers to fire up to `slack` late, and never early, so that many connections share a
     /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of a
     /// ping. The default is zero.
@@ -79,7 +109,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    fn options_mut(&mut self) -> &mut Options<S::Ok> {
+    fn options_mut(&mut self) -> &mut Options<S> {
         self.options.get_or_insert_with(|| {
             Box::new(Options {
                 metering: None,
@@ -87,6 +117,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
                 replies: None,
                 slack: Duration::ZERO,
                 label: None,
+                shutdown: None,
             })
         })
     }

@@ -250,15 +250,6 @@ where
         self.observe(now, Event::CloseStart);
     }
 
-    /// Whether the stream has ended before our answer to the peer's Close, and what was written before
-    /// that, could leave: tungstenite's server ends its stream as soon as the answer is in its buffer.
-    pub(super) fn reply_must_leave(&mut self, cx: &Context<'_>) -> bool {
-        self.read_eof = true;
-        self.teardown.peer_close().is_some()
-            && self.outbox.has_pending_writes()
-            && self.drain_outbox(self.alarm.now(), cx).is_pending()
-    }
-
     // ---- what the sending half learns ----
 
     #[inline]

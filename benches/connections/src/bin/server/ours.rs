@@ -27,7 +27,7 @@ pub async fn metered(ping: Duration) -> Outcome {
         let (stream, _) = listener.accept().await?;
         let config = config.clone();
         tokio::spawn(async move {
-            let stream = Metered::new(stream);
+            let stream = Metered::socket(stream);
             let meter = stream.meter();
             let handshake = accept_async_with_config(stream, Some(tungstenite_config()));
             if let Ok(socket) = open(config, handshake).await {
