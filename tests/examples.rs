@@ -245,7 +245,13 @@ fn bare_goes_as_expected() {
 
 #[test]
 fn a_server_with_the_one_line_lets_go_of_a_silent_client() {
-    for name in ["tokio_server", "smol_server", "async_std_server"] {
+    for name in [
+        "tokio_server",
+        "smol_server",
+        "async_std_server",
+        "tls_server",
+        "smol_tls_server",
+    ] {
         let (status, out, err) = run(name, &[], &[]);
         assert_eq!(status.code(), Some(0), "{name}: {out}{err}");
         assert!(out.contains("the client heard hello"), "{name}: {out}");
