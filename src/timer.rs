@@ -10,8 +10,10 @@ use crate::time::Timestamp;
 /// [`runtime`](crate::runtime) implements it for each runtime. Any other runtime needs about 30 lines;
 /// in tests, implement it on a clock that the test moves.
 pub trait Timer {
-    /// Returns the time on the runtime's clock, since an origin that is fixed when the timer is created.
-    /// Must never run backwards.
+    /// Returns the time on the runtime's clock since a fixed origin. Must never run backwards.
+    ///
+    /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack) rounds up to multiples of the slack
+    /// since the origin, so only timers with the same origin share a wake-up.
     fn now(&self) -> Timestamp;
 
     /// Sets the timer to `at`, replacing the previous setting. `at` is at most a day ahead. The timer

@@ -1516,6 +1516,46 @@ async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
     }
 }
 
+/// Or their sockets would not fire together with timer slack.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "time has to pass")]
+fn timers_of_one_process_share_an_origin() {
+    use ws_timeout::Timer as _;
+
+    const NAP: Duration = Duration::from_millis(20);
+    let first = Timer::new();
+    std::thread::sleep(NAP);
+    let before = first.now();
+    let others = [
+        Timer::new().now(),
+        ws_timeout::runtime::smol::Timer::new().now(),
+    ];
+    let after = first.now();
+    for other in others {
+        assert!((before..=after).contains(&other), "{other}");
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "time has to pass")]
+fn a_clock_that_was_paused_before_the_first_timer_runs() {
+    use ws_timeout::Timer as _;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    std::thread::sleep(20 * MS);
+    let _first = Timer::new();
+    runtime.block_on(async {
+        let timer = Timer::new();
+        let start = timer.now();
+        tokio::time::advance(MS).await;
+        assert_eq!(timer.now().saturating_duration_since(start), MS);
+    });
+}
+
 /// An alarm is set a day ahead at most, and looked at again.
 #[tokio::test(start_paused = true)]
 async fn limits_of_days_are_kept() {

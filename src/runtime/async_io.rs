@@ -44,10 +44,10 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a clock whose origin is now.
+    /// Creates a clock with the origin that all of the process share.
     pub fn new() -> Self {
         Self {
-            origin: now(),
+            origin: super::origin(),
             alarm: ::async_io::Timer::never(),
         }
     }

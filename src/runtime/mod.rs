@@ -8,3 +8,12 @@ pub mod async_std;
 pub mod smol;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+
+/// The origin of the clocks of all timers here, so that the multiples of a timer slack are the same
+/// instants for all connections of the process.
+#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub(crate) fn origin() -> std::time::Instant {
+    static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    *ORIGIN.get_or_init(std::time::Instant::now)
+}

@@ -47,10 +47,11 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a clock whose origin is now.
+    /// Creates a clock with the origin that all of the process share, or with now as its origin if
+    /// the runtime's clock is paused before that.
     pub fn new() -> Self {
         Self {
-            origin: now(),
+            origin: Instant::from(super::origin()).min(now()),
             alarm: None,
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::task::waker_ref;
 
 use super::wakers::AlarmWaker;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, saturating_nanos};
 use crate::timer::{Timer, within_a_day};
 
 /// How long to wait for the next turn of the reactor.
@@ -187,19 +187,15 @@ impl<T: Timer> Alarm<T> {
         self.wall_offset = offset;
         suspended
     }
+}
 
-    /// `at`, or the next instant after it that is a multiple of `slack` on the wall clock, which all
-    /// connections share.
-    pub(super) fn aligned(&self, now: Timestamp, at: Timestamp, slack: Duration) -> Timestamp {
-        if slack.is_zero() {
-            return at;
-        }
-        let then = (self.timer.wall()).saturating_add(at.saturating_duration_since(now));
-        let past = then.as_nanos() % slack.as_nanos();
-        let late = slack.as_nanos().wrapping_sub(past) % slack.as_nanos();
-        let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
-        at.checked_add(late).unwrap_or(at)
-    }
+/// `at`, or the next instant after it that is a multiple of `slack` since the origin, which the timers
+/// of a runtime share.
+pub(super) fn aligned(at: Timestamp, slack: Duration) -> Timestamp {
+    let nanos = at
+        .as_nanos()
+        .checked_next_multiple_of(saturating_nanos(slack));
+    nanos.map_or(at, Timestamp::from_nanos)
 }
 
 fn wall_offset(timer: &impl Timer, now: Timestamp) -> Timestamp {

@@ -36,6 +36,7 @@ use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
+use super::alarm::aligned;
 use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::Message;
@@ -240,7 +241,7 @@ where
                     }
                     self.needs_poll = undrained || self.outbox.has_unprompted_writes();
                     let slack = self.slack();
-                    let next = until.map(|at| self.alarm.aligned(now, at, slack));
+                    let next = until.map(|at| aligned(at, slack));
                     let turn = self.alarm.prove(now, unproven);
                     self.arm(now, earlier(turn, next));
                     break;

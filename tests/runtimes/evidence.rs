@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use ws_timeout::Timestamp;
+use ws_timeout::runtime::smol::Timer;
+use ws_timeout::{Timer as _, Timestamp};
 
 use crate::peers::crowd::Client;
 
@@ -34,15 +35,14 @@ pub struct Account {
 }
 
 impl Verdict {
-    /// Of a connection whose clock was made just after `origin`.
-    pub fn new(port: u16, origin: Duration, verdict: &ws_timeout::Verdict) -> Self {
+    pub fn new(port: u16, verdict: &ws_timeout::Verdict) -> Self {
         let status = &verdict.status;
         Self {
             port,
             silent: status.silent,
             unanswered: status.ping_unanswered.unwrap_or_default(),
             pings: status.pings_sent,
-            at: origin + status.at.saturating_duration_since(Timestamp::ZERO),
+            at: origin() + status.at.saturating_duration_since(Timestamp::ZERO),
         }
     }
 
@@ -135,6 +135,14 @@ fn numbers<const N: usize>(line: &str) -> Option<[u64; N]> {
 /// The time now on the monotonic clock, which is one for all processes.
 pub fn monotonic() -> Duration {
     clock_gettime(ClockId::Monotonic).try_into().unwrap()
+}
+
+/// The origin of the clocks of this process's sockets, or a little before, on the monotonic clock.
+fn origin() -> Duration {
+    let now = monotonic();
+    now - Timer::new()
+        .now()
+        .saturating_duration_since(Timestamp::ZERO)
 }
 
 /// Says it beside what the test harness keeps to itself.

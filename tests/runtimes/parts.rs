@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ws_timeout::TimeoutConfig;
 
-use crate::evidence::{Verdict, monotonic};
+use crate::evidence::Verdict;
 use crate::host::{Host, Runtime};
 use crate::{End, Ours, connection, peers};
 
@@ -45,12 +45,10 @@ pub fn server() {
             let (tcp, config) = (tcp.unwrap(), config.clone());
             host.spawn(async move {
                 let port = tcp.peer_addr().map_or(0, |peer| peer.port());
-                // The clock of the socket starts just after this.
-                let origin = monotonic();
                 match connection(runtime, tcp, ours, config).await {
                     End::TimedOut(verdict) => {
                         let reason = verdict.reason;
-                        eprintln!("{reason} {}", Verdict::new(port, origin, &verdict));
+                        eprintln!("{reason} {}", Verdict::new(port, &verdict));
                     }
                     other => eprintln!("{other:?}"),
                 }

@@ -75,7 +75,7 @@ struct Trial {
     pongs: HashMap<u16, u32>,
     /// Of those that have ended, what one side has said and the other has not yet.
     ended: HashMap<u16, (Account, io::Error)>,
-    let_go: HashMap<u16, (Duration, End)>,
+    let_go: HashMap<u16, End>,
     late: usize,
 }
 
@@ -86,7 +86,7 @@ enum Said {
     /// By the client; and why.
     Ended(Account, io::Error),
     /// By the server, whose clock was made just after this instant.
-    LetGo(u16, Duration, End),
+    LetGo(u16, End),
 }
 
 impl Trial {
@@ -109,13 +109,12 @@ impl Trial {
             let config = if number % 2 == 0 { &seldom } else { &often };
             let (config, news, say) = (config.clone(), news.clone(), saying.clone());
             host.spawn(async move {
-                let origin = monotonic();
                 let mut connection = pin!(connection(runtime, tcp, Ours::Echo, config));
                 loop {
                     let heard = pin!(news.notified());
                     if let Either::Left((end, _)) = select(connection.as_mut(), heard).await {
                         // The test may be over.
-                        let _ = say.send(Said::LetGo(peer.port(), origin, end));
+                        let _ = say.send(Said::LetGo(peer.port(), end));
                         break;
                     }
                 }
@@ -183,8 +182,8 @@ impl Trial {
                     self.ended.insert(port, (account, why));
                     port
                 }
-                Said::LetGo(port, origin, end) => {
-                    self.let_go.insert(port, (origin, end));
+                Said::LetGo(port, end) => {
+                    self.let_go.insert(port, end);
                     port
                 }
             };
@@ -199,15 +198,15 @@ impl Trial {
     fn judge(&mut self, port: u16) {
         let (account, why) = self.ended.remove(&port).unwrap();
         match self.let_go.remove(&port).unwrap() {
-            (origin, End::TimedOut(verdict)) if verdict.reason == CloseReason::PongTimeout => {
-                let verdict = Verdict::new(port, origin, &verdict);
+            End::TimedOut(verdict) if verdict.reason == CloseReason::PongTimeout => {
+                let verdict = Verdict::new(port, &verdict);
                 assert!(
                     !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
                     "a live one is lost: {verdict:?} {account:?} {why}"
                 );
                 say(&format!("a client answered late: {verdict:?} {account:?}"));
             }
-            (_, other) => panic!("{other:?} {account:?} {why}"),
+            other => panic!("{other:?} {account:?} {why}"),
         }
         self.pongs.remove(&port);
         self.late += 1;
