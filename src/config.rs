@@ -552,6 +552,10 @@ limits! {
     /// the socket ignores a resume, and the other limits detect a connection that was lost
     /// meanwhile.
     ///
+    /// The socket detects a resume on Linux, Android and Apple systems, by two clocks of the kernel of
+    /// which one stops during suspension; see `Timer::time_suspended`. Setting the time of day has no
+    /// effect.
+    ///
     /// The policy does not read this limit. A driver that detects a resume observes
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
     resume_probe(length), maybe_resume_probe, no_resume_probe, ResumeProbe,

@@ -186,6 +186,8 @@ mod seed;
 #[cfg(feature = "socket")]
 mod socket;
 mod status;
+#[cfg(feature = "socket")]
+mod suspension;
 mod time;
 #[cfg(feature = "socket")]
 mod timer;

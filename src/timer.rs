@@ -1,8 +1,9 @@
 //! A clock and a timer: everything that the socket needs of a runtime.
 
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::suspension;
 use crate::time::Timestamp;
 
 /// The clock and the one timer of a [`TimeoutSocket`](crate::TimeoutSocket).
@@ -47,13 +48,15 @@ pub trait Timer {
         true
     }
 
-    /// Returns the wall-clock time since any fixed instant. The clock must keep running while the machine
-    /// is suspended. [`now`](Self::now) may stop then; the socket detects a resume by the difference.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    fn wall(&self) -> Duration {
-        SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
+    /// Returns how long the machine has been suspended since any fixed instant. When this grows by more
+    /// than five seconds, the socket probes the peer; see `resume_probe` in the configuration.
+    ///
+    /// By default, the difference of two clocks of the kernel, one of which stops during suspension:
+    /// `CLOCK_BOOTTIME` and `CLOCK_MONOTONIC` on Linux and Android, `CLOCK_MONOTONIC` and
+    /// `CLOCK_UPTIME_RAW` on Apple systems. Elsewhere it is zero, and the socket notices no resume.
+    /// Setting the time of day changes nothing.
+    fn time_suspended(&self) -> Duration {
+        suspension::time_suspended()
     }
 }
 

@@ -32,8 +32,8 @@ const MS: Duration = Duration::from_millis(1);
 #[derive(Default)]
 struct World {
     now: Duration,
-    /// The time of day at which the clock began.
-    origin: Duration,
+    /// How long the machine has been suspended.
+    suspended: Duration,
     alarm: Option<Duration>,
     alarms_set: u32,
     /// How long the thread is held up before it sets the next alarm.
@@ -225,9 +225,8 @@ impl ws_timeout::Timer for Hand {
         self.0.world().turns_needed
     }
 
-    fn wall(&self) -> Duration {
-        let world = self.0.world();
-        world.origin + world.now
+    fn time_suspended(&self) -> Duration {
+        self.0.world().suspended
     }
 }
 
@@ -343,7 +342,7 @@ fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
     let mut socket = shared.socket(config);
     waits(&mut socket);
     shared.world().incoming.extend([data(), data()]);
-    shared.world().origin += 3600 * SECOND;
+    shared.world().suspended += 3600 * SECOND;
     shared.at(60 * SECOND);
     for _ in 0..2 {
         assert!(socket.next().now_or_never().is_some());
@@ -2071,7 +2070,7 @@ fn rule_19_a_resume_allows_no_longer_than_the_pong_timeout() {
         .resume_probe(10 * SECOND);
     let mut socket = shared.socket(config);
     waits(&mut socket);
-    shared.world().origin += 3600 * SECOND;
+    shared.world().suspended += 3600 * SECOND;
     shared.at(SECOND);
     waits(&mut socket);
     let status = socket.status();
@@ -2123,7 +2122,7 @@ fn rule_19_a_resume_is_noticed_though_there_is_something_to_read() {
         let config = off().heartbeat_interval(SECOND).resume_probe(10 * SECOND);
         let mut socket = shared.socket(config);
         waits(&mut socket);
-        shared.world().origin += 3600 * SECOND;
+        shared.world().suspended += 3600 * SECOND;
         shared.world().incoming.push_back(data());
         shared.at(SECOND);
         assert!(socket.next().now_or_never().is_some());
@@ -2288,7 +2287,7 @@ fn a_label_cannot_begin_a_line_of_the_log() {
     let pong = shared.pong();
     shared.world().incoming.push_back(pong);
     waits(&mut socket);
-    shared.world().origin += 3600 * SECOND;
+    shared.world().suspended += 3600 * SECOND;
     for second in [2, 30, 31, 33] {
         shared.at(second * SECOND);
         let _ = socket.next().now_or_never();

@@ -11,7 +11,12 @@ pub mod tokio;
 
 /// The origin of the clocks of all timers here, so that the multiples of a timer slack are the same
 /// instants for all connections of the process.
-#[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
+#[cfg(any(
+    feature = "tokio",
+    feature = "smol",
+    feature = "async-std",
+    target_vendor = "apple"
+))]
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub(crate) fn origin() -> std::time::Instant {
     static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();

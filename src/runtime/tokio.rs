@@ -1,9 +1,8 @@
 //! tokio: its clock, its timer, and functions that wrap or open a socket with them.
 //!
-//! The runtime needs its time driver. While its clock is paused, the time of day goes on: after five
-//! seconds there may be a probe, as after a resume. Without [`Metered::socket`](crate::Metered::socket) a
-//! verdict on the peer comes 15 to 35 ms late, when tokio has learned of everything that arrived, and after a
-//! grace if `stall_tolerance` is below that.
+//! The runtime needs its time driver. Without [`Metered::socket`](crate::Metered::socket) a verdict on the
+//! peer comes 15 to 35 ms late, when tokio has learned of everything that arrived, and after a grace if
+//! `stall_tolerance` is below that.
 
 use std::boxed::Box;
 use std::fmt::Display;

@@ -34,8 +34,8 @@ pub(super) struct Alarm<T> {
     horizon: Option<Timestamp>,
     /// Counts the turns that will move the horizon.
     count: Option<TurnCount>,
-    /// How far the wall clock was ahead of the timer's when this was last asked.
-    wall_offset: Timestamp,
+    /// How long the machine had been suspended when this was last asked.
+    time_suspended: Duration,
 }
 
 /// Successive turns of the reactor in which the timer fired.
@@ -48,9 +48,8 @@ struct TurnCount {
 
 impl<T: Timer> Alarm<T> {
     pub(super) fn new(timer: T, waker: Arc<AlarmWaker>) -> Self {
-        let now = timer.now();
         Self {
-            wall_offset: wall_offset(&timer, now),
+            time_suspended: timer.time_suspended(),
             timer,
             waker,
             set_to: None,
@@ -181,10 +180,10 @@ impl<T: Timer> Alarm<T> {
     }
 
     /// How long the machine was suspended since this was last asked.
-    pub(super) fn suspended_for(&mut self, now: Timestamp) -> Duration {
-        let offset = wall_offset(&self.timer, now);
-        let suspended = offset.saturating_duration_since(self.wall_offset);
-        self.wall_offset = offset;
+    pub(super) fn suspended_for(&mut self) -> Duration {
+        let total = self.timer.time_suspended();
+        let suspended = total.saturating_sub(self.time_suspended);
+        self.time_suspended = total;
         suspended
     }
 }
@@ -196,9 +195,4 @@ pub(super) fn aligned(at: Timestamp, slack: Duration) -> Timestamp {
         .as_nanos()
         .checked_next_multiple_of(saturating_nanos(slack));
     nanos.map_or(at, Timestamp::from_nanos)
-}
-
-fn wall_offset(timer: &impl Timer, now: Timestamp) -> Timestamp {
-    let since_origin = now.saturating_duration_since(Timestamp::ZERO);
-    Timestamp::from_duration(timer.wall().saturating_sub(since_origin))
 }

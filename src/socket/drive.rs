@@ -50,7 +50,7 @@ use crate::timer::Timer;
 /// others.
 const MAX_CONSUMED_PER_POLL: u32 = 64;
 
-/// The least difference between the clocks that counts as a suspension of the machine.
+/// The shortest suspension of the machine after which the peer is probed.
 const SUSPENSION: Duration = Duration::from_secs(5);
 
 /// What the sending half waits for.
@@ -261,7 +261,7 @@ where
     /// After a resume the link may be gone though no deadline has expired. Asked when there is nothing to
     /// read: what arrived before the suspension tells nothing of the link after it.
     fn probe_after_suspension(&mut self, now: Timestamp) {
-        let suspended = self.alarm.suspended_for(now);
+        let suspended = self.alarm.suspended_for();
         let within = self.policy.config().resume_probe_within();
         if let Some(within) = within.filter(|_| suspended > SUSPENSION) {
             report::resumed(self.label_or_dash(), suspended);

@@ -1,0 +1,109 @@
+//! How long the machine has been suspended: the difference of two clocks of the kernel, one of which
+//! stops during suspension.
+//!
+//! The time of day cannot replace either of them, since it also jumps when it is set.
+
+use std::time::Duration;
+
+/// A thread that is stopped for this long while it reads the clocks reads them again. Otherwise the
+/// result could be too small by as much, and the next one would look like a suspension.
+const STOPPED: Duration = Duration::from_millis(100);
+
+/// Returns how long the machine has been suspended since some fixed instant, or zero where the
+/// kernel has no such clocks.
+pub(crate) fn time_suspended() -> Duration {
+    loop {
+        let before = clocks::awake();
+        let total = clocks::total();
+        let after = clocks::awake();
+        if after.saturating_sub(before) < STOPPED {
+            return total.saturating_sub(after);
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod clocks {
+    use std::time::Duration;
+
+    use rustix::time::{ClockId, DynamicClockId, clock_gettime_dynamic};
+
+    /// The time since boot, suspension included.
+    pub(super) fn total() -> Duration {
+        read(DynamicClockId::Boottime)
+    }
+
+    /// The time since boot, suspension not included.
+    pub(super) fn awake() -> Duration {
+        read(DynamicClockId::Known(ClockId::Monotonic))
+    }
+
+    /// `clock_gettime` would panic on a kernel that lacks the clock.
+    fn read(clock: DynamicClockId<'_>) -> Duration {
+        let time = clock_gettime_dynamic(clock).ok();
+        time.and_then(|time| time.try_into().ok())
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(target_vendor = "apple")]
+mod clocks {
+    use std::time::{Duration, Instant};
+
+    use rustix::time::{ClockId, DynamicClockId, clock_gettime_dynamic};
+
+    use crate::runtime::origin;
+
+    /// The time since boot. On these systems `CLOCK_MONOTONIC` counts suspension.
+    pub(super) fn total() -> Duration {
+        let since_boot = clock_gettime_dynamic(DynamicClockId::Known(ClockId::Monotonic)).ok();
+        since_boot
+            .and_then(|time| time.try_into().ok())
+            .unwrap_or_default()
+    }
+
+    /// The time since the origin, suspension not included. `Instant` is `CLOCK_UPTIME_RAW`, which rustix
+    /// does not read.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub(super) fn awake() -> Duration {
+        Instant::now().saturating_duration_since(origin())
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+mod clocks {
+    use std::time::Duration;
+
+    pub(super) fn total() -> Duration {
+        Duration::ZERO
+    }
+
+    pub(super) fn awake() -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use rustix::time::{ClockId, clock_gettime};
+
+    use super::*;
+
+    /// The time of day is counted from 1970, and so is decades more than the time since boot.
+    #[test]
+    fn the_time_of_day_has_no_part_in_it() {
+        let suspended = time_suspended();
+        let since_boot = clock_gettime(ClockId::Boottime).try_into().unwrap();
+        assert!(suspended <= since_boot, "{suspended:?} of {since_boot:?}");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "time has to pass")]
+    fn a_machine_that_runs_is_not_suspended() {
+        const NAP: Duration = Duration::from_millis(200);
+        let suspended = time_suspended();
+        std::thread::sleep(NAP);
+        let more = time_suspended().saturating_sub(suspended);
+        assert!(more < NAP, "{more:?}");
+    }
+}
