@@ -62,6 +62,15 @@ impl Timestamp {
         Self::from_nanos(saturating_nanos(length))
     }
 
+    /// Returns the instant `length` after the origin, for a length that a clock of this process has
+    /// measured: no process runs for 584 years.
+    #[cfg(feature = "socket")]
+    #[inline]
+    pub(crate) const fn from_uptime(length: Duration) -> Self {
+        let seconds = length.as_secs().wrapping_mul(1_000_000_000);
+        Self::from_nanos(seconds.wrapping_add(length.subsec_nanos() as u64))
+    }
+
     /// Returns the nanoseconds since the origin.
     pub const fn as_nanos(self) -> u64 {
         self.0.get() - 1

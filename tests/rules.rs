@@ -246,6 +246,12 @@ fn waits(socket: &mut Guarded) {
     assert!(read.is_none(), "{read:?}");
 }
 
+/// The next message, where a task may have to yield first.
+fn read_on(socket: &mut Guarded) -> Option<Option<Read>> {
+    let first = socket.next().now_or_never();
+    first.or_else(|| socket.next().now_or_never())
+}
+
 #[track_caller]
 fn reason<M: std::fmt::Debug>(read: Option<Option<Result<M, Error<WsError>>>>) -> CloseReason {
     match read {
@@ -1019,7 +1025,7 @@ fn rule_13_what_is_there_is_read_before_the_transport_is_dropped() {
     let flood = (0..100).map(|_| Message::Ping("x".into()));
     shared.world().incoming.extend(flood);
     let end = loop {
-        match socket.next().now_or_never() {
+        match read_on(&mut socket) {
             Some(Some(Ok(_))) => {}
             end => break end,
         }
@@ -1595,9 +1601,9 @@ fn a_peer_that_keeps_its_reader_busy_is_judged_all_the_same() {
             shared.world().incoming.push_back(message);
             if metered {
                 let mut buffer = vec![0; MIB + 2];
-                io.read_exact(&mut buffer).now_or_never().unwrap().unwrap();
+                smol::block_on(io.read_exact(&mut buffer)).unwrap();
             }
-            match socket.next().now_or_never() {
+            match read_on(&mut socket) {
                 Some(Some(Ok(_))) => {}
                 read_error => {
                     assert_eq!(reason(read_error), CloseReason::PongTimeout);
@@ -1624,7 +1630,7 @@ fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
     let mut socket = shared.socket(config).with_meter(io.meter());
     // Five seconds to begin with, then a byte a millisecond: the receive clock has always just expired,
     // and three turns would be needed to prove it.
-    io.read_exact(&mut [0]).now_or_never().unwrap().unwrap();
+    smol::block_on(io.read_exact(&mut [0])).unwrap();
     waits(&mut socket);
     shared.at(5 * SECOND - MS);
     waits(&mut socket);
@@ -1635,7 +1641,7 @@ fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
         let now = shared.world().now + MS;
         shared.at(now);
         if now > 5 * SECOND + MS {
-            io.read_exact(&mut [0]).now_or_never().unwrap().unwrap();
+            smol::block_on(io.read_exact(&mut [0])).unwrap();
         }
         if let Some(read) = socket.next().now_or_never() {
             assert_eq!(reason(Some(read)), CloseReason::MessageTimeout);
@@ -1655,12 +1661,12 @@ fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
     for millis in 0..=1000 {
         shared.world().incoming.push_back(data());
         shared.at(millis * MS);
-        let read = socket.next().now_or_never();
-        assert!(matches!(read, Some(Some(Ok(_)))), "{read:?}");
+        let read = smol::block_on(socket.next());
+        assert!(matches!(read, Some(Ok(_))), "{read:?}");
     }
     shared.world().incoming.push_back(data());
-    let read = socket.next().now_or_never();
-    assert_eq!(reason(read), CloseReason::MessageTimeout);
+    let read = smol::block_on(socket.next());
+    assert_eq!(reason(Some(read)), CloseReason::MessageTimeout);
 }
 
 #[test]
@@ -1761,7 +1767,7 @@ fn assert_verdict_after(shared: &Shared, socket: &mut Guarded, mebibytes: usize)
     for read in 0..=mebibytes {
         let message = Message::binary(vec![0; 1 << 20]);
         shared.world().incoming.push_back(message);
-        match socket.next().now_or_never() {
+        match read_on(socket) {
             Some(Some(Ok(_))) => {}
             end => {
                 assert_eq!(reason(end), CloseReason::PongTimeout);
@@ -2324,5 +2330,127 @@ fn a_label_cannot_begin_a_line_of_the_log() {
     for line in lines.iter() {
         let broken = line.texts.iter().any(|text| text.contains('\n'));
         assert!(!broken, "{line:?}");
+    }
+}
+
+/// After 32 messages, though there are more, and though the answer to the ping is among those.
+#[test]
+fn a_task_that_always_finds_a_message_yields_and_judges_nobody_by_that() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, off().pong_evidence(PongEvidence::Pong));
+    let pong = shared.pong();
+    shared.world().incoming.extend(vec![data(); 40]);
+    shared.world().incoming.push_back(pong);
+    shared.at(2 * SECOND);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut messages = 0;
+    while let Poll::Ready(read) = socket.poll_next_unpin(&mut cx) {
+        assert!(matches!(read, Some(Ok(_))), "{read:?}");
+        messages += 1;
+    }
+    assert_eq!(messages, 32);
+    assert!(woken.0.load(Ordering::Relaxed), "nobody polls it again");
+    while let Poll::Ready(read) = socket.poll_next_unpin(&mut cx) {
+        assert!(matches!(read, Some(Ok(_))), "{read:?}");
+        messages += 1;
+    }
+    assert_eq!(messages, 40);
+    assert_eq!(socket.status().pongs_received, 1);
+}
+
+/// After four reads, which may all be part of one message.
+#[test]
+fn a_metered_transport_yields_and_nobody_is_judged_by_that() {
+    let shared = Shared::default();
+    let mut io = Metered::new(tokio::io::repeat(0));
+    let mut socket = awaiting_a_pong(&shared, off()).with_meter(io.meter());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut buffer = [0; 10];
+    let mut reads = 0;
+    while pin!(io.read(&mut buffer)).poll(&mut cx).is_ready() {
+        reads += 1;
+    }
+    assert_eq!(reads, 4);
+    assert!(woken.0.load(Ordering::Relaxed), "nobody polls it again");
+    // What it has counted is a sign of life at second two, and the next ping goes out.
+    shared.at(2 * SECOND);
+    waits(&mut socket);
+    shared.at(3 * SECOND);
+    waits(&mut socket);
+    assert!(socket.status().cause.is_none());
+    // Over a transport that has not yielded, the same look is a verdict.
+    socket = socket.with_meter(Metered::new(()).meter());
+    let read = socket.next().now_or_never();
+    assert_eq!(reason(read), CloseReason::PongTimeout);
+}
+
+#[test]
+fn nothing_is_read_of_a_peer_that_does_not_read_its_pongs() {
+    const PINGS: usize = 3000;
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(SECOND));
+    let ping = Message::Ping(vec![7; 125].into());
+    let read_all = |socket: &mut Guarded| {
+        while let Some(read) = socket.next().now_or_never() {
+            assert!(matches!(read, Some(Ok(_))), "{read:?}");
+        }
+    };
+    shared.world().incoming.extend(vec![ping; PINGS]);
+    shared.world().full = true;
+    for _ in 0..PINGS {
+        read_all(&mut socket);
+    }
+    // 256 KiB of pongs, of 131 bytes each at most.
+    let reads = shared.world().reads as usize;
+    assert!((2000..2010).contains(&reads), "{reads}");
+
+    shared.world().full = false;
+    for _ in 0..PINGS {
+        read_all(&mut socket);
+    }
+    assert_eq!(shared.world().reads as usize, PINGS);
+}
+
+#[test]
+fn a_peer_that_does_not_read_its_pongs_is_let_go() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(SECOND));
+    let ping = Message::Ping(vec![7; 125].into());
+    shared.world().incoming.extend(vec![ping; 3000]);
+    shared.world().full = true;
+    let read = loop {
+        let now = shared.world().now + MS;
+        shared.at(now);
+        match socket.next().now_or_never() {
+            Some(Some(Ok(_))) | None => assert!(now < 5 * SECOND, "it stays"),
+            read => break read,
+        }
+    };
+    assert_eq!(reason(read), CloseReason::MessageTimeout);
+}
+
+#[test]
+fn pongs_that_answer_nothing_are_limited_like_pings() {
+    let shared = Shared::default();
+    let mut socket = awaiting_a_pong(&shared, off().max_ping_rate(1));
+    // The one that answers is free.
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong.clone());
+    waits(&mut socket);
+    for pongs in 1.. {
+        shared.world().incoming.push_back(pong.clone());
+        match smol::block_on(socket.next()) {
+            // With the last of them comes the verdict.
+            Some(Ok(_)) => assert!(pongs <= 61, "{pongs} pongs"),
+            read => {
+                assert_eq!(reason(Some(read)), CloseReason::PingFlood);
+                assert_eq!(pongs, 62);
+                break;
+            }
+        }
     }
 }

@@ -17,12 +17,16 @@ mod tokio_io {
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
             let this = &mut *self;
-            this.before_read();
+            ready!(this.poll_may_read(cx));
             let before = buf.filled().len();
             let read = match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Pending if this.meter.is_asking() => this
                     .ask_read(buf.initialize_unfilled())
                     .map_ok(|bytes| buf.advance(bytes)),
+                Poll::Pending => {
+                    this.reads_in_turn = 0;
+                    Poll::Pending
+                }
                 read => read,
             };
             ready!(read)?;
@@ -93,7 +97,7 @@ mod futures_io_traits {
             buf: &mut [u8],
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
-            this.before_read();
+            ready!(this.poll_may_read(cx));
             let read = match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Pending => this.ask_read(buf),
                 read => read,

@@ -49,10 +49,14 @@ impl Metering {
     /// A whole data message was handed over: what comes next begins a new one. The transport is read
     /// ahead of the messages, so the first bytes of the next may be missed, which errs on the lenient
     /// side.
+    #[inline]
     pub(crate) fn whole_message(&mut self) {
-        self.began = self.count();
         self.partial = 0;
-        self.heard = self.read();
+        self.began = self.read();
+        if self.is_tls() {
+            self.began = self.count();
+            self.heard = self.read();
+        }
     }
 
     /// A control frame was handed over: its wire size is no part of a message. Whether it had a masking key
@@ -70,7 +74,11 @@ impl Metering {
     /// Whether bytes have come of which the policy has not been told.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
-        self.total() != self.partial || (self.is_tls() && self.read() != self.heard)
+        if self.is_tls() {
+            self.total() != self.partial || self.read() != self.heard
+        } else {
+            self.read().wrapping_sub(self.began) != self.partial
+        }
     }
 
     /// What to tell the policy of bytes that have come. Those of TLS that are part of no message are a sign
@@ -92,13 +100,12 @@ impl Metering {
     /// Bytes of the message that is not whole. Below TLS alone it is not known where a message begins: what
     /// counts then is the record that is not whole.
     fn total(&self) -> usize {
-        let flags = self.meter.flags();
-        let incomplete = || self.meter.counts.incomplete.load(Ordering::Relaxed);
-        let counted = || self.count().wrapping_sub(self.began);
-        match (flags & flag::TLS != 0, flags & flag::PLAINTEXT != 0) {
-            (false, _) => counted(),
-            (true, true) => counted().wrapping_add(incomplete()),
-            (true, false) => incomplete(),
+        let counted = self.count().wrapping_sub(self.began);
+        let incomplete = self.meter.counts.incomplete.load(Ordering::Relaxed);
+        match (self.is_tls(), self.meter.has(flag::PLAINTEXT)) {
+            (false, _) => counted,
+            (true, true) => counted.wrapping_add(incomplete),
+            (true, false) => incomplete,
         }
     }
 
@@ -110,11 +117,13 @@ impl Metering {
         }
     }
 
+    #[inline]
     fn is_tls(&self) -> bool {
-        self.meter.has(flag::TLS)
+        self.meter.has(flag::TLS | flag::PLAINTEXT)
     }
 
     /// Bytes read in all. Wraps around.
+    #[inline]
     pub(crate) fn read(&self) -> usize {
         self.meter.counts.read.load(Ordering::Relaxed)
     }
@@ -133,7 +142,7 @@ impl Metering {
 
     /// Has the tries from now on, `at` or later, ask the kernel, or no longer. Forgets the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
-        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT;
+        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED;
         let asking = if at.is_some() { flag::ASKING } else { 0 };
         let flags = (self.meter.flags() & lasting) | asking;
         self.meter.counts.flags.store(flags, Ordering::Relaxed);
@@ -143,6 +152,11 @@ impl Metering {
     /// The instant that the answers are about.
     pub(crate) fn asked(&self) -> Option<Timestamp> {
         self.asked
+    }
+
+    /// Whether the last read was put off to let other tasks run, so that nothing follows from it.
+    pub(crate) fn has_yielded(&self) -> bool {
+        self.meter.has(flag::YIELDED)
     }
 
     pub(crate) fn answers(&self) -> Answers {

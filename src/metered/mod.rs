@@ -8,6 +8,7 @@ mod records;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use kernel::Kernel;
 pub(crate) use metering::{Answers, Metering};
@@ -57,7 +58,12 @@ pub struct Metered<IO> {
     layer: Layer,
     /// The count of bytes read once everything is read that had arrived when this was last asked.
     backlog_end: usize,
+    /// Reads in this turn of the task, none of which had to wait.
+    reads_in_turn: u8,
 }
+
+/// After so many reads that did not have to wait, a task lets others run. Not every runtime sees to that.
+const MAX_READS_PER_TURN: u8 = 4;
 
 /// What a transport carries.
 #[derive(Debug)]
@@ -103,6 +109,8 @@ mod flag {
     pub(super) const TLS: u8 = 1 << 5;
     /// Its plaintext is metered.
     pub(super) const PLAINTEXT: u8 = 1 << 6;
+    /// The last read was put off to let other tasks run.
+    pub(super) const YIELDED: u8 = 1 << 7;
 }
 
 impl<IO> Metered<IO> {
@@ -116,6 +124,7 @@ impl<IO> Metered<IO> {
             kernel: None,
             layer: Layer::Transport(Records::default()),
             backlog_end: 0,
+            reads_in_turn: 0,
         }
     }
 
@@ -180,14 +189,25 @@ impl<IO> Metered<IO> {
 }
 
 impl<IO> Metered<IO> {
-    /// The library above reads on only once it has handed on everything that came before.
+    /// Returns whether to read: `Pending` is a yield, after which the task is polled again at once.
     #[inline]
-    fn before_read(&self) {
+    fn poll_may_read(&mut self, cx: &Context<'_>) -> Poll<()> {
         const SIZED: u8 = flag::ASKING | flag::BACKLOG;
-        let counts = &self.meter.counts;
-        if self.meter.flags() & SIZED == SIZED && counts.has_read(self.backlog_end) {
+        let flags = self.meter.flags();
+        // The library above reads on only once it has handed on everything that came before.
+        if flags & SIZED == SIZED && self.meter.counts.has_read(self.backlog_end) {
             self.meter.set(flag::NO_INPUT);
         }
+        if self.reads_in_turn >= MAX_READS_PER_TURN {
+            self.reads_in_turn = 0;
+            self.meter.set(flag::YIELDED);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if flags & flag::YIELDED != 0 {
+            self.meter.clear(flag::YIELDED);
+        }
+        Poll::Ready(())
     }
 
     #[inline]
@@ -196,6 +216,7 @@ impl<IO> Metered<IO> {
         match &mut self.layer {
             Layer::Plaintext => add(&counts.plaintext, bytes.len()),
             Layer::Transport(records) => {
+                self.reads_in_turn += 1;
                 add(&counts.read, bytes.len());
                 records.pass(bytes);
                 if let Some(incomplete) = records.incomplete() {
@@ -227,7 +248,8 @@ impl<IO> Metered<IO> {
     }
 
     /// A read of which the runtime said `Pending`, once more.
-    fn ask_read(&self, buf: &mut [u8]) -> std::task::Poll<std::io::Result<usize>> {
+    fn ask_read(&mut self, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        self.reads_in_turn = 0;
         match &self.kernel {
             Some(kernel) if self.meter.is_asking() => {
                 let read = kernel.recv(&self.io, buf);
@@ -236,12 +258,12 @@ impl<IO> Metered<IO> {
                 }
                 read
             }
-            _ => std::task::Poll::Pending,
+            _ => Poll::Pending,
         }
     }
 
     /// A write of which the runtime said `Pending`, once more.
-    fn ask_write(&self, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+    fn ask_write(&self, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         match &self.kernel {
             Some(kernel) if self.meter.is_asking() => {
                 let written = kernel.send(&self.io, buf);
@@ -250,7 +272,7 @@ impl<IO> Metered<IO> {
                 }
                 written
             }
-            _ => std::task::Poll::Pending,
+            _ => Poll::Pending,
         }
     }
 
@@ -296,6 +318,11 @@ impl Meter {
         if flags & flag != flag {
             self.counts.flags.store(flags | flag, Ordering::Relaxed);
         }
+    }
+
+    fn clear(&self, flag: u8) {
+        let flags = self.flags() & !flag;
+        self.counts.flags.store(flags, Ordering::Relaxed);
     }
 
     #[inline]

@@ -65,7 +65,7 @@ impl Default for Timer {
 impl crate::Timer for Timer {
     #[inline]
     fn now(&self) -> Timestamp {
-        Timestamp::from_duration(now().saturating_duration_since(self.origin))
+        Timestamp::from_uptime(now().saturating_duration_since(self.origin))
     }
 
     fn set(&mut self, at: Timestamp) {

@@ -29,7 +29,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_core::{Stream, TryStream};
@@ -37,6 +37,7 @@ use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
 use super::alarm::aligned;
+use super::fairness::MAX_MESSAGES_PER_TURN;
 use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::Message;
@@ -72,12 +73,19 @@ where
     /// A pass of the reading half.
     #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        if self.reads_left == 0 {
+            ready!(self.poll_may_read(cx));
+        }
         self.take_alarm();
         match self.poll_inner(cx) {
             Poll::Ready(Some(Ok(message))) if self.try_recv_fast(&message) => {
+                self.reads_left -= 1;
                 Poll::Ready(Some(Ok(message)))
             }
-            Poll::Pending if self.can_park(cx) => Poll::Pending,
+            Poll::Pending if self.can_park(cx) => {
+                self.reads_left = MAX_MESSAGES_PER_TURN;
+                Poll::Pending
+            }
             read => self.poll_recv_slow(read, cx),
         }
     }
@@ -113,6 +121,7 @@ where
                         self.poll_policy(now, cx);
                     }
                     if forward {
+                        self.reads_left = self.reads_left.saturating_sub(1);
                         return Poll::Ready(Some(Ok(message)));
                     }
                 }
@@ -123,12 +132,14 @@ where
                     return Poll::Ready(self.transport_ended(None).map(Err));
                 }
                 Poll::Ready(None) | Poll::Pending => {
+                    self.reads_left = MAX_MESSAGES_PER_TURN;
                     self.on_input_drained(cx);
                     let can_end =
                         self.read_eof && !self.outbox.has_pending_writes() && !self.shuts_down;
                     // The alarm may have woken the task that was registered before.
                     let fired = self.alarm.has_fired() || self.alarm.may_have_fired();
-                    if self.inner.is_some() && !can_end && !fired {
+                    let waits = self.has_yielded() || !fired;
+                    if self.inner.is_some() && !can_end && waits {
                         return Poll::Pending;
                     }
                 }
@@ -155,7 +166,8 @@ where
             return;
         }
         let now = self.alarm.now();
-        if self.alarm.has_fired() {
+        let drained = !self.has_yielded();
+        if drained && self.alarm.has_fired() {
             self.alarm.consume_fire();
             self.probe_after_suspension(now);
         }
@@ -164,7 +176,7 @@ where
         }
         self.flush_before_deciding(now, cx);
         if self.needs_poll {
-            self.advance_horizon(true);
+            self.advance_horizon(drained);
             self.poll_policy(now, cx);
         }
     }
@@ -304,7 +316,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     #[inline]
-    fn clock_has_reached_alarm(&self, now: Timestamp) -> bool {
+    pub(super) fn clock_has_reached_alarm(&self, now: Timestamp) -> bool {
         self.alarm.set_to().is_some_and(|at| at <= now)
     }
 

@@ -36,14 +36,22 @@ where
             MessageKind::Ping(payload) => {
                 self.on_control_frame(payload.len());
                 self.observe(now, Event::Ping);
-                self.outbox.on_queued_inside();
+                self.outbox.on_queued_inside(payload.len());
+                if self.outbox.is_choked() {
+                    self.reads_left = 0;
+                }
                 true
             }
             MessageKind::Pong(payload) => {
                 self.on_control_frame(payload.len());
                 let id = PingId::from_payload(payload);
                 let ours = id.is_some_and(|id| self.policy.awaits_pong(id));
-                self.on_pong(now, id);
+                if ours {
+                    self.on_pong(now, id);
+                } else {
+                    // To the policy it is a ping: a sign of life, and limited by `max_ping_rate`.
+                    self.observe(now, Event::Ping);
+                }
                 !ours
             }
             MessageKind::Close(code) => {

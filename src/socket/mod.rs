@@ -11,6 +11,7 @@
 //! | [`wakers`] | which tasks are woken |
 //! | [`drive`] | the loop: read, write, decide, arm |
 //! | [`evidence`] | what a verdict rests on: the horizon, the kernel's word, the backlog |
+//! | [`fairness`] | when to stop reading, for other tasks or for a peer that does not read |
 //! | [`fast`] | the short cuts past the loop |
 //! | [`input`], [`output`] | what a received message means; how the outbox is drained |
 //! | [`ending`] | carrying out a close or an abort |
@@ -21,6 +22,7 @@ mod calls;
 mod drive;
 mod ending;
 mod evidence;
+mod fairness;
 mod fast;
 mod input;
 mod open;
@@ -53,6 +55,7 @@ use alarm::Alarm;
 pub use calls::Received;
 use drive::Want;
 use evidence::Backlog;
+use fairness::MAX_MESSAGES_PER_TURN;
 use options::Options;
 use outbox::Outbox;
 use teardown::Teardown;
@@ -101,6 +104,8 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     teardown: Teardown<S::Error>,
     /// Whether the next pass must poll the policy. See the table in [`drive`].
     needs_poll: bool,
+    /// How many messages this turn of the task may still read, or 0 if it must not.
+    reads_left: u8,
     /// Whether the inner stream has ended. What was written before may still have to leave.
     read_eof: bool,
     /// Whether the transport is being shut down.
@@ -159,6 +164,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             outbox: Outbox::new(),
             teardown: Teardown::new(),
             needs_poll: true,
+            reads_left: MAX_MESSAGES_PER_TURN,
             read_eof: false,
             shuts_down: false,
             open_logged: false,

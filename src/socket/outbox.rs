@@ -8,6 +8,9 @@
 
 use std::boxed::Box;
 
+/// How many bytes of pongs may wait for a peer that does not read them, before we stop reading too.
+const MAX_OWED: usize = 256 << 10;
+
 /// What waits to leave.
 #[derive(Debug)]
 pub(super) struct Outbox<M> {
@@ -20,6 +23,8 @@ pub(super) struct Outbox<M> {
     ping: bool,
     reply: bool,
     close: CloseFrame<M>,
+    /// Bytes of control frames that the sink inside has queued by itself and not flushed.
+    owed: usize,
     /// Whether the sink inside failed, so that nothing leaves any more.
     broken: bool,
     /// Whether the current drain has yet to flush.
@@ -84,6 +89,7 @@ impl<M> Outbox<M> {
             ping: false,
             reply: false,
             close: CloseFrame::None,
+            owed: 0,
             broken: false,
             must_flush: false,
             refusals: 0,
@@ -180,6 +186,7 @@ impl<M> Outbox<M> {
     /// The sink inside is flushed. Returns what has left with that.
     pub(super) fn on_flushed(&mut self) -> Buffered {
         self.must_flush = false;
+        self.owed = 0;
         if matches!(self.close, CloseFrame::Written) {
             self.close = CloseFrame::Flushed;
         }
@@ -232,9 +239,12 @@ impl<M> Outbox<M> {
         Ok(())
     }
 
-    /// The sink inside has queued a control frame by itself, such as the pong to a ping.
-    pub(super) fn on_queued_inside(&mut self) {
+    /// The sink inside has queued a control frame with such a payload by itself: the pong to a ping, or the
+    /// reply to a Close.
+    pub(super) fn on_queued_inside(&mut self, payload: usize) {
+        const MOST_OF_A_HEADER: usize = 6;
         self.buffered.control = true;
+        self.owed = self.owed.saturating_add(MOST_OF_A_HEADER + payload);
     }
 
     pub(super) fn queue_ping(&mut self) {
@@ -259,7 +269,7 @@ impl<M> Outbox<M> {
     pub(super) fn on_peer_close(&mut self) -> bool {
         self.drop_heartbeats();
         self.take_close();
-        self.on_queued_inside();
+        self.on_queued_inside(2);
         self.displaced.take().is_some()
     }
 
@@ -268,6 +278,7 @@ impl<M> Outbox<M> {
         self.broken = true;
         self.displaced = None;
         self.buffered = Buffered::default();
+        self.owed = 0;
         self.drop_heartbeats();
     }
 
@@ -296,6 +307,11 @@ impl<M> Outbox<M> {
     /// Whether our latest ping waits to be given to the sink inside.
     pub(super) fn has_ping(&self) -> bool {
         self.ping
+    }
+
+    /// Whether the peer makes the sink inside queue more than it reads.
+    pub(super) fn is_choked(&self) -> bool {
+        self.owed > MAX_OWED
     }
 
     pub(super) fn buffered(&self) -> Buffered {

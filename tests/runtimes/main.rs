@@ -20,6 +20,8 @@ mod evidence;
 #[cfg(target_os = "linux")]
 mod floods;
 mod host;
+#[cfg(target_os = "linux")]
+mod neighbours;
 mod partition;
 #[cfg(target_os = "linux")]
 mod parts;
@@ -64,16 +66,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 enum Ours {
     /// A server that echoes.
     Echo,
-    /// The same, with room for little that waits to be written.
-    Narrow,
     /// A server that sends without end.
     Push,
     /// A client that echoes.
     Client,
 }
-
-/// The bytes that may wait to be written where our side is [`Ours::Narrow`].
-const NARROW: usize = 1 << 20;
 
 /// How a guarded connection ended.
 #[derive(Debug)]
@@ -164,10 +161,6 @@ async fn connection(
 ) -> End {
     let (role, settings) = match ours {
         Ours::Echo | Ours::Push => (Role::Server, tungstenite_config()),
-        Ours::Narrow => {
-            let narrow = tungstenite_config().max_write_buffer_size(NARROW);
-            (Role::Server, narrow)
-        }
         Ours::Client => (Role::Client, tungstenite_config()),
     };
     let mut socket = match runtime.open(role, settings, config, tcp).await {

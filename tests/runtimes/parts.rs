@@ -31,10 +31,6 @@ pub fn client() {
 pub fn server() {
     crate::crowd::open_many_files();
     let runtime = Runtime::named(&variable("RUNTIME"));
-    let ours = match std::env::var("ROOM").as_deref() {
-        Ok("little") => Ours::Narrow,
-        _ => Ours::Echo,
-    };
     let config = Arc::new(TimeoutConfig::from_env().unwrap().config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     eprintln!("{}", listener.local_addr().unwrap());
@@ -45,7 +41,7 @@ pub fn server() {
             let (tcp, config) = (tcp.unwrap(), config.clone());
             host.spawn(async move {
                 let port = tcp.peer_addr().map_or(0, |peer| peer.port());
-                match connection(runtime, tcp, ours, config).await {
+                match connection(runtime, tcp, Ours::Echo, config).await {
                     End::TimedOut(verdict) => {
                         let reason = verdict.reason;
                         eprintln!("{reason} {}", Verdict::new(port, &verdict));

@@ -1,0 +1,56 @@
+//! How much is read before other tasks run, and before the peer reads too.
+//!
+//! A peer can send without pause, and not every runtime takes a task off that always finds something to
+//! do. So a task yields after so many messages, and a metered transport after so many reads, which may all
+//! be part of one message. A yield says nothing about the peer's silence.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_util::sink::Sink;
+
+use super::TimeoutSocket;
+use crate::message::Message;
+use crate::timer::Timer;
+
+/// How many messages the stream yields before it lets other tasks run.
+pub(super) const MAX_MESSAGES_PER_TURN: u8 = 32;
+
+impl<S, T, M, E> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Whether to read, after much was read in one turn, or while the peer does not read what it makes us
+    /// send. `Pending` says nothing about the peer's silence.
+    #[cold]
+    pub(super) fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.outbox.is_choked() {
+            self.wakers.register_reader(cx);
+            self.take_alarm();
+            let now = self.alarm.now();
+            self.flush_before_deciding(now, cx);
+            if self.needs_poll || self.clock_has_reached_alarm(now) {
+                self.advance_horizon(false);
+                self.poll_policy(now, cx);
+            }
+            if self.outbox.is_choked() && self.inner.is_some() {
+                return Poll::Pending;
+            }
+            self.reads_left = MAX_MESSAGES_PER_TURN;
+            return Poll::Ready(());
+        }
+        self.reads_left = MAX_MESSAGES_PER_TURN;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether the transport has put off the last read to let other tasks run. Then the task is woken.
+    pub(super) fn has_yielded(&mut self) -> bool {
+        self.metering()
+            .is_some_and(|metering| metering.has_yielded())
+    }
+}
