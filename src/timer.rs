@@ -42,9 +42,8 @@ pub trait Timer {
     }
 
     /// Returns whether the runtime lets the task continue its I/O. If so, a read or write that just
-    /// returned `Pending` lacked bytes or room. Called only after the timer has fired; may unset it.
-    fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
-        let _ = cx;
+    /// returned `Pending` lacked bytes or room.
+    fn has_budget(&self) -> bool {
         true
     }
 

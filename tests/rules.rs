@@ -1894,7 +1894,7 @@ impl ws_timeout::Timer for Stopping {
         self.hand.poll(cx)
     }
 
-    fn has_budget(&mut self, _: &mut Context<'_>) -> bool {
+    fn has_budget(&self) -> bool {
         !self.stops.load(Ordering::Relaxed)
     }
 }

@@ -1464,8 +1464,8 @@ impl ws_timeout::Timer for Suspended {
         ws_timeout::Timer::poll(&mut self.timer, cx)
     }
 
-    fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
-        ws_timeout::Timer::has_budget(&mut self.timer, cx)
+    fn has_budget(&self) -> bool {
+        ws_timeout::Timer::has_budget(&self.timer)
     }
 
     fn time_suspended(&self) -> Duration {

@@ -85,12 +85,9 @@ impl crate::Timer for Timer {
         16
     }
 
-    /// A task that has spent its budget sees every resource as not ready, an elapsed `Sleep` too.
-    fn has_budget(&mut self, cx: &mut Context<'_>) -> bool {
-        self.alarm.as_mut().is_none_or(|alarm| {
-            alarm.as_mut().reset(self.origin);
-            alarm.as_mut().poll(cx).is_ready()
-        })
+    /// A task that has spent its budget sees every resource as not ready.
+    fn has_budget(&self) -> bool {
+        ::tokio::task::coop::has_budget_remaining()
     }
 }
 

@@ -171,14 +171,6 @@ impl<T: Timer> Alarm<T> {
         now.checked_add(REACTOR_TURN).unwrap_or(now)
     }
 
-    /// Whether the runtime lets the task go on, so that a try that was just `Pending` was so for want
-    /// of bytes or room. May unset the timer.
-    pub(super) fn has_budget(&mut self) -> bool {
-        self.set_to = None;
-        let waker = waker_ref(&self.waker);
-        self.timer.has_budget(&mut Context::from_waker(&waker))
-    }
-
     /// How long the machine was suspended since this was last asked.
     pub(super) fn suspended_for(&mut self) -> Duration {
         let total = self.timer.time_suspended();

@@ -245,9 +245,7 @@ where
         };
         let now = self.alarm.now();
         let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
-        if drained && deadline <= now && self.alarm.has_budget() {
-            // That question has unset the alarm.
-            self.needs_poll = true;
+        if drained && deadline <= now && self.alarm.timer().has_budget() {
             return true;
         }
         let turn = self.alarm.next_turn(now);

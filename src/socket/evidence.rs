@@ -71,11 +71,17 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         }
         let proved = self.alarm.horizon();
         let moves = proved > self.horizon.written || (drained && proved > self.horizon.read);
-        if moves && self.alarm.has_budget() {
+        if !moves {
+            return;
+        }
+        if self.alarm.timer().has_budget() {
             self.horizon.written = self.horizon.written.max(proved);
             if drained {
                 self.horizon.read = self.horizon.read.max(proved);
             }
+        } else {
+            // With a new budget the task tries again.
+            self.wakers.wake_both();
         }
     }
 

@@ -47,11 +47,16 @@ where
                 }));
             }
             let proved = alarm.horizon();
-            if proved > horizon.read && alarm.has_budget() {
-                horizon = Horizon {
-                    read: proved,
-                    written: proved,
-                };
+            if proved > horizon.read {
+                if alarm.timer().has_budget() {
+                    horizon = Horizon {
+                        read: proved,
+                        written: proved,
+                    };
+                } else {
+                    // With a new budget the task tries again.
+                    cx.waker().wake_by_ref();
+                }
             }
             let now = alarm.now();
             let mut status = None;
