@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use futures_util::{Sink, Stream, StreamExt};
 use tungstenite::Message;
-use ws_timeout::message::{Heartbeat, tungstenite_config};
+use ws_timeout::message::tungstenite_config;
 use ws_timeout::{Error, Meter, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime};
 
 const USAGE: &str = "usage: echo [--runtime tokio|smol|async-std] [--addr HOST:PORT] \
@@ -201,7 +201,7 @@ async fn converse<S, T>(
         Err(error) => return log::info!("{label}: the handshake failed: {error}"),
     };
     if let Asks::ByText = asks {
-        socket = socket.with_heartbeat(Heartbeat::text());
+        socket = socket.with_text_heartbeat("ping", "pong");
     }
     while let Some(Ok(message)) = socket.next().await {
         if matches!(message, Message::Text(_) | Message::Binary(_)) {

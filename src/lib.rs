@@ -204,7 +204,7 @@ pub use event::{Action, CloseReason, Event, Phase};
 #[cfg(feature = "alloc")]
 pub use fleet::{Fleet, FleetKey};
 #[cfg(feature = "socket")]
-pub use message::{Heartbeat, Message, MessageKind};
+pub use message::{Message, MessageKind};
 #[cfg(feature = "socket")]
 pub use metered::{Meter, Metered};
 pub use policy::TimeoutPolicy;

@@ -13,7 +13,7 @@ use std::string::String;
     note = "enable the feature `tungstenite` for tungstenite 0.30 (tokio-tungstenite 0.30, async-tungstenite 0.35)",
     note = "for another version or library, wrap the message in a newtype and implement `ws_timeout::Message` for it"
 )]
-pub trait Message: Clone + PartialEq {
+pub trait Message: Clone {
     /// Returns what kind of message this is.
     fn kind(&self) -> MessageKind<'_>;
 
@@ -48,30 +48,6 @@ pub enum MessageKind<'a> {
     Pong(&'a [u8]),
     /// A Close frame and its code.
     Close(Option<u16>),
-}
-
-/// Two messages that serve as ping and pong.
-///
-/// The default is a Ping frame, which every WebSocket peer answers without help from its program, browsers
-/// too. Use messages where code must see the heartbeat, or where a proxy swallows control frames. Either
-/// side can be the one that pings: see [`TimeoutSocket::with_heartbeat`](crate::TimeoutSocket::with_heartbeat)
-/// and [`with_heartbeat_replies`](crate::TimeoutSocket::with_heartbeat_replies).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat<M> {
-    /// Sent in place of a Ping frame.
-    pub ping: M,
-    /// The answer to it.
-    pub pong: M,
-}
-
-impl<M: Message> Heartbeat<M> {
-    /// The text messages `ping` and `pong`.
-    pub fn text() -> Self {
-        Self {
-            ping: M::text("ping".into()),
-            pong: M::text("pong".into()),
-        }
-    }
 }
 
 /// Makes a Close frame with as much of `reason` as fits. Every Close frame of ours is made here, so a
@@ -165,7 +141,7 @@ mod tests {
     use super::{Message, MessageKind, close_message, cut_to_fit};
 
     /// A library's message that keeps the reason it was given.
-    #[derive(Clone, Debug, PartialEq)]
+    #[derive(Clone)]
     struct Reason(String);
 
     impl Message for Reason {

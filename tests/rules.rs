@@ -18,8 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    CloseHandshake, CloseReason, DeadlineKind, Error, Heartbeat, IdleScope, Metered, PongEvidence,
-    Received, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+    CloseHandshake, CloseReason, DeadlineKind, Error, IdleScope, Metered, PongEvidence, Received,
+    TimeoutConfigBuilder, TimeoutSocket, Timestamp,
 };
 
 type Guarded = TimeoutSocket<Wire, Hand>;
@@ -67,6 +67,8 @@ struct World {
     broken: bool,
     /// Whether every read fails.
     fails: bool,
+    /// Whether it has promised a place for a message.
+    promised: bool,
     held: Vec<Message>,
     sent: Vec<Message>,
     write_waker: Option<Waker>,
@@ -151,11 +153,14 @@ impl Sink<Message> for Wire {
             world.write_waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        world.promised = true;
         Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), WsError> {
         let mut world = self.0.world();
+        let promised = std::mem::take(&mut world.promised);
+        assert!(promised, "there is no place for {message:?}");
         let refused = world.refuses_pings && message.is_ping();
         if refused || world.refuses.as_ref() == Some(&message) {
             return Err(WsError::AttackAttempt);
@@ -893,17 +898,17 @@ fn rule_11_the_answer_to_a_ping_is_flushed_and_no_message() {
 #[test]
 fn rule_11_the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
     let shared = Shared::default();
-    let words = Heartbeat::<Message>::text();
     let mut socket = shared
         .socket(off().idle_timeout(10 * SECOND))
-        .with_heartbeat_replies(words.clone());
+        .with_text_heartbeat_replies("ping", "pong");
     waits(&mut socket);
-    shared.world().incoming.extend([words.ping, data()]);
+    let ping = Message::text("ping");
+    shared.world().incoming.extend([ping, data()]);
     assert_eq!(
         socket.next().now_or_never().unwrap().unwrap().unwrap(),
         data()
     );
-    assert_eq!(shared.world().sent, [words.pong]);
+    assert_eq!(shared.world().sent, [Message::text("pong")]);
 }
 
 /// The peer sends so fast that the reading half never finds nothing.
@@ -1229,8 +1234,8 @@ fn a_half_that_changes_tasks_may_drop_the_old_task() {
 fn a_poll_takes_a_bounded_number_of_heartbeats() {
     for word in ["ping", "pong"] {
         let shared = Shared::default();
-        let socket = shared.socket(off()).with_heartbeat(Heartbeat::text());
-        let mut socket = socket.with_heartbeat_replies(Heartbeat::text());
+        let socket = shared.socket(off()).with_text_heartbeat("ping", "pong");
+        let mut socket = socket.with_text_heartbeat_replies("ping", "pong");
         let words = (0..10_000).map(|_| Message::text(word));
         shared.world().incoming.extend(words);
         let woken = Arc::new(Woken::default());
@@ -1254,7 +1259,7 @@ fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
     let shared = Shared::default();
     let mut socket = shared
         .socket(off())
-        .with_heartbeat_replies(Heartbeat::text());
+        .with_text_heartbeat_replies("ping", "pong");
     let mut received = pin!(socket.recv_timeout(SECOND));
     assert!(received.as_mut().now_or_never().is_none());
     let words = std::iter::repeat_n(Message::text("ping"), 64);
@@ -1314,13 +1319,9 @@ fn the_bytes_of_a_message_that_has_left_are_no_progress_of_the_next() {
 #[test]
 fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
     let shared = Shared::default();
-    let word = || Heartbeat {
-        ping: Message::text("hb"),
-        pong: Message::text("hb"),
-    };
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
-    let socket = shared.socket(config).with_heartbeat(word());
-    let mut socket = socket.with_heartbeat_replies(word());
+    let socket = shared.socket(config).with_text_heartbeat("hb", "hb");
+    let mut socket = socket.with_text_heartbeat_replies("hb", "hb");
     shared.world().incoming.push_back(Message::text("hb"));
     waits(&mut socket);
     let sent = shared.world().sent.clone();
@@ -1332,6 +1333,143 @@ fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
     waits(&mut socket);
     assert_eq!(socket.status().pongs_received, 1);
     assert_eq!(shared.world().sent.len(), 2);
+}
+
+/// A heartbeat of numbered pings, and the pongs that name theirs.
+fn numbered(socket: Guarded) -> Guarded {
+    socket.with_heartbeat(
+        |number| Message::text(format!("ping {number}")),
+        |message, _| message.to_text().ok()?.strip_prefix("pong ")?.parse().ok(),
+    )
+}
+
+/// Replies to numbered pings.
+fn replying(socket: Guarded) -> Guarded {
+    socket.with_heartbeat_replies(|message| {
+        let number = message.to_text().ok()?.strip_prefix("ping ")?;
+        Some(Message::text(format!("pong {number}")))
+    })
+}
+
+#[test]
+fn rule_20_a_pong_answers_the_ping_that_it_names() {
+    let shared = Shared::default();
+    let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
+    let mut socket = numbered(shared.socket(config));
+    waits(&mut socket);
+    shared.at(SECOND);
+    waits(&mut socket);
+    // A message does for the first pong, which comes behind the second ping.
+    reads_one_of_a_stream(&shared, &mut socket);
+    waits(&mut socket);
+    shared.at(2 * SECOND);
+    waits(&mut socket);
+    let pings = ["ping 1", "ping 2"].map(Message::text);
+    assert_eq!(shared.world().sent, pings);
+    for (pong, received) in [("pong 1", 0), ("pong 2", 1), ("pong 2", 1), ("pong 9", 1)] {
+        shared.at(2 * SECOND + 10 * MS);
+        shared.world().incoming.push_back(Message::text(pong));
+        waits(&mut socket);
+        assert_eq!(socket.status().pongs_received, received, "{pong}");
+    }
+    let rtt = socket.status().rtt.map(|rtt| rtt.latest);
+    assert_eq!(rtt, Some(10 * MS));
+}
+
+#[test]
+fn rule_20_before_the_first_ping_a_pong_answers_none() {
+    let shared = Shared::default();
+    let (seen, sees) = std::sync::mpsc::channel();
+    let mut socket = shared.socket(off()).with_heartbeat(
+        |_| Message::text("ping"),
+        move |_, latest| {
+            seen.send(latest).ok()?;
+            Some(latest)
+        },
+    );
+    shared.world().incoming.push_back(Message::text("pong"));
+    waits(&mut socket);
+    let latest = sees.try_recv();
+    assert_eq!((latest, socket.status().pongs_received), (Ok(0), 0));
+}
+
+#[test]
+fn rule_20_a_ping_that_was_refused_keeps_its_number() {
+    let shared = Shared::default();
+    let mut socket = numbered(shared.socket(off().ping_interval(SECOND)));
+    waits(&mut socket);
+    shared.world().refuses = Some(Message::text("ping 1"));
+    shared.at(SECOND);
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, []);
+    shared.world().refuses = None;
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [Message::text("ping 1")]);
+    assert_eq!(socket.status().pings_sent, 1);
+}
+
+#[test]
+fn rule_20_of_several_pings_the_latest_gets_a_reply_once_there_is_room() {
+    let shared = Shared::default();
+    let mut socket = replying(shared.socket(off().message_timeout(SECOND)));
+    waits(&mut socket);
+    shared.world().no_place = true;
+    let pings = (1..=3).map(|number| Message::text(format!("ping {number}")));
+    shared.world().incoming.extend(pings);
+    waits(&mut socket);
+    assert!(socket.status().write_waits);
+    shared.world().no_place = false;
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [Message::text("pong 3")]);
+    assert!(!socket.status().write_waits);
+}
+
+#[test]
+fn rule_20_a_reply_that_a_full_buffer_refused_leaves_when_that_is_flushed() {
+    let shared = Shared::default();
+    let mut socket = replying(shared.socket(off()));
+    waits(&mut socket);
+    {
+        let mut world = shared.world();
+        world.full = true;
+        world.refuses = Some(Message::text("pong 1"));
+        world.incoming.push_back(Message::text("ping 1"));
+    }
+    waits(&mut socket);
+    // Room is made, for the reply too.
+    shared.world().full = false;
+    shared.world().refuses = None;
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [Message::text("pong 1")]);
+}
+
+/// A program may ask for a place and send later; the reply must not wait for that.
+#[test]
+fn rule_10_a_message_keeps_its_place_behind_a_reply_that_took_it() {
+    let shared = Shared::default();
+    let mut socket = replying(shared.socket(off()));
+    waits(&mut socket);
+    let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+    ready.unwrap().unwrap();
+    shared.world().incoming.push_back(Message::text("ping 1"));
+    waits(&mut socket);
+    assert_eq!(shared.world().sent, [Message::text("pong 1")]);
+    socket.start_send_unpin(data()).unwrap();
+    socket.flush().now_or_never().unwrap().unwrap();
+    assert_eq!(shared.world().sent, [Message::text("pong 1"), data()]);
+}
+
+#[test]
+fn rule_11_a_message_does_not_overtake_a_reply() {
+    let shared = Shared::default();
+    let mut socket = replying(shared.socket(off()));
+    waits(&mut socket);
+    shared.world().no_place = true;
+    shared.world().incoming.push_back(Message::text("ping 1"));
+    waits(&mut socket);
+    shared.world().no_place = false;
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    assert_eq!(shared.world().sent, [Message::text("pong 1"), data()]);
 }
 
 #[test]
@@ -1374,7 +1512,7 @@ fn an_answer_that_is_refused_does_not_hold_up_our_own_ping() {
     let config = off().ping_interval(SECOND).message_timeout(SECOND);
     let mut socket = shared
         .socket(config)
-        .with_heartbeat_replies(Heartbeat::text());
+        .with_text_heartbeat_replies("ping", "pong");
     shared.world().refuses = Some(Message::text("pong"));
     shared.world().incoming.push_back(Message::text("ping"));
     waits(&mut socket);
@@ -2213,18 +2351,33 @@ fn rule_15_no_heartbeat_follows_a_close_frame() {
 
     // The peer's heartbeat comes when our Close frame has left.
     let shared = Shared::default();
-    let words = Heartbeat::<Message>::text();
     let mut socket = shared
         .socket(off().connection_timeout(SECOND))
-        .with_heartbeat_replies(words.clone());
+        .with_text_heartbeat_replies("ping", "pong");
     waits(&mut socket);
     shared.at(SECOND);
     waits(&mut socket);
-    shared.world().incoming.push_back(words.ping);
+    shared.world().incoming.push_back(Message::text("ping"));
     waits(&mut socket);
     let world = shared.world();
     assert_eq!(world.sent.len(), 1, "{:?}", world.sent);
     assert!(world.sent[0].is_close());
+}
+
+#[test]
+fn rule_15_no_reply_follows_the_close_of_the_peer() {
+    let shared = Shared::default();
+    let mut socket = replying(shared.socket(off()));
+    waits(&mut socket);
+    shared.world().no_place = true;
+    shared.world().incoming.push_back(Message::text("ping 1"));
+    waits(&mut socket);
+    shared.world().incoming.push_back(Message::Close(None));
+    assert!(socket.next().now_or_never().is_some());
+    shared.world().no_place = false;
+    waits(&mut socket);
+    let _ = socket.flush().now_or_never();
+    assert_eq!(shared.world().sent, []);
 }
 
 /// The lines of the log about connections with a label of two lines.

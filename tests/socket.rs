@@ -20,7 +20,7 @@ use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseHandshake, CloseReason, Error, Heartbeat, Metered, PongEvidence, Received, TimeoutConfig,
+    CloseHandshake, CloseReason, Error, Metered, PongEvidence, Received, TimeoutConfig,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp, Verdict,
 };
 
@@ -488,7 +488,7 @@ async fn own_pongs_are_taken_out_and_all_else_passes() {
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_of_text_is_answered_by_text() {
     let (server, mut client) = pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
-    let mut server = server.with_heartbeat(Heartbeat::text());
+    let mut server = server.with_text_heartbeat("ping", "pong");
     let client = tokio::spawn(async move {
         let mut pings = 0;
         while let Some(Ok(message)) = client.next().await {
@@ -961,7 +961,7 @@ async fn a_heartbeat_of_text_may_come_in_pieces() {
         .pong_timeout(SECOND)
         .min_data_rate(240);
     let (server, mut client) = metered(config).await;
-    let mut server = server.with_heartbeat(Heartbeat::text());
+    let mut server = server.with_text_heartbeat("ping", "pong");
     let client = tokio::spawn(async move {
         let mut ping = [0; 6];
         let (first, second) = (&frame(1, b"pong")[..5], &frame(1, b"pong")[5..]);
@@ -981,6 +981,134 @@ async fn a_heartbeat_of_text_may_come_in_pieces() {
         server.status()
     );
     client.abort();
+}
+
+/// Both sides of GraphQL over WebSocket: a payload may come with each message, and goes back with a pong.
+fn graphql<S, T>(socket: TimeoutSocket<S, T>) -> TimeoutSocket<S, T>
+where
+    S: Stream<Item = Result<Message, WsError>> + Sink<Message, Error = WsError>,
+    T: ws_timeout::Timer,
+{
+    let parse = |message: &Message| serde_json::from_str(message.to_text().ok()?).ok();
+    let socket = socket.with_heartbeat_replies(move |message| {
+        let mut message: serde_json::Value = parse(message)?;
+        if message["type"] != "ping" {
+            return None;
+        }
+        message["type"] = "pong".into();
+        Some(Message::text(message.to_string()))
+    });
+    socket.with_heartbeat(
+        |number| Message::text(format!(r#"{{"type":"ping","payload":{{"n":{number}}}}}"#)),
+        move |message, latest| {
+            let pong: serde_json::Value = parse(message)?;
+            (pong["type"] == "pong").then(|| pong["payload"]["n"].as_u64().unwrap_or(latest))
+        },
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_is_longer_than_a_frame_is_no_message_that_has_begun() {
+    let config = bare()
+        .ping_interval(20 * SECOND)
+        .pong_timeout(SECOND)
+        .min_data_rate(240);
+    let (server, mut client) = metered(config).await;
+    let mut server = graphql(server);
+    let client = tokio::spawn(async move {
+        let mut received = [0; 256];
+        loop {
+            match client.read(&mut received).await {
+                Ok(0) | Err(_) => break,
+                Ok(read) if received[..read].windows(6).any(|word| word == b"\"ping\"") => {}
+                // Our reply to the ping below.
+                Ok(_) => continue,
+            }
+            for word in ["ping", "pong"] {
+                let message = format!(r#"{{"type":"{word}","payload":{{"why":"{word:>60}"}}}}"#);
+                client
+                    .write_all(&frame(1, message.as_bytes()))
+                    .await
+                    .unwrap();
+            }
+        }
+    });
+    assert!(
+        tokio::time::timeout(205 * SECOND, server.recv())
+            .await
+            .is_err(),
+        "{}",
+        server.status()
+    );
+    assert!(server.status().pongs_received >= 10, "{}", server.status());
+    client.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn pongs_in_json_are_recognised_in_every_form() {
+    for pong in [
+        r#"{"type":"pong"}"#,
+        r#"{"type":"pong","payload":null}"#,
+        r#"{ "type": "pong" }"#,
+        r#"{"type":"pong","payload":{"t":1}}"#,
+        r#"{"payload":{"n":NUMBER},"type":"pong"}"#,
+    ] {
+        for evidence in [PongEvidence::Any, PongEvidence::Pong] {
+            let config = bare()
+                .ping_interval(SECOND)
+                .pong_timeout(SECOND)
+                .pong_evidence(evidence);
+            let (server, mut client) = pair(config, 1024).await;
+            let mut server = graphql(server);
+            let client = tokio::spawn(async move {
+                for number in 1_u32.. {
+                    let Some(Ok(ping)) = client.next().await else {
+                        break;
+                    };
+                    let expected = format!(r#"{{"type":"ping","payload":{{"n":{number}}}}}"#);
+                    assert_eq!(ping, Message::text(expected));
+                    tokio::time::sleep(100 * MS).await;
+                    let pong = pong.replace("NUMBER", &number.to_string());
+                    client.send(Message::text(pong)).await.unwrap();
+                }
+            });
+            let received = server.recv_timeout(10 * SECOND + 500 * MS).await.unwrap();
+            assert_eq!(received, Received::TimedOut, "{pong}");
+            let status = server.status();
+            assert_eq!(status.pongs_received, status.pings_sent, "{pong}");
+            let rtt = status.rtt.map(|rtt| rtt.latest);
+            assert!(
+                rtt.is_some_and(|rtt| rtt >= 100 * MS && rtt < 110 * MS),
+                "{rtt:?}"
+            );
+            client.abort();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_in_json_are_answered_with_what_they_contain() {
+    let (server, mut client) = pair(bare(), 1024).await;
+    let mut server = graphql(server);
+    let client = tokio::spawn(async move {
+        for (ping, pong) in [
+            (r#"{"type":"ping"}"#, r#"{"type":"pong"}"#),
+            (
+                r#"{"type":"ping","payload":{"t":7}}"#,
+                r#"{"payload":{"t":7},"type":"pong"}"#,
+            ),
+        ] {
+            client.send(Message::text(ping)).await.unwrap();
+            let answer = client.next().await.unwrap().unwrap();
+            assert_eq!(answer, Message::text(pong));
+        }
+        let data = r#"{"type":"next","payload":{"type":"ping"}}"#;
+        client.send(Message::text(data)).await.unwrap();
+        client
+    });
+    let data = server.recv().await.unwrap().unwrap();
+    assert!(data.to_text().unwrap().contains("next"), "{data:?}");
+    drop(client);
 }
 
 /// tokio answers `Pending` to every read once a task has done much in one turn; the pong is there.
@@ -1743,9 +1871,8 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
         .idle_timeout(3 * SECOND)
         .idle_scope(ws_timeout::IdleScope::Messages);
     let (server, mut client) = pair(config, 1024).await;
-    let mut server = server.with_heartbeat_replies(Heartbeat {
-        ping: Message::binary(vec![9]),
-        pong: Message::binary(vec![10]),
+    let mut server = server.with_heartbeat_replies(|message| {
+        (*message == Message::binary(vec![9])).then(|| Message::binary(vec![10]))
     });
     let client = tokio::spawn(async move {
         for _ in 0..2 {
@@ -1785,7 +1912,7 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_heartbeats_in_text_is_a_flood() {
     let (server, mut client) = pair(bare().max_ping_rate(20), 1 << 16).await;
-    let mut server = server.with_heartbeat_replies(Heartbeat::text());
+    let mut server = server.with_text_heartbeat_replies("ping", "pong");
     let client = tokio::spawn(async move {
         let mut answers = 0;
         while client.send(Message::text("ping")).await.is_ok() {
@@ -1805,8 +1932,8 @@ async fn both_sides_may_ask_in_the_same_words() {
     let client = wrap(config.build().unwrap(), client);
     let both = |socket: Guarded| {
         socket
-            .with_heartbeat(Heartbeat::text())
-            .with_heartbeat_replies(Heartbeat::text())
+            .with_text_heartbeat("ping", "pong")
+            .with_text_heartbeat_replies("ping", "pong")
     };
     let (mut server, mut client) = (both(server), both(client));
     let client = tokio::spawn(async move {
@@ -1835,7 +1962,7 @@ async fn both_sides_may_ask_in_the_same_words() {
 async fn an_answer_waits_for_room_and_is_bounded() {
     for reads in [true, false] {
         let (server, mut client) = pair(bare().message_timeout(SECOND), 64).await;
-        let mut server = server.with_heartbeat_replies(Heartbeat::text());
+        let mut server = server.with_text_heartbeat_replies("ping", "pong");
         let large = Message::binary(vec![0; 100]);
         assert!(server.send(large.clone()).now_or_never().is_none());
         client.send(Message::text("ping")).await.unwrap();

@@ -28,7 +28,6 @@
 //! | the sending half | `needs_poll`, or the clock has reached the alarm |
 
 use std::fmt;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -153,7 +152,7 @@ where
     #[inline]
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, E>>> {
         match &mut self.inner {
-            Some(inner) if !self.read_eof => Pin::new(inner).poll_next(cx),
+            Some(inner) if !self.read_eof => inner.poll_next(cx),
             _ => Poll::Ready(None),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::boxed::Box;
 use std::fmt;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -100,10 +99,7 @@ where
         let Some(inner) = &mut self.inner else { return };
         let cx = &mut Context::from_waker(Waker::noop());
         for _ in 0..MOST {
-            if !matches!(
-                Pin::new(&mut *inner).poll_next(cx),
-                Poll::Ready(Some(Ok(_)))
-            ) {
+            if !matches!(inner.poll_next(cx), Poll::Ready(Some(Ok(_)))) {
                 break;
             }
         }
@@ -190,7 +186,9 @@ where
         }
         let shutdown = self.options.as_ref().and_then(|options| options.shutdown);
         if let (Some(shutdown), Some(inner)) = (shutdown, &mut self.inner) {
-            let done = self.wakers.with_write_waker(cx, |cx| shutdown(inner, cx));
+            let done = self
+                .wakers
+                .with_write_waker(cx, |cx| shutdown(inner.get_mut(), cx));
             self.shuts_down = done.is_pending();
         }
         self.shuts_down

@@ -1,4 +1,5 @@
-//! Fast paths: skip the loop when it would do nothing.
+//! Fast paths: skip the loop when it would do nothing. While something waits that the program does not
+//! know of, such as a reply, `needs_poll` is set and the loop runs.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -7,6 +8,7 @@ use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
+use super::heartbeat::Heartbeats;
 use super::output::WriteError;
 use crate::error::Error;
 use crate::message::{Message, MessageKind};
@@ -23,7 +25,7 @@ where
     #[inline]
     pub(super) fn try_recv_fast(&mut self, message: &M) -> bool {
         if self.needs_poll
-            || self.has_app_heartbeat()
+            || self.inner.as_ref().is_some_and(Heartbeats::has_messages)
             || !matches!(message.kind(), MessageKind::Data)
         {
             return false;
@@ -58,13 +60,10 @@ where
         if self.outbox.has_place() {
             return Some(Ok(()));
         }
-        if self.outbox.has_displaced()
-            || self.outbox.has_heartbeat()
-            || self.policy.write_clock_runs()
-        {
+        if self.outbox.has_displaced() || self.outbox.has_ping() || self.policy.write_clock_runs() {
             return None;
         }
-        match self.poll_room(cx) {
+        match self.poll_room_inner(cx) {
             Poll::Ready(done) => Some(self.map_write_error(done.map_err(WriteError::Broken))),
             // The loop asks again, and registers the task.
             Poll::Pending => None,

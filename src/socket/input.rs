@@ -6,8 +6,9 @@ use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
+use super::heartbeat::Heartbeat;
 use crate::error::{Error, PeerClose};
-use crate::event::{Event, Phase};
+use crate::event::Event;
 use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
 use crate::report;
@@ -24,12 +25,14 @@ where
 {
     /// Reports a message to the policy. Returns whether the stream yields it.
     pub(super) fn on_message(&mut self, now: Timestamp, message: &M) -> bool {
+        let inner = self.inner.as_mut();
+        if let Some(heartbeat) = inner.and_then(|inner| inner.recognise(message)) {
+            self.on_heartbeat(now, heartbeat);
+            return false;
+        }
         match message.kind() {
             MessageKind::Data => {
                 self.on_whole_message();
-                if self.has_app_heartbeat() && self.on_app_heartbeat(now, message) {
-                    return false;
-                }
                 self.observe(now, Event::Recv);
                 true
             }
@@ -69,29 +72,17 @@ where
         }
     }
 
-    /// Reports a data message that belongs to a heartbeat. Returns whether it did.
-    #[inline(never)]
-    fn on_app_heartbeat(&mut self, now: Timestamp, message: &M) -> bool {
-        let Some(options) = &self.options else {
-            return false;
-        };
-        let (heartbeat, replies) = (&options.heartbeat, &options.replies);
-        let is_ping = (replies.as_ref()).is_some_and(|replies| replies.ping == *message);
-        let is_pong = (heartbeat.as_ref()).is_some_and(|heartbeat| heartbeat.pong == *message);
-        let latest = self.policy.latest_ping();
-        let awaited = latest.is_some_and(|id| self.policy.awaits_pong(id));
-        // Where one text is both, it is the pong while one is awaited.
-        if is_pong && (!is_ping || awaited) {
-            self.observe(now, Event::RecvPartial { total: 0 });
-            self.on_pong(now, latest);
-        } else if is_ping {
-            self.observe(now, Event::RecvPartial { total: 0 });
-            self.observe(now, Event::Ping);
-            if self.policy.phase() == Phase::Open {
-                self.outbox.queue_reply();
+    /// Reports a message that stands for a Ping or Pong frame. Its bytes were no part of a message.
+    fn on_heartbeat(&mut self, now: Timestamp, heartbeat: Heartbeat) {
+        self.on_whole_message();
+        self.observe(now, Event::RecvPartial { total: 0 });
+        match heartbeat {
+            Heartbeat::Ping => {
+                self.observe(now, Event::Ping);
+                self.outbox.on_reply_queued();
             }
+            Heartbeat::Pong(id) => self.on_pong(now, id),
         }
-        is_ping || is_pong
     }
 
     fn on_pong(&mut self, now: Timestamp, id: Option<PingId>) {

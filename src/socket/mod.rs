@@ -8,6 +8,7 @@
 //! | [`alarm`] | the timer, and what its firing proves |
 //! | [`outbox`] | what waits to leave, in order |
 //! | [`teardown`] | how the connection ends, and who has been told |
+//! | [`heartbeat`] | the layer below: messages that serve as Ping and Pong frames |
 //! | [`wakers`] | which tasks are woken |
 //! | [`drive`] | the loop: read, write, decide, arm |
 //! | [`evidence`] | what a verdict rests on: the horizon, the kernel's word, the backlog |
@@ -24,6 +25,7 @@ mod ending;
 mod evidence;
 mod fairness;
 mod fast;
+mod heartbeat;
 mod input;
 mod open;
 mod options;
@@ -56,6 +58,7 @@ pub use calls::Received;
 use drive::Want;
 use evidence::Backlog;
 use fairness::MAX_MESSAGES_PER_TURN;
+use heartbeat::Heartbeats;
 use options::Options;
 use outbox::Outbox;
 use teardown::Teardown;
@@ -75,7 +78,8 @@ use wakers::Wakers;
 ///   fail with it at once. If the policy closes the connection, the stream first yields what the peer
 ///   still sends. If it aborts, unread input is lost with the transport.
 /// * The stream does not yield the first pong that carries the ID of our latest ping, nor the peer's
-///   answer to a Close frame of the policy. Everything else passes untouched.
+///   answer to a Close frame of the policy, nor the messages of a heartbeat that was set by
+///   [`with_heartbeat`](Self::with_heartbeat) and the like. Everything else passes untouched.
 /// * When the stream ends, the inner socket is dropped, and the transport with it.
 /// * When a write fails, the stream goes on for at most `close_timeout`, since the peer's last messages
 ///   may still be on their way.
@@ -93,7 +97,7 @@ use wakers::Wakers;
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
-    inner: Option<S>,
+    inner: Option<Heartbeats<S>>,
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
     /// How far our knowledge reaches: the alarm's horizon, once a read or a write was tried after it.
@@ -155,7 +159,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         socket: S,
     ) -> Self {
         Self {
-            inner: Some(socket),
+            inner: Some(Heartbeats::new(socket)),
             policy,
             horizon: Horizon::default(),
             backlog: Backlog::NONE,
@@ -180,14 +184,14 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Returns the inner socket, for example to ask the transport for its address; `None` once the
     /// connection has ended.
     pub fn get_ref(&self) -> Option<&S> {
-        self.inner.as_ref()
+        self.inner.as_ref().map(Heartbeats::get_ref)
     }
 
     /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended. What
-    /// the inner socket has buffered stays there. A message or ping that waited for room is lost.
+    /// the inner socket has buffered stays there. A message, ping or reply that waited for room is lost.
     pub fn into_inner(mut self) -> Option<S> {
         self.report_drop();
-        self.inner.take()
+        self.inner.take().map(Heartbeats::into_inner)
     }
 
     /// Logs that the program drops the connection, if it was logged as open.
@@ -285,11 +289,11 @@ where
         };
         match &mut this.inner {
             Some(inner) if this.outbox.has_place() => {
-                let given = Pin::new(inner).start_send(message);
+                let given = inner.start_send(message);
                 this.outbox.on_given(data, given.is_ok());
                 given.map_err(Error::Socket)
             }
-            // A heartbeat has taken the place that was promised.
+            // A ping or a reply has taken the place that was promised.
             _ => this.outbox.displace(message).map_err(|_| Error::NotReady),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::boxed::Box;
 use std::io;
+use std::string::String;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,17 +12,13 @@ use futures_core::TryStream;
 use super::TimeoutSocket;
 #[cfg(doc)]
 use crate::config::TimeoutConfig;
-use crate::message::Heartbeat;
+use crate::message::Message;
 use crate::metered::{Meter, Metering};
 use crate::timer::Timer;
 
 /// What the builders set.
-pub(super) struct Options<S: TryStream> {
+pub(super) struct Options<S> {
     pub(super) metering: Option<Metering>,
-    /// What is sent in place of Ping frames.
-    pub(super) heartbeat: Option<Box<Heartbeat<S::Ok>>>,
-    /// What the peer sends in place of Ping frames.
-    pub(super) replies: Option<Box<Heartbeat<S::Ok>>>,
     /// How late a timer may fire so that many fire together.
     pub(super) slack: Duration,
     pub(super) label: Option<Arc<str>>,
@@ -48,22 +45,181 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Sends messages in place of Ping frames.
+    /// Sends the text `ping` in place of Ping frames, and takes each text `pong` for the answer to the
+    /// latest.
     ///
-    /// [`Heartbeat::ping`] goes out when a ping is due. Each [`Heartbeat::pong`] that comes answers the
-    /// ping that is out; the stream does not yield it. All other data passes.
-    pub fn with_heartbeat(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.options_mut().heartbeat = Some(Box::new(heartbeat));
+    /// A Ping frame is the default: every WebSocket peer answers it without help from its program,
+    /// browsers too. Use messages where code must see the heartbeat, or where a proxy swallows control
+    /// frames. The stream does not yield the pongs. All other data passes, and so do control frames.
+    ///
+    /// In Engine.IO, the transport of Socket.IO, the server pings with `2` and the client answers `3`:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio_tungstenite::WebSocketStream;
+    /// # use tungstenite::{Message, protocol::Role};
+    /// # use ws_timeout::{TimeoutConfig, runtime::tokio::wrap};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (ours, peers) = tokio::io::duplex(1024);
+    /// # let at_server = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+    /// # let at_client = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
+    /// # let second = Duration::from_secs(1);
+    /// # let config = TimeoutConfig::builder().ping_interval(second).build()?;
+    /// # let quiet = TimeoutConfig::builder().no_ping_interval().build()?;
+    /// let mut server = wrap(config, at_server).with_text_heartbeat("2", "3");
+    /// let mut client = wrap(quiet, at_client).with_text_heartbeat_replies("2", "3");
+    /// # let until = 5 * second / 2;
+    /// # let _ = tokio::join!(server.recv_timeout(until), client.recv_timeout(until));
+    /// assert_eq!(server.status().pongs_received, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_text_heartbeat(self, ping: impl Into<String>, pong: impl Into<String>) -> Self
+    where
+        S::Ok: Message + PartialEq + Send + Sync + 'static,
+    {
+        let (ping, pong) = (ping.into(), S::Ok::text(pong.into()));
+        self.with_heartbeat(
+            move |_| S::Ok::text(ping.clone()),
+            move |message, latest| (*message == pong).then_some(latest),
+        )
+    }
+
+    /// Replies to each text `ping` of the peer with the text `pong`. The stream does not yield the pings.
+    /// See [`with_heartbeat_replies`](Self::with_heartbeat_replies).
+    pub fn with_text_heartbeat_replies(
+        self,
+        ping: impl Into<String>,
+        pong: impl Into<String>,
+    ) -> Self
+    where
+        S::Ok: Message + PartialEq + Send + Sync + 'static,
+    {
+        let (ping, pong) = (S::Ok::text(ping.into()), pong.into());
+        self.with_heartbeat_replies(move |message| {
+            (*message == ping).then(|| S::Ok::text(pong.clone()))
+        })
+    }
+
+    /// Sends messages that vary in place of Ping frames.
+    ///
+    /// `ping` makes each ping from its number, which is 1 for the first. If the inner sink refuses a ping,
+    /// `ping` is called again with the same number. `pong` gets each data message and the number of the
+    /// latest ping, and returns the number of the ping that the message answers: the one that it
+    /// contains, or the latest if it contains none. For all other messages it returns `None`, and should
+    /// do so before it parses them.
+    ///
+    /// The stream does not yield pongs. As with frames, the first pong of the latest ping gives the
+    /// round-trip time; the others are only signs of life.
+    ///
+    /// A client of a Phoenix server, which repeats the reference of each heartbeat:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio_tungstenite::WebSocketStream;
+    /// # use tungstenite::{Message, protocol::Role};
+    /// # use ws_timeout::{TimeoutConfig, runtime::tokio::wrap};
+    /// use serde_json::{Value, json};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (ours, peers) = tokio::io::duplex(1024);
+    /// # let at_server = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+    /// # let at_client = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
+    /// # let second = Duration::from_secs(1);
+    /// # let config = TimeoutConfig::builder().ping_interval(second).build()?;
+    /// # let quiet = TimeoutConfig::builder().no_ping_interval().build()?;
+    /// let mut client = wrap(config, at_client).with_heartbeat(
+    ///     |number| Message::text(format!(r#"[null,"{number}","phoenix","heartbeat",{{}}]"#)),
+    ///     |message, _| {
+    ///         let text = message.to_text().ok().filter(|text| text.contains("\"phoenix\""))?;
+    ///         let [_, reference, topic, event, _]: [Value; 5] = serde_json::from_str(text).ok()?;
+    ///         let is_pong = topic == "phoenix" && event == "phx_reply";
+    ///         reference.as_str().filter(|_| is_pong)?.parse().ok()
+    ///     },
+    /// );
+    /// // The other side, for clients such as `phoenix.js`:
+    /// let mut server = wrap(quiet, at_server).with_heartbeat_replies(|message| {
+    ///     let text = message.to_text().ok().filter(|text| text.contains("\"phoenix\""))?;
+    ///     let [_, reference, topic, event, _]: [Value; 5] = serde_json::from_str(text).ok()?;
+    ///     let payload = json!({ "status": "ok", "response": {} });
+    ///     let pong = json!([null, reference, "phoenix", "phx_reply", payload]);
+    ///     (topic == "phoenix" && event == "heartbeat").then(|| Message::text(pong.to_string()))
+    /// });
+    /// # let until = 5 * second / 2;
+    /// # let _ = tokio::join!(client.recv_timeout(until), server.recv_timeout(until));
+    /// assert_eq!(client.status().pongs_received, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_heartbeat(
+        mut self,
+        ping: impl FnMut(u64) -> S::Ok + Send + Sync + 'static,
+        pong: impl FnMut(&S::Ok, u64) -> Option<u64> + Send + Sync + 'static,
+    ) -> Self {
+        if let Some(inner) = &mut self.inner {
+            inner.set_pings(ping, pong);
+        }
         self
     }
 
-    /// Replies to the peer's own heartbeat: for each [`Heartbeat::ping`] that comes, a
-    /// [`Heartbeat::pong`] goes out. The stream does not yield the ping.
+    /// Replies to the peer's own heartbeat with messages that vary.
     ///
-    /// To the policy it is a Ping frame: a sign of life, but no activity, and limited by
-    /// `max_ping_rate`. Of several that come while the transport takes nothing, the latest gets a reply.
-    pub fn with_heartbeat_replies(mut self, heartbeat: Heartbeat<S::Ok>) -> Self {
-        self.options_mut().replies = Some(Box::new(heartbeat));
+    /// `reply` gets each data message, and returns the reply to a ping of the peer. For all other messages
+    /// it returns `None`, and should do so before it parses them.
+    ///
+    /// The stream does not yield the pings. To the policy they are Ping frames: signs of life, but no
+    /// activity, and limited by `max_ping_rate`. Of several that come while the transport takes nothing,
+    /// the latest gets a reply. A message that is both a ping and a pong is a pong while one is awaited.
+    ///
+    /// Both sides of GraphQL over WebSocket, in which a pong may come with the payload or without:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio_tungstenite::WebSocketStream;
+    /// # use tungstenite::{Message, protocol::Role};
+    /// # use ws_timeout::{TimeoutConfig, runtime::tokio::wrap};
+    /// use serde_json::{Value, json};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (ours, peers) = tokio::io::duplex(1024);
+    /// # let at_server = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+    /// # let at_client = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
+    /// # let second = Duration::from_secs(1);
+    /// # let config = TimeoutConfig::builder().ping_interval(second).build()?;
+    /// # let quiet = TimeoutConfig::builder().no_ping_interval().build()?;
+    /// let mut client = wrap(quiet, at_client).with_heartbeat_replies(|message| {
+    ///     let text = message.to_text().ok().filter(|text| text.contains("\"ping\""))?;
+    ///     let mut message: Value = serde_json::from_str(text).ok()?;
+    ///     if message["type"] != "ping" {
+    ///         return None;
+    ///     }
+    ///     message["type"] = "pong".into();
+    ///     Some(Message::text(message.to_string()))
+    /// });
+    /// let mut server = wrap(config, at_server).with_heartbeat(
+    ///     |number| Message::text(json!({ "type": "ping", "payload": { "n": number } }).to_string()),
+    ///     |message, latest| {
+    ///         let text = message.to_text().ok().filter(|text| text.contains("\"pong\""))?;
+    ///         let pong: Value = serde_json::from_str(text).ok()?;
+    ///         (pong["type"] == "pong").then(|| pong["payload"]["n"].as_u64().unwrap_or(latest))
+    ///     },
+    /// );
+    /// # let until = 5 * second / 2;
+    /// # let _ = tokio::join!(server.recv_timeout(until), client.recv_timeout(until));
+    /// assert_eq!(server.status().pongs_received, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_heartbeat_replies(
+        mut self,
+        reply: impl FnMut(&S::Ok) -> Option<S::Ok> + Send + Sync + 'static,
+    ) -> Self {
+        if let Some(inner) = &mut self.inner {
+            inner.set_reply(reply);
+        }
         self
     }
 
@@ -113,8 +269,6 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.options.get_or_insert_with(|| {
             Box::new(Options {
                 metering: None,
-                heartbeat: None,
-                replies: None,
                 slack: Duration::ZERO,
                 label: None,
                 shutdown: None,
@@ -129,13 +283,6 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     #[inline]
     pub(super) fn metering(&mut self) -> Option<&mut Metering> {
         self.options.as_mut()?.metering.as_mut()
-    }
-
-    /// Whether messages serve as heartbeat, in either direction.
-    #[inline]
-    pub(super) fn has_app_heartbeat(&self) -> bool {
-        let options = self.options.as_ref();
-        options.is_some_and(|options| options.heartbeat.is_some() || options.replies.is_some())
     }
 
     /// How late the alarm may fire.

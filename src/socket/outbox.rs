@@ -2,9 +2,8 @@
 //!
 //! Plain data: it knows no waker, no policy and no clock. The driver asks for the [`next`](Outbox::next)
 //! step, carries it out on the sink inside, and reports how it went. The order is: a message whose
-//! place a heartbeat took, replies to the peer's heartbeat, our ping, a flush of all that, and when
-//! everything has left our Close frame. tungstenite drops a Close frame that meets a full buffer, and
-//! nothing may follow one.
+//! promised place was taken, our ping, a flush of all that, and when everything has left our Close
+//! frame. tungstenite drops a Close frame that meets a full buffer, and nothing may follow one.
 
 use std::boxed::Box;
 
@@ -14,14 +13,13 @@ const MAX_OWED: usize = 256 << 10;
 /// What waits to leave.
 #[derive(Debug)]
 pub(super) struct Outbox<M> {
-    /// A message whose promised place a heartbeat took.
+    /// A message whose promised place a ping or a reply took.
     displaced: Option<Box<M>>,
     /// Whether the sink inside has promised to take a message, and was given none since.
     inner_ready: bool,
     /// What the sink inside was given and has not flushed.
     buffered: Buffered,
     ping: bool,
-    reply: bool,
     close: CloseFrame<M>,
     /// Bytes of control frames that the sink inside has queued by itself and not flushed.
     owed: usize,
@@ -29,7 +27,7 @@ pub(super) struct Outbox<M> {
     broken: bool,
     /// Whether the current drain has yet to flush.
     must_flush: bool,
-    /// How many heartbeats the sink inside refused in the current drain.
+    /// How often the sink inside refused our ping in the current drain.
     refusals: u8,
 }
 
@@ -68,8 +66,6 @@ pub(super) enum Step {
 pub(super) enum Item {
     /// [`Outbox::take_displaced`].
     Displaced,
-    /// The reply to the peer's heartbeat.
-    Reply,
     /// The latest ping.
     Ping,
     /// [`Outbox::take_close`].
@@ -87,7 +83,6 @@ impl<M> Outbox<M> {
                 ping: false,
             },
             ping: false,
-            reply: false,
             close: CloseFrame::None,
             owed: 0,
             broken: false,
@@ -113,8 +108,7 @@ impl<M> Outbox<M> {
             Self {
                 displaced: Some(_), ..
             } => Item::Displaced,
-            Self { reply: true, .. } if self.may_give_heartbeat() => Item::Reply,
-            Self { ping: true, .. } if self.may_give_heartbeat() => Item::Ping,
+            Self { ping: true, .. } if self.may_give_ping() => Item::Ping,
             _ if self.must_flush || self.buffered != Buffered::default() => return Step::Flush,
             Self {
                 close: CloseFrame::Queued(_),
@@ -129,8 +123,8 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// A full buffer may refuse a heartbeat and take it once it is flushed, so there is a second try.
-    fn may_give_heartbeat(&self) -> bool {
+    /// A full buffer may refuse a ping and take it once it is flushed, so there is a second try.
+    fn may_give_ping(&self) -> bool {
         match self.refusals {
             0 => true,
             1 => !self.must_flush,
@@ -148,10 +142,6 @@ impl<M> Outbox<M> {
         self.inner_ready = false;
         match item {
             Item::Displaced => self.count(data),
-            Item::Reply => {
-                self.reply = false;
-                self.buffered.control = true;
-            }
             Item::Ping => {
                 self.ping = false;
                 self.buffered.ping = true;
@@ -169,13 +159,7 @@ impl<M> Outbox<M> {
         self.inner_ready = false;
         match item {
             Item::Displaced | Item::Close => true,
-            // A reply that is refused twice would be refused for ever, and keep our own ping behind it.
-            Item::Reply if self.refusals > 0 => {
-                self.reply = false;
-                self.refusals = 0;
-                true
-            }
-            Item::Reply | Item::Ping => {
+            Item::Ping => {
                 self.refusals += 1;
                 self.must_flush = true;
                 false
@@ -247,17 +231,19 @@ impl<M> Outbox<M> {
         self.owed = self.owed.saturating_add(MOST_OF_A_HEADER + payload);
     }
 
+    /// The layer below has queued a reply, which may take the place that the sink inside has promised.
+    pub(super) fn on_reply_queued(&mut self) {
+        self.inner_ready = false;
+        self.buffered.control = true;
+    }
+
     pub(super) fn queue_ping(&mut self) {
         self.ping = true;
     }
 
-    pub(super) fn queue_reply(&mut self) {
-        self.reply = true;
-    }
-
-    /// Queues our Close frame, before which heartbeats are not worth sending any more.
+    /// Queues our Close frame, before which a ping is not worth sending any more.
     pub(super) fn queue_close(&mut self, frame: M) {
-        self.drop_heartbeats();
+        self.ping = false;
         if matches!(self.close, CloseFrame::None) {
             self.close = CloseFrame::Queued(Box::new(frame));
         }
@@ -267,7 +253,7 @@ impl<M> Outbox<M> {
     /// frame of ours that is not written yet. Nothing may follow it. Returns whether a message was
     /// lost with that.
     pub(super) fn on_peer_close(&mut self) -> bool {
-        self.drop_heartbeats();
+        self.ping = false;
         self.take_close();
         self.on_queued_inside(2);
         self.displaced.take().is_some()
@@ -279,12 +265,7 @@ impl<M> Outbox<M> {
         self.displaced = None;
         self.buffered = Buffered::default();
         self.owed = 0;
-        self.drop_heartbeats();
-    }
-
-    fn drop_heartbeats(&mut self) {
         self.ping = false;
-        self.reply = false;
     }
 
     // ---- questions ----
@@ -294,17 +275,8 @@ impl<M> Outbox<M> {
         self.displaced.is_some()
     }
 
-    /// Whether a heartbeat waits to be given to the sink inside.
-    #[inline]
-    pub(super) fn has_heartbeat(&self) -> bool {
-        self.ping || self.reply
-    }
-
-    pub(super) fn has_reply(&self) -> bool {
-        self.reply
-    }
-
     /// Whether our latest ping waits to be given to the sink inside.
+    #[inline]
     pub(super) fn has_ping(&self) -> bool {
         self.ping
     }
@@ -331,7 +303,7 @@ impl<M> Outbox<M> {
     fn is_unprompted(&self) -> bool {
         self.buffered.control
             || self.buffered.ping
-            || self.has_heartbeat()
+            || self.ping
             || matches!(self.close, CloseFrame::Queued(_) | CloseFrame::Written)
     }
 
@@ -343,7 +315,7 @@ impl<M> Outbox<M> {
             control: false,
             ping: false,
         };
-        self.buffered == DATA && self.displaced.is_none() && !self.has_heartbeat()
+        self.buffered == DATA && self.displaced.is_none() && !self.ping
     }
 
     /// Whether this side has begun to close the connection.

@@ -1,13 +1,13 @@
 //! The write path: draining the outbox, and what the policy and the sending half learn of it.
 
 use std::fmt;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
+use super::heartbeat::Heartbeats;
 use super::outbox::{Buffered, Item, Step};
 use crate::error::Error;
 use crate::event::{Event, Phase};
@@ -58,7 +58,7 @@ where
                 Step::AwaitRoom => ready!(self.poll_room(cx)).map_err(WriteError::Broken)?,
                 Step::Give(item) => self.give(item)?,
                 Step::Flush => {
-                    ready!(self.poll_flush_inner(cx)).map_err(WriteError::Broken)?;
+                    ready!(self.poll_flush(cx)).map_err(WriteError::Broken)?;
                     let left = self.outbox.on_flushed();
                     has_left |= left != Buffered::default();
                     self.on_flushed(now, left);
@@ -74,7 +74,6 @@ where
         let message = match item {
             Item::Displaced => self.outbox.take_displaced(),
             Item::Close => self.outbox.take_close(),
-            Item::Reply => self.reply(),
             Item::Ping => self.ping(),
         };
         let (Some(inner), Some(message)) = (&mut self.inner, message) else {
@@ -82,28 +81,21 @@ where
             return Ok(());
         };
         let data = matches!(message.kind(), MessageKind::Data);
-        match Pin::new(inner).start_send(message) {
+        let given = match item {
+            Item::Close => inner.start_close(message),
+            Item::Displaced | Item::Ping => inner.start_send(message),
+        };
+        match given {
             Ok(()) => self.outbox.on_taken(item, data),
-            Err(error) if self.outbox.on_refused(item) => match item {
-                Item::Displaced | Item::Close => return Err(WriteError::Refused(error)),
-                Item::Reply | Item::Ping => report::send_error(self.label_or_dash(), &error),
-            },
+            Err(error) if self.outbox.on_refused(item) => return Err(WriteError::Refused(error)),
             Err(_) => {}
         }
         Ok(())
     }
 
-    fn reply(&self) -> Option<M> {
-        let replies = self.options.as_ref()?.replies.as_ref()?;
-        Some(replies.pong.clone())
-    }
-
-    fn ping(&self) -> Option<M> {
-        let options = self.options.as_ref();
-        match options.and_then(|options| options.heartbeat.as_ref()) {
-            Some(heartbeat) => Some(heartbeat.ping.clone()),
-            None => Some(M::ping(self.policy.latest_ping()?.payload())),
-        }
+    fn ping(&mut self) -> Option<M> {
+        let id = self.policy.latest_ping()?;
+        Some(self.inner.as_mut()?.ping(id))
     }
 
     /// Waits until the inner sink takes a message.
@@ -113,10 +105,7 @@ where
         cx: &Context<'_>,
     ) -> Poll<Result<(), WriteError<E>>> {
         // A write that waited may be through, and nobody else may notice.
-        if self.outbox.has_displaced()
-            || self.outbox.has_heartbeat()
-            || self.policy.write_clock_runs()
-        {
+        if self.outbox.has_displaced() || self.outbox.has_ping() || self.policy.write_clock_runs() {
             match self.drain_outbox(now, cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if self.outbox.has_displaced() => return Poll::Pending,
@@ -133,14 +122,32 @@ where
         room.map_err(WriteError::Broken)
     }
 
-    #[inline]
-    pub(super) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
+    /// Waits until the inner sink takes a message, behind the reply that the layer below has queued.
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
+        ready!(self.poll_reply(cx))?;
+        self.poll_room_inner(cx)
+    }
+
+    /// Waits until the inner sink is flushed, and with it that reply.
+    fn poll_flush(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
+        ready!(self.poll_reply(cx))?;
+        self.poll_flush_inner(cx)
+    }
+
+    /// Waits until the inner sink has taken that reply.
+    fn poll_reply(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(Ok(()));
         };
-        let room = self
-            .wakers
-            .with_write_waker(cx, |cx| Pin::new(inner).poll_ready(cx));
+        self.wakers.with_write_waker(cx, |cx| inner.poll_reply(cx))
+    }
+
+    #[inline]
+    pub(super) fn poll_room_inner(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Ok(()));
+        };
+        let room = self.wakers.with_write_waker(cx, |cx| inner.poll_ready(cx));
         if matches!(room, Poll::Ready(Ok(()))) {
             self.outbox.on_room();
         }
@@ -152,8 +159,7 @@ where
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(Ok(()));
         };
-        self.wakers
-            .with_write_waker(cx, |cx| Pin::new(inner).poll_flush(cx))
+        self.wakers.with_write_waker(cx, |cx| inner.poll_flush(cx))
     }
 
     /// Tries what waits before the policy decides that it could not be done. Step 3 of a pass.
@@ -213,6 +219,10 @@ where
             self.observe(now, Event::PingSent(id));
             report::ping(self.label_or_dash(), id);
         }
+        let refusal = self.inner.as_mut().and_then(Heartbeats::take_refusal);
+        if let Some(error) = refusal {
+            report::send_error(self.label_or_dash(), &error);
+        }
         self.forget_progress();
     }
 
@@ -224,8 +234,7 @@ where
         }
         // A ping that waits alone has a deadline of its own.
         let Buffered { data, control, .. } = self.outbox.buffered();
-        let held = self.outbox.has_displaced() || self.outbox.has_reply();
-        if message_waits || data || control || held {
+        if message_waits || data || control || self.outbox.has_displaced() {
             self.observe(now, Event::SendStart);
         }
     }

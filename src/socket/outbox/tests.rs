@@ -9,7 +9,6 @@ use super::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
     Data(u32),
-    Reply,
     Ping,
     Close,
 }
@@ -21,7 +20,7 @@ enum Call {
     Reply,
     Close,
     PeerClose,
-    /// A drain through a sink that has room for so many messages, refuses so many heartbeats, and may
+    /// A drain through a sink that has room for so many messages, refuses so many pings, and may
     /// not flush or may fail.
     Drain {
         room: u8,
@@ -65,7 +64,7 @@ proptest! {
                     }
                 }
                 Call::Ping if !closed && !broken => outbox.queue_ping(),
-                Call::Reply if !closed && !broken => outbox.queue_reply(),
+                Call::Reply if !closed && !broken => outbox.on_reply_queued(),
                 Call::Close if !peer_closed => outbox.queue_close(Sent::Close),
                 Call::PeerClose => {
                     peer_closed = true;
@@ -87,8 +86,7 @@ proptest! {
                             Step::AwaitRoom => { room -= 1; outbox.on_room(); }
                             Step::Give(item) => {
                                 prop_assert!(!broken);
-                                let heartbeat = matches!(item, Item::Reply | Item::Ping);
-                                if heartbeat && refusals > 0 {
+                                if item == Item::Ping && refusals > 0 {
                                     refusals -= 1;
                                     outbox.on_refused(item);
                                     continue;
@@ -96,7 +94,6 @@ proptest! {
                                 sent.push(match item {
                                     Item::Displaced => outbox.take_displaced().unwrap(),
                                     Item::Close => outbox.take_close().unwrap(),
-                                    Item::Reply => Sent::Reply,
                                     Item::Ping => Sent::Ping,
                                 });
                                 outbox.on_taken(item, item == Item::Displaced);
@@ -108,7 +105,7 @@ proptest! {
                             }
                             Step::Done => {
                                 prop_assert!(broken || !outbox.has_displaced());
-                                prop_assert!(!outbox.has_pending_writes() || outbox.has_heartbeat());
+                                prop_assert!(!outbox.has_pending_writes() || outbox.has_ping());
                                 prop_assert!(broken || !outbox.is_closing() || outbox.is_close_flushed());
                                 break;
                             }
@@ -130,10 +127,9 @@ proptest! {
 }
 
 #[test]
-fn a_ping_that_is_refused_twice_stays_and_a_reply_is_given_up() {
+fn a_ping_that_is_refused_twice_stays() {
     let mut outbox = Outbox::<Sent>::new();
     outbox.queue_ping();
-    outbox.queue_reply();
     outbox.begin_drain();
     let mut steps = Vec::new();
     loop {
@@ -150,12 +146,21 @@ fn a_ping_that_is_refused_twice_stays_and_a_reply_is_given_up() {
             Step::Done => break,
         }
     }
-    let given = |item| {
-        steps
-            .iter()
-            .filter(|&&step| step == Step::Give(item))
-            .count()
-    };
-    assert_eq!((given(Item::Reply), given(Item::Ping)), (2, 2), "{steps:?}");
-    assert!(outbox.has_ping() && !outbox.has_reply());
+    let given = steps
+        .iter()
+        .filter(|&&step| step == Step::Give(Item::Ping))
+        .count();
+    assert_eq!(given, 2, "{steps:?}");
+    assert!(outbox.has_ping());
+}
+
+/// The reply may have taken it, so the program's message waits behind the reply.
+#[test]
+fn a_queued_reply_takes_the_promised_place() {
+    let mut outbox = Outbox::<Sent>::new();
+    outbox.on_room();
+    assert!(outbox.has_place());
+    outbox.on_reply_queued();
+    assert!(!outbox.has_place());
+    assert!(outbox.has_unprompted_writes());
 }

@@ -1,0 +1,282 @@
+//! The layer between the guarded socket and the inner one, where messages serve as Ping and Pong frames.
+//!
+//! The functions of the program make and recognise these messages. The guarded socket above knows only
+//! pings, pongs, and what the socket below it has queued: it asks [`Heartbeats::ping`] for the ping to
+//! send, and [`Heartbeats::recognise`] which frame a received message stands for. Without functions, the
+//! layer passes everything on.
+//!
+//! A reply to the peer's ping waits here as a pong waits inside tungstenite. The guarded socket has it
+//! leave before it asks for room or flushes. The reply may take the place that the inner sink has
+//! promised, so the guarded socket does not rely on that promise once a reply is queued.
+
+use std::boxed::Box;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::{Stream, TryStream};
+use futures_util::sink::Sink;
+
+use crate::message::{Message, MessageKind};
+use crate::seed::PingId;
+
+/// An inner socket, and what its messages stand for.
+pub(super) struct Heartbeats<S: TryStream> {
+    socket: S,
+    /// `None` where only frames serve as heartbeat.
+    messages: Option<Box<Messages<S::Ok, S::Error>>>,
+}
+
+/// Makes the ping with this number.
+type MakePing<M> = Box<dyn FnMut(u64) -> M + Send + Sync>;
+
+/// Returns the number of the ping that a message answers, given that of the latest.
+type ReadPong<M> = Box<dyn FnMut(&M, u64) -> Option<u64> + Send + Sync>;
+
+/// Returns the reply to a ping of the peer.
+type MakeReply<M> = Box<dyn FnMut(&M) -> Option<M> + Send + Sync>;
+
+/// The messages that serve as heartbeat, in either direction.
+struct Messages<M, E> {
+    pings: Option<Pings<M>>,
+    make_reply: Option<MakeReply<M>>,
+    /// The reply that waits for room.
+    queued: Option<M>,
+    /// Why the inner sink last refused that reply.
+    refusal: Option<E>,
+    /// Why the inner sink did not take a reply that was given up, for the log.
+    given_up: Option<E>,
+    /// Whether a Close frame has passed, after which nothing may be sent.
+    closed: bool,
+}
+
+/// Our own pings, and their pongs.
+struct Pings<M> {
+    make: MakePing<M>,
+    read: ReadPong<M>,
+    /// How many were made.
+    count: u64,
+    latest: Option<PingId>,
+    /// Whether the latest has had no pong.
+    awaited: bool,
+}
+
+/// The frame that a message stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heartbeat {
+    Ping,
+    /// A pong, and the ping that it answers if that is the latest.
+    Pong(Option<PingId>),
+}
+
+impl<S: TryStream> Heartbeats<S> {
+    pub(super) fn new(socket: S) -> Self {
+        Self {
+            socket,
+            messages: None,
+        }
+    }
+
+    /// Sends what `make` returns in place of Ping frames. `read` returns which ping a message answers.
+    pub(super) fn set_pings(
+        &mut self,
+        make: impl FnMut(u64) -> S::Ok + Send + Sync + 'static,
+        read: impl FnMut(&S::Ok, u64) -> Option<u64> + Send + Sync + 'static,
+    ) {
+        self.messages_mut().pings = Some(Pings {
+            make: Box::new(make),
+            read: Box::new(read),
+            count: 0,
+            latest: None,
+            awaited: false,
+        });
+    }
+
+    /// Replies to the messages for which `make` returns a reply.
+    pub(super) fn set_reply(
+        &mut self,
+        make: impl FnMut(&S::Ok) -> Option<S::Ok> + Send + Sync + 'static,
+    ) {
+        self.messages_mut().make_reply = Some(Box::new(make));
+    }
+
+    fn messages_mut(&mut self) -> &mut Messages<S::Ok, S::Error> {
+        self.messages.get_or_insert_with(|| {
+            Box::new(Messages {
+                pings: None,
+                make_reply: None,
+                queued: None,
+                refusal: None,
+                given_up: None,
+                closed: false,
+            })
+        })
+    }
+
+    pub(super) fn get_ref(&self) -> &S {
+        &self.socket
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.socket
+    }
+
+    /// Whether a data message may stand for a frame.
+    #[inline]
+    pub(super) fn has_messages(&self) -> bool {
+        self.messages.is_some()
+    }
+
+    /// Why the inner sink did not take a reply, once.
+    pub(super) fn take_refusal(&mut self) -> Option<S::Error> {
+        self.messages.as_mut()?.given_up.take()
+    }
+}
+
+impl<S, M, E> Heartbeats<S>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+{
+    /// Returns the message to send as the ping `id`. A ping that was refused keeps its number.
+    pub(super) fn ping(&mut self, id: PingId) -> M {
+        let messages = self.messages.as_mut();
+        match messages.and_then(|messages| messages.pings.as_mut()) {
+            Some(pings) => pings.make(id),
+            None => M::ping(id.payload()),
+        }
+    }
+
+    /// Returns the frame that a received message stands for; `None` if it stands for itself. Queues the
+    /// reply to a ping.
+    pub(super) fn recognise(&mut self, message: &M) -> Option<Heartbeat> {
+        self.messages.as_mut()?.recognise(message)
+    }
+
+    #[inline]
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, E>>> {
+        Pin::new(&mut self.socket).poll_next(cx)
+    }
+
+    /// Asks the inner sink for room. A reply that is queued must leave first.
+    #[inline]
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Pin::new(&mut self.socket).poll_ready(cx)
+    }
+
+    #[inline]
+    pub(super) fn start_send(&mut self, message: M) -> Result<(), E> {
+        Pin::new(&mut self.socket).start_send(message)
+    }
+
+    /// Sends our Close frame, after which nothing may be sent.
+    pub(super) fn start_close(&mut self, frame: M) -> Result<(), E> {
+        if let Some(messages) = &mut self.messages {
+            messages.close();
+        }
+        self.start_send(frame)
+    }
+
+    /// Flushes the inner sink. A reply that is queued must leave first.
+    #[inline]
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    /// Gives the queued reply to the inner sink. A full buffer may refuse it and take it once it is
+    /// flushed, so there is a second try; a reply that is refused twice would be refused for ever, and
+    /// keep everything else waiting.
+    #[inline(never)]
+    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        let Some(messages) = &mut self.messages else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut socket = Pin::new(&mut self.socket);
+        while let Some(reply) = &messages.queued {
+            if messages.refusal.is_some() {
+                ready!(socket.as_mut().poll_flush(cx))?;
+            }
+            ready!(socket.as_mut().poll_ready(cx))?;
+            let given = socket.as_mut().start_send(reply.clone());
+            messages.on_given(given);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<M: Message, E> Messages<M, E> {
+    fn recognise(&mut self, message: &M) -> Option<Heartbeat> {
+        match message.kind() {
+            MessageKind::Data => {}
+            MessageKind::Close(_) => {
+                self.close();
+                return None;
+            }
+            MessageKind::Ping(_) | MessageKind::Pong(_) => return None,
+        }
+        let answered = self.pings.as_mut().and_then(|pings| pings.read(message));
+        // What is both is the pong while one is awaited.
+        let awaited = self.pings.as_ref().is_some_and(|pings| pings.awaited);
+        if answered.is_none() || !awaited {
+            if let Some(reply) = self.make_reply.as_mut().and_then(|make| make(message)) {
+                self.queue(reply);
+                return Some(Heartbeat::Ping);
+            }
+        }
+        let id = self.pings.as_mut()?.on_pong(answered?);
+        Some(Heartbeat::Pong(id))
+    }
+
+    /// Queues a reply, in place of one that still waits for room.
+    fn queue(&mut self, reply: M) {
+        if !self.closed {
+            self.queued = Some(reply);
+            self.refusal = None;
+        }
+    }
+
+    /// The inner sink was given the queued reply.
+    fn on_given(&mut self, given: Result<(), E>) {
+        match given {
+            Err(error) if self.refusal.is_none() => self.refusal = Some(error),
+            given => {
+                self.given_up = given.err().or(self.given_up.take());
+                self.queued = None;
+                self.refusal = None;
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.queued = None;
+    }
+}
+
+impl<M> Pings<M> {
+    fn make(&mut self, id: PingId) -> M {
+        if self.latest != Some(id) {
+            self.latest = Some(id);
+            self.count += 1;
+            self.awaited = true;
+        }
+        (self.make)(self.count)
+    }
+
+    /// Returns the number of the ping that the message answers.
+    fn read(&mut self, message: &M) -> Option<u64> {
+        (self.read)(message, self.count)
+    }
+
+    /// The ping with this number was answered. Returns its ID if it is the latest.
+    fn on_pong(&mut self, number: u64) -> Option<PingId> {
+        if number != self.count {
+            return None;
+        }
+        self.awaited = false;
+        self.latest
+    }
+}
