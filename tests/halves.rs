@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_util::sync::{PollSendError, PollSender};
@@ -95,32 +95,45 @@ async fn talk(round: u64, capacity: usize, pings: bool) {
         config.no_ping_interval()
     };
     let (near, far) = Ends::pair(capacity);
-    let (sending, reading) = wrap(config.build().unwrap(), near).split();
+    let socket = wrap(config.build().unwrap(), near);
+    let (sending, reading) = socket.with_text_heartbeat_replies("?", "!").split();
     let (far_sending, far_reading) = far.split();
+    let (far_has_read, far_reads) = oneshot::channel();
+    let draining = tokio::spawn(async move {
+        let mut far_reading = read(far_reading, Dice(round + 3)).await;
+        far_has_read.send(()).unwrap();
+        // A reply may come last.
+        while far_reading.next().await.is_some() {}
+    });
     let all = async {
         tokio::join!(
-            tokio::spawn(send(sending, Dice(round))),
+            tokio::spawn(send(sending, None, Dice(round))),
             tokio::spawn(read(reading, Dice(round + 1))),
-            tokio::spawn(send(far_sending, Dice(round + 2))),
-            tokio::spawn(read(far_reading, Dice(round + 3))),
+            tokio::spawn(send(far_sending, Some("?"), Dice(round + 2))),
+            far_reads,
         )
     };
-    let Ok((sending, reading, far_sending, far_reading)) =
+    let Ok((sending, reading, far_sending, far_has_read)) =
         timeout(Duration::from_secs(5), all).await
     else {
         panic!("hangs: round {round}, room for {capacity}, pings {pings}");
     };
     // None of them goes before all have what they waited for.
-    drop((sending.unwrap(), reading.unwrap()));
-    drop((far_sending.unwrap(), far_reading.unwrap()));
+    far_has_read.unwrap();
+    drop((sending.unwrap(), reading.unwrap(), far_sending.unwrap()));
+    draining.await.unwrap();
 }
 
-/// Sends numbers, some of them only fed.
+/// Sends numbers, some of them only fed, and `heartbeat` between some of them.
 async fn send<S: Sink<Message, Error: std::fmt::Debug> + Unpin>(
     mut socket: S,
+    heartbeat: Option<&str>,
     mut dice: Dice,
 ) -> S {
     for number in 0..MESSAGES {
+        if let Some(heartbeat) = heartbeat.filter(|_| dice.throw(4) == 0) {
+            socket.feed(Message::text(heartbeat)).await.unwrap();
+        }
         let message = Message::text(number.to_string());
         if dice.throw(3) == 0 {
             socket.feed(message).await.unwrap();
@@ -143,9 +156,13 @@ where
 {
     let mut expected = 0;
     while expected < MESSAGES {
-        if let Message::Text(number) = socket.next().await.unwrap().unwrap() {
-            assert_eq!(number.as_str(), expected.to_string());
-            expected += 1;
+        match socket.next().await.unwrap().unwrap() {
+            Message::Text(reply) if reply == "!" => {}
+            Message::Text(number) => {
+                assert_eq!(number.as_str(), expected.to_string());
+                expected += 1;
+            }
+            _ => {}
         }
         if dice.throw(20) == 0 {
             for _ in 0..dice.throw(30) {
