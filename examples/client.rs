@@ -5,7 +5,8 @@
 //! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example client -- --runtime tokio ws://127.0.0.1:8080
 //! ```
 //!
-//! `--runtime` is `tokio` (the default), `smol` or `async-std`. The last argument is the address of the
+//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--heartbeat` is `frame` (the default),
+//! `text`, `engine.io` or `phoenix`, for servers of these protocols. The last argument is the address of the
 //! server, here that of the command in the example `echo`; there is no TLS here.
 //!
 //! At the end of its input it closes the connection, drops what still comes, and ends with 0. So it does
@@ -31,7 +32,12 @@ use tungstenite::{Message, Utf8Bytes};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{Error, Meter, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime};
 
-const USAGE: &str = "usage: client [--runtime tokio|smol|async-std] ws://HOST:PORT/…";
+mod heartbeats;
+
+use heartbeats::Heartbeat;
+
+const USAGE: &str = "usage: client [--runtime tokio|smol|async-std] \
+                     [--heartbeat frame|text|engine.io|phoenix] ws://HOST:PORT/…";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args_os().skip(1)) {
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, config: TimeoutConfig) -> Result<(), Failure> {
     let Arguments {
         runtime,
+        heartbeat,
         address,
         request,
     } = arguments;
@@ -84,10 +91,10 @@ fn run(arguments: Arguments, config: TimeoutConfig) -> Result<(), Failure> {
         Runtime::Tokio => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?
-            .block_on(on_tokio(address, request, config, lines)),
-        Runtime::Smol => smol::block_on(on_smol(address, request, config, lines)),
+            .block_on(on_tokio(address, request, config, heartbeat, lines)),
+        Runtime::Smol => smol::block_on(on_smol(address, request, config, heartbeat, lines)),
         Runtime::AsyncStd => {
-            async_std::task::block_on(on_async_std(address, request, config, lines))
+            async_std::task::block_on(on_async_std(address, request, config, heartbeat, lines))
         }
     }
 }
@@ -100,6 +107,7 @@ async fn on_tokio(
     address: String,
     request: Request,
     config: TimeoutConfig,
+    heartbeat: Heartbeat,
     lines: Lines,
 ) -> Result<(), Failure> {
     let mut meter = Meter::default();
@@ -114,13 +122,14 @@ async fn on_tokio(
         Ok(socket)
     };
     let socket = runtime::tokio::open(config, handshake).await?;
-    converse(socket.with_meter(meter), lines).await
+    converse(heartbeat.at_client(socket.with_meter(meter)), lines).await
 }
 
 async fn on_smol(
     address: String,
     request: Request,
     config: TimeoutConfig,
+    heartbeat: Heartbeat,
     lines: Lines,
 ) -> Result<(), Failure> {
     let mut meter = Meter::default();
@@ -135,13 +144,14 @@ async fn on_smol(
         Ok(socket)
     };
     let socket = runtime::smol::open(config, handshake).await?;
-    converse(socket.with_meter(meter), lines).await
+    converse(heartbeat.at_client(socket.with_meter(meter)), lines).await
 }
 
 async fn on_async_std(
     address: String,
     request: Request,
     config: TimeoutConfig,
+    heartbeat: Heartbeat,
     lines: Lines,
 ) -> Result<(), Failure> {
     let mut meter = Meter::default();
@@ -156,7 +166,7 @@ async fn on_async_std(
         Ok(socket)
     };
     let socket = runtime::async_std::open(config, handshake).await?;
-    converse(socket.with_meter(meter), lines).await
+    converse(heartbeat.at_client(socket.with_meter(meter)), lines).await
 }
 
 /// Sends what is typed and prints what comes, until the connection ends.
@@ -249,6 +259,7 @@ impl From<io::Error> for Failure {
 
 struct Arguments {
     runtime: Runtime,
+    heartbeat: Heartbeat,
     /// Host and port, of the request.
     address: String,
     request: Request,
@@ -264,6 +275,7 @@ enum Runtime {
 impl Arguments {
     fn parse(given: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut runtime = Runtime::Tokio;
+        let mut heartbeat = Heartbeat::Frame;
         let mut url = None;
         let mut given = given.map(|text| text.to_string_lossy().into_owned());
         while let Some(argument) = given.next() {
@@ -271,6 +283,10 @@ impl Arguments {
                 "--runtime" => {
                     let name = given.next().ok_or("--runtime lacks its value")?;
                     runtime = Runtime::named(&name)?;
+                }
+                "--heartbeat" => {
+                    let name = given.next().ok_or("--heartbeat lacks its value")?;
+                    heartbeat = Heartbeat::named(&name)?;
                 }
                 flag if flag.starts_with('-') => return Err(format!("{flag} is no argument")),
                 _ if url.is_some() => return Err("there is more than one address".into()),
@@ -299,6 +315,7 @@ impl Arguments {
         let address = format!("{host}:{port}");
         Ok(Self {
             runtime,
+            heartbeat,
             address,
             request,
         })

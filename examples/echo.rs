@@ -6,7 +6,8 @@
 //!
 //! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--addr HOST:PORT` is where it listens, by
 //! default a free port of 127.0.0.1. `--heartbeat text` asks the peer with text messages, `ping` and
-//! `pong`, in place of frames. `--label NAME` names the connections in the log: `NAME-1`, `NAME-2` and so
+//! `pong`, in place of frames; `engine.io` and `phoenix` are the heartbeats of these protocols, so that
+//! their clients can connect. `--label NAME` names the connections in the log: `NAME-1`, `NAME-2` and so
 //! on. The example `client` is somebody to talk to.
 //!
 //! The first line on standard output tells the address, so that a script can wait for it. The log goes
@@ -28,8 +29,12 @@ use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{Error, Meter, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime};
 
+mod heartbeats;
+
+use heartbeats::Heartbeat;
+
 const USAGE: &str = "usage: echo [--runtime tokio|smol|async-std] [--addr HOST:PORT] \
-                     [--heartbeat frame|text] [--label NAME]";
+                     [--heartbeat frame|text|engine.io|phoenix] [--label NAME]";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args_os().skip(1)) {
@@ -92,7 +97,7 @@ fn run(arguments: Arguments, config: TimeoutConfig) -> io::Result<Infallible> {
 /// What all connections share.
 struct Server {
     config: Arc<TimeoutConfig>,
-    heartbeat: Asks,
+    heartbeat: Heartbeat,
     label: String,
     connections: AtomicU64,
 }
@@ -189,7 +194,7 @@ async fn converse<S, T>(
     opening: impl Future<Output = Result<TimeoutSocket<S, T>, Error<tungstenite::Error>>>,
     meter: Meter,
     label: String,
-    asks: Asks,
+    heartbeat: Heartbeat,
 ) where
     S: Stream<Item = tungstenite::Result<Message>>
         + Sink<Message, Error = tungstenite::Error>
@@ -197,11 +202,13 @@ async fn converse<S, T>(
     T: Timer + Unpin,
 {
     let mut socket = match opening.await {
-        Ok(socket) => socket.with_meter(meter).with_label(label.as_str()),
+        Ok(socket) => heartbeat.at_server(socket.with_meter(meter).with_label(label.as_str())),
         Err(error) => return log::info!("{label}: the handshake failed: {error}"),
     };
-    if let Asks::ByText = asks {
-        socket = socket.with_text_heartbeat("ping", "pong");
+    if let Some(greeting) = heartbeat.greeting(socket.config()) {
+        if let Err(error) = socket.send(greeting).await {
+            log::debug!("{label}: not greeted: {error}");
+        }
     }
     while let Some(Ok(message)) = socket.next().await {
         if matches!(message, Message::Text(_) | Message::Binary(_)) {
@@ -217,7 +224,7 @@ async fn converse<S, T>(
 struct Arguments {
     runtime: Runtime,
     address: String,
-    heartbeat: Asks,
+    heartbeat: Heartbeat,
     label: String,
 }
 
@@ -228,19 +235,12 @@ enum Runtime {
     AsyncStd,
 }
 
-/// How the peer is asked for a sign of life.
-#[derive(Clone, Copy)]
-enum Asks {
-    ByFrame,
-    ByText,
-}
-
 impl Arguments {
     fn parse(given: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut arguments = Self {
             runtime: Runtime::Tokio,
             address: "127.0.0.1:0".into(),
-            heartbeat: Asks::ByFrame,
+            heartbeat: Heartbeat::Frame,
             label: "echo".into(),
         };
         let mut given = given.map(|text| text.to_string_lossy().into_owned());
@@ -253,7 +253,7 @@ impl Arguments {
             match flag.as_str() {
                 "--runtime" => arguments.runtime = Runtime::named(&value()?)?,
                 "--addr" => arguments.address = host_and_port(value()?)?,
-                "--heartbeat" => arguments.heartbeat = Asks::named(&value()?)?,
+                "--heartbeat" => arguments.heartbeat = Heartbeat::named(&value()?)?,
                 "--label" => arguments.label = value()?,
                 _ => return Err(format!("{flag} is no argument")),
             }
@@ -280,16 +280,6 @@ impl Runtime {
             _ => Err(format!(
                 "--runtime is {name:?}, expected tokio, smol or async-std"
             )),
-        }
-    }
-}
-
-impl Asks {
-    fn named(name: &str) -> Result<Self, String> {
-        match name {
-            "frame" => Ok(Self::ByFrame),
-            "text" => Ok(Self::ByText),
-            _ => Err(format!("--heartbeat is {name:?}, expected frame or text")),
         }
     }
 }

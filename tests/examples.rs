@@ -94,6 +94,35 @@ fn echo_with_a_text_heartbeat_asks_in_text_and_keeps_the_answer_to_itself() {
 }
 
 #[test]
+fn echo_repeats_the_reference_of_a_phoenix_heartbeat() {
+    let echo = Server::start("echo", &["--heartbeat", "phoenix"], &[]);
+    let mut socket = echo.connect();
+    for reference in ["1", "2"] {
+        let ping = format!(r#"[null,"{reference}","phoenix","heartbeat",{{}}]"#);
+        socket.send(Message::text(ping)).unwrap();
+        let pong = socket.read().unwrap();
+        let pong: [serde_json::Value; 5] = serde_json::from_str(pong.to_text().unwrap()).unwrap();
+        assert_eq!(pong[1..4], [reference, "phoenix", "phx_reply"]);
+    }
+    let message = Message::text(r#"[null,"3","room","say",{"text":"phoenix"}]"#);
+    socket.send(message.clone()).unwrap();
+    assert_eq!(socket.read().unwrap(), message);
+}
+
+#[test]
+fn echo_greets_an_engine_io_client_and_asks_it() {
+    let often = [("WS_PING_INTERVAL", "0.1"), ("WS_JITTER", "0")];
+    let echo = Server::start("echo", &["--heartbeat", "engine.io"], &often);
+    let mut socket = echo.connect();
+    let greeting = socket.read().unwrap();
+    assert!(greeting.to_text().unwrap().starts_with("0{"), "{greeting}");
+    for _ in 0..3 {
+        assert_eq!(socket.read().unwrap(), Message::text("2"));
+        socket.send(Message::text("3")).unwrap();
+    }
+}
+
+#[test]
 fn echo_lets_go_of_a_silent_client_and_logs_why_under_its_label() {
     let short = [("WS_PING_INTERVAL", "0.1"), ("WS_PONG_TIMEOUT", "0.3")];
     for runtime in RUNTIMES {
