@@ -58,7 +58,8 @@ where
                 Step::AwaitRoom => ready!(self.poll_room(cx)).map_err(WriteError::Broken)?,
                 Step::Give(item) => self.give(item)?,
                 Step::Flush => {
-                    ready!(self.poll_flush(cx)).map_err(WriteError::Broken)?;
+                    ready!(self.poll_reply(cx)).map_err(WriteError::Broken)?;
+                    ready!(self.poll_flush_inner(cx)).map_err(WriteError::Broken)?;
                     let left = self.outbox.on_flushed();
                     has_left |= left != Buffered::default();
                     self.on_flushed(now, left);
@@ -126,12 +127,6 @@ where
     fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
         ready!(self.poll_reply(cx))?;
         self.poll_room_inner(cx)
-    }
-
-    /// Waits until the inner sink is flushed, and with it that reply.
-    fn poll_flush(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
-        ready!(self.poll_reply(cx))?;
-        self.poll_flush_inner(cx)
     }
 
     /// Waits until the inner sink has taken that reply.
