@@ -8,7 +8,6 @@ use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::TimeoutSocket;
-use super::heartbeat::Heartbeats;
 use super::output::WriteError;
 use crate::error::Error;
 use crate::message::{Message, MessageKind};
@@ -24,10 +23,7 @@ where
     /// Records a message, if that is all there is to do. Returns whether it did.
     #[inline]
     pub(super) fn try_recv_fast(&mut self, message: &M) -> bool {
-        if self.needs_poll
-            || self.inner.as_ref().is_some_and(Heartbeats::has_messages)
-            || !matches!(message.kind(), MessageKind::Data)
-        {
+        if self.needs_poll || self.has_heartbeat || !matches!(message.kind(), MessageKind::Data) {
             return false;
         }
         let now = self.alarm.now();

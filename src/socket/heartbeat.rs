@@ -124,12 +124,6 @@ impl<S: TryStream> Heartbeats<S> {
         self.socket
     }
 
-    /// Whether a data message may stand for a frame.
-    #[inline]
-    pub(super) fn has_messages(&self) -> bool {
-        self.messages.is_some()
-    }
-
     /// Why the inner sink did not take a reply, once.
     pub(super) fn take_refusal(&mut self) -> Option<S::Error> {
         self.messages.as_mut()?.given_up.take()

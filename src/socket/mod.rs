@@ -108,6 +108,8 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     teardown: Teardown<S::Error>,
     /// Whether the next pass must poll the policy. See the table in [`drive`].
     needs_poll: bool,
+    /// Whether data messages may serve as heartbeat.
+    has_heartbeat: bool,
     /// How many messages this turn of the task may still read, or 0 if it must not.
     reads_left: u8,
     /// Whether the inner stream has ended. What was written before may still have to leave.
@@ -168,6 +170,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             outbox: Outbox::new(),
             teardown: Teardown::new(),
             needs_poll: true,
+            has_heartbeat: false,
             reads_left: MAX_MESSAGES_PER_TURN,
             read_eof: false,
             shuts_down: false,

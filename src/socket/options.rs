@@ -161,6 +161,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         if let Some(inner) = &mut self.inner {
             inner.set_pings(ping, pong);
         }
+        self.has_heartbeat = true;
         self
     }
 
@@ -220,6 +221,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         if let Some(inner) = &mut self.inner {
             inner.set_reply(reply);
         }
+        self.has_heartbeat = true;
         self
     }
 
