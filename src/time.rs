@@ -158,6 +158,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_instant_reads_as_the_time_since_the_origin() {
+        let at = Timestamp::from_millis(1500);
+        assert_eq!(std::format!("{at} {at:?}"), "1.5s Timestamp(1.5s)");
+    }
+
+    /// A second is the shortest length that is rounded to milliseconds.
+    #[test]
+    fn lengths_for_a_log_are_rounded_down() {
+        for (nanos, rounded) in [
+            (1999, 1000),
+            (999_999_999, 999_999_000),
+            (1_000_999_999, 1_000_000_000),
+            (61_234_567_890, 61_234_000_000),
+        ] {
+            let length = brief(Duration::from_nanos(nanos));
+            assert_eq!(length, Duration::from_nanos(rounded));
+        }
+    }
+
+    #[test]
     fn a_length_past_the_last_nanosecond_saturates() {
         let longest = Duration::from_nanos(u64::MAX);
         let nano = Duration::from_nanos(1);

@@ -286,14 +286,13 @@ impl State {
         if self.cold_armed {
             self.partial = 0;
             self.receive_by = None;
-            self.cold_armed = self.cold_clock_may_run();
+            self.cold_armed = self.another_cold_clock_may_run();
         }
     }
 
-    /// Whether any field behind `cold_armed` could hold a deadline.
-    fn cold_clock_may_run(&self) -> bool {
-        self.partial > 0
-            || self.probe_by.is_some()
+    /// Whether any field behind `cold_armed` but the receive clock could hold a deadline.
+    fn another_cold_clock_may_run(&self) -> bool {
+        self.probe_by.is_some()
             || self.close_at.is_some()
             || self.grace.is_some()
             || self.flooded
@@ -508,6 +507,28 @@ mod tests {
             let mut policy = TimeoutPolicy::new(&config, 1, at(0));
             spoil(&mut policy.state);
             assert_eq!(policy.poll(at(millis)), expected);
+        }
+    }
+
+    /// Once a message is whole, the next one takes the short way again, unless another clock may run.
+    #[test]
+    fn the_rare_clocks_are_armed_no_longer_than_one_may_run() {
+        let at = Timestamp::from_secs;
+        let config = TimeoutConfig::default();
+        let within = core::time::Duration::from_secs(60);
+        for (event, stays_armed) in [
+            (Event::Tick, false),
+            (Event::Probe { within }, true),
+            (Event::Drain { within }, true),
+        ] {
+            let mut policy = TimeoutPolicy::new(&config, 1, at(0));
+            assert!(policy.state.is_plain());
+            policy.observe(at(1), event);
+            policy.observe(at(1), Event::RecvPartial { total: 9 });
+            assert!(!policy.state.is_plain());
+            // What is heard answers a probe, whose ping is still due.
+            policy.observe(at(2), Event::Recv);
+            assert_eq!(policy.state.is_plain(), !stays_armed, "{event:?}");
         }
     }
 
