@@ -34,7 +34,8 @@ pub enum Event {
     Ping,
     /// A pong was received. `None` if its payload is not a [`PingId`].
     ///
-    /// `max_ping_rate` does not limit pongs. A driver may observe one that answers no ping as [`Ping`](Self::Ping), as the socket does.
+    /// `max_ping_rate` does not limit pongs. A driver may observe one that answers no ping as
+    /// [`Ping`](Self::Ping), as the socket does.
     Pong(Option<PingId>),
     /// A write is waiting for the transport. Starts the `message_timeout` timer, unless it is
     /// running.
