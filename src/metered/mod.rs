@@ -44,7 +44,8 @@ use records::Records;
 ///
 /// Where the second cannot be put, as in a `connect` that does TLS by itself, one below TLS does everything
 /// but `min_data_rate` for messages that arrive: records of TLS that are no message are not taken for one.
-/// One above TLS alone works too, but does not see a record before it is whole, and cannot ask the kernel.
+/// Do not put one above TLS alone: it does not see a record of 16 KiB before it is whole, so a peer that
+/// needs half a minute for one is cut off.
 ///
 /// # Accuracy
 ///
