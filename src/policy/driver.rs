@@ -75,13 +75,13 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     /// The ID of the latest ping that was asked for.
-    pub(crate) fn latest_ping(&self) -> Option<PingId> {
-        (self.state.pings > 0).then(|| self.state.latest_ping())
+    pub(crate) fn latest_ping(&self) -> PingId {
+        self.state.latest_ping()
     }
 
     /// Whether a pong with this ID would be the first of the latest ping.
     pub(crate) fn awaits_pong(&self, id: PingId) -> bool {
-        self.state.pong_awaited && self.latest_ping() == Some(id)
+        self.state.pong_awaited && self.latest_ping() == id
     }
 
     /// Whether the write clock runs.

@@ -95,7 +95,7 @@ where
     }
 
     fn ping(&mut self) -> Option<M> {
-        let id = self.policy.latest_ping()?;
+        let id = self.policy.latest_ping();
         Some(self.inner.as_mut()?.ping(id))
     }
 
@@ -209,8 +209,8 @@ where
             self.observe(now, Event::Flushed);
         }
         // If the latest ping still waits, it was an earlier one that left.
-        let latest = self.policy.latest_ping();
-        if let Some(id) = latest.filter(|_| left.ping && !self.outbox.has_ping()) {
+        if left.ping && !self.outbox.has_ping() {
+            let id = self.policy.latest_ping();
             self.observe(now, Event::PingSent(id));
             report::ping(self.label_or_dash(), id);
         }
