@@ -13,6 +13,8 @@
 #[cfg(target_os = "linux")]
 mod blackhole;
 #[cfg(target_os = "linux")]
+mod churn;
+#[cfg(target_os = "linux")]
 mod crowd;
 mod ends;
 #[cfg(unix)]
