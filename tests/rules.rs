@@ -645,6 +645,40 @@ fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
     assert_eq!(shared.world().alarm, Some(11_500 * MS));
 }
 
+#[test]
+fn rule_7_a_send_in_a_grace_brings_the_alarm_nearer() {
+    let shared = Shared::default();
+    let config = off().idle_timeout(SECOND).stall_tolerance(3 * SECOND);
+    let mut socket = shared.socket(config.idle_scope(IdleScope::Messages));
+    waits(&mut socket);
+    shared.at(10 * SECOND);
+    waits(&mut socket);
+    assert_eq!(shared.world().alarm, Some(13 * SECOND));
+    shared.at(10_500 * MS);
+    socket.send(data()).now_or_never().unwrap().unwrap();
+    waits(&mut socket);
+    assert_eq!(shared.world().alarm, Some(11_500 * MS));
+}
+
+/// By then the next ping is due, and no alarm is set for it.
+#[test]
+fn rule_7_a_message_that_answers_a_ping_late_asks_for_the_next() {
+    let shared = Shared::default();
+    let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    for second in 1..=2 {
+        shared.at(second * SECOND);
+        waits(&mut socket);
+    }
+    assert_eq!(shared.world().alarm, Some(11 * SECOND));
+    shared.at(3 * SECOND);
+    shared.world().incoming.push_back(data());
+    assert!(socket.next().now_or_never().is_some());
+    assert_eq!(socket.status().pings_sent, 2);
+    assert_eq!(shared.world().sent.len(), 2);
+}
+
 /// The alarm is set once a ping: when that goes out, to what the answer will leave.
 #[test]
 fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
