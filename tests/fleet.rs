@@ -238,6 +238,12 @@ fn a_slot_is_used_again_under_another_key() {
     assert_eq!(first.index(), second.index());
     assert_ne!(first, second);
     assert!(!fleet.contains(first) && fleet.contains(second));
+    let third = fleet.insert(&config, 0, secs(0));
+    assert_eq!([second, third].map(|key| key.index()), [0, 1]);
+    assert_eq!(
+        format!("{fleet:?}"),
+        "Fleet { now: Timestamp(0ns), len: 2, .. }"
+    );
 }
 
 #[test]
