@@ -7,6 +7,9 @@
 use std::io;
 use std::task::Poll;
 
+#[cfg(unix)]
+use rustix::net::{RecvFlags, SendFlags};
+
 /// The socket under a transport.
 #[cfg(unix)]
 pub(super) struct Kernel<IO> {
@@ -30,21 +33,18 @@ impl<IO: std::os::fd::AsFd> Kernel<IO> {
 impl<IO> Kernel<IO> {
     /// Reads what has arrived. `Pending` if nothing has.
     pub(super) fn recv(&self, io: &IO, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        use rustix::net::{RecvFlags, recv};
-
         if buf.is_empty() {
             return Poll::Pending;
         }
-        let received = recv((self.fd)(io), buf, RecvFlags::DONTWAIT);
-        unless_it_would_block(received.map(|(_, bytes)| bytes))
+        unless_it_would_block(|| {
+            let received = rustix::net::recv((self.fd)(io), &mut *buf, RecvFlags::DONTWAIT);
+            received.map(|(_, bytes)| bytes)
+        })
     }
 
     /// Writes what there is room for. `Pending` if there is none.
     pub(super) fn send(&self, io: &IO, buf: &[u8]) -> Poll<io::Result<usize>> {
-        use rustix::net::{SendFlags, send};
-
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        unless_it_would_block(send((self.fd)(io), buf, flags))
+        unless_it_would_block(|| rustix::net::send((self.fd)(io), buf, SEND))
     }
 
     /// How many bytes have arrived and are not read.
@@ -54,10 +54,22 @@ impl<IO> Kernel<IO> {
     }
 }
 
+/// A peer that is gone is an error, and no signal. Where there is no such flag, the sockets of std and of
+/// the runtimes are set up that way.
+#[cfg(all(
+    unix,
+    not(any(target_vendor = "apple", target_os = "redox", target_os = "vita"))
+))]
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(any(target_vendor = "apple", target_os = "redox", target_os = "vita"))]
+const SEND: SendFlags = SendFlags::DONTWAIT;
+
 #[cfg(unix)]
-fn unless_it_would_block(done: rustix::io::Result<usize>) -> Poll<io::Result<usize>> {
-    match done {
-        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Poll::Pending,
+fn unless_it_would_block(
+    mut call: impl FnMut() -> rustix::io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    match rustix::io::retry_on_intr(&mut call) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Poll::Pending,
         done => Poll::Ready(done.map_err(io::Error::from)),
     }
 }

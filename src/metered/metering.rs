@@ -43,6 +43,7 @@ impl Metering {
             meter,
         };
         this.whole_message();
+        this.meter.set(flag::USED);
         this
     }
 
@@ -85,6 +86,9 @@ impl Metering {
     /// of life, as a pong is.
     pub(crate) fn news(&mut self) -> Option<Event> {
         let total = self.total();
+        if total == 0 {
+            self.began = self.count();
+        }
         let moved = total != self.partial;
         let heard = self.is_tls() && self.read() != self.heard;
         self.partial = total;
@@ -97,15 +101,16 @@ impl Metering {
         }
     }
 
-    /// Bytes of the message that is not whole. Below TLS alone it is not known where a message begins: what
-    /// counts then is the record that is not whole.
+    /// Bytes of the message that is not whole. Below TLS alone it is not known where a message begins: then
+    /// one has begun while a record is not whole.
     fn total(&self) -> usize {
         let counted = self.count().wrapping_sub(self.began);
         let incomplete = self.meter.counts.incomplete.load(Ordering::Relaxed);
         match (self.is_tls(), self.meter.has(flag::PLAINTEXT)) {
             (false, _) => counted,
             (true, true) => counted.wrapping_add(incomplete),
-            (true, false) => incomplete,
+            (true, false) if incomplete == 0 => 0,
+            (true, false) => counted,
         }
     }
 
@@ -142,7 +147,7 @@ impl Metering {
 
     /// Has the tries from now on, `at` or later, ask the kernel, or no longer. Forgets the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
-        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED;
+        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::USED;
         let asking = if at.is_some() { flag::ASKING } else { 0 };
         let flags = (self.meter.flags() & lasting) | asking;
         self.meter.counts.flags.store(flags, Ordering::Relaxed);

@@ -7,7 +7,7 @@ mod records;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use kernel::Kernel;
@@ -44,6 +44,9 @@ use records::Records;
 ///
 /// Where the second cannot be put, as in a `connect` that does TLS by itself, one below TLS does everything
 /// but `min_data_rate` for messages that arrive: records of TLS that are no message are not taken for one.
+/// That the connection is TLS shows in the first byte. What passes before that, such as the answer to
+/// `CONNECT` or the header of a proxy, must not be read together with it.
+///
 /// Do not put one above TLS alone: it does not see a record of 16 KiB before it is whole, so a peer that
 /// needs half a minute for one is cut off.
 ///
@@ -91,27 +94,29 @@ struct Counts {
     /// Bytes of a TLS record that is not whole.
     incomplete: AtomicUsize,
     /// See [`flag`].
-    flags: AtomicU8,
+    flags: AtomicU16,
 }
 
 /// What the guarded socket and the transport tell each other.
 mod flag {
     /// The transport is a socket.
-    pub(super) const CAN_ASK: u8 = 1;
+    pub(super) const CAN_ASK: u16 = 1;
     /// The kernel is to be asked where the runtime has nothing.
-    pub(super) const ASKING: u8 = 1 << 1;
+    pub(super) const ASKING: u16 = 1 << 1;
     /// Everything is read that had arrived when this was asked.
-    pub(super) const NO_INPUT: u8 = 1 << 2;
+    pub(super) const NO_INPUT: u16 = 1 << 2;
     /// The kernel takes nothing more.
-    pub(super) const NO_ROOM: u8 = 1 << 3;
+    pub(super) const NO_ROOM: u16 = 1 << 3;
     /// `Metered::backlog_end` is known.
-    pub(super) const BACKLOG: u8 = 1 << 4;
+    pub(super) const BACKLOG: u16 = 1 << 4;
     /// The connection is a TLS connection.
-    pub(super) const TLS: u8 = 1 << 5;
+    pub(super) const TLS: u16 = 1 << 5;
     /// Its plaintext is metered.
-    pub(super) const PLAINTEXT: u8 = 1 << 6;
+    pub(super) const PLAINTEXT: u16 = 1 << 6;
     /// The last read was put off to let other tasks run.
-    pub(super) const YIELDED: u8 = 1 << 7;
+    pub(super) const YIELDED: u16 = 1 << 7;
+    /// A socket counts with this, and so can tell a yield from silence.
+    pub(super) const USED: u16 = 1 << 8;
 }
 
 impl<IO> Metered<IO> {
@@ -193,13 +198,13 @@ impl<IO> Metered<IO> {
     /// Returns whether to read: `Pending` is a yield, after which the task is polled again at once.
     #[inline]
     fn poll_may_read(&mut self, cx: &Context<'_>) -> Poll<()> {
-        const SIZED: u8 = flag::ASKING | flag::BACKLOG;
+        const SIZED: u16 = flag::ASKING | flag::BACKLOG;
         let flags = self.meter.flags();
         // The library above reads on only once it has handed on everything that came before.
         if flags & SIZED == SIZED && self.meter.counts.has_read(self.backlog_end) {
             self.meter.set(flag::NO_INPUT);
         }
-        if self.reads_in_turn >= MAX_READS_PER_TURN {
+        if self.reads_in_turn >= MAX_READS_PER_TURN && flags & flag::USED != 0 {
             self.reads_in_turn = 0;
             self.meter.set(flag::YIELDED);
             cx.waker().wake_by_ref();
@@ -217,9 +222,10 @@ impl<IO> Metered<IO> {
         match &mut self.layer {
             Layer::Plaintext => add(&counts.plaintext, bytes.len()),
             Layer::Transport(records) => {
-                self.reads_in_turn += 1;
+                self.reads_in_turn = self.reads_in_turn.saturating_add(1);
                 add(&counts.read, bytes.len());
-                records.pass(bytes);
+                let begins = self.meter.flags() & flag::USED == 0;
+                records.pass(bytes, begins);
                 if let Some(incomplete) = records.incomplete() {
                     counts.incomplete.store(incomplete, Ordering::Relaxed);
                     self.meter.set(flag::TLS);
@@ -250,8 +256,7 @@ impl<IO> Metered<IO> {
 
     /// A read of which the runtime said `Pending`, once more.
     fn ask_read(&mut self, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
-        self.reads_in_turn = 0;
-        match &self.kernel {
+        let read = match &self.kernel {
             Some(kernel) if self.meter.is_asking() => {
                 let read = kernel.recv(&self.io, buf);
                 if read.is_pending() {
@@ -260,7 +265,11 @@ impl<IO> Metered<IO> {
                 read
             }
             _ => Poll::Pending,
+        };
+        if read.is_pending() {
+            self.reads_in_turn = 0;
         }
+        read
     }
 
     /// A write of which the runtime said `Pending`, once more.
@@ -305,23 +314,23 @@ impl Meter {
     }
 
     #[inline]
-    fn flags(&self) -> u8 {
+    fn flags(&self) -> u16 {
         self.counts.flags.load(Ordering::Relaxed)
     }
 
     #[inline]
-    fn has(&self, flag: u8) -> bool {
+    fn has(&self, flag: u16) -> bool {
         self.flags() & flag != 0
     }
 
-    fn set(&self, flag: u8) {
+    fn set(&self, flag: u16) {
         let flags = self.flags();
         if flags & flag != flag {
             self.counts.flags.store(flags | flag, Ordering::Relaxed);
         }
     }
 
-    fn clear(&self, flag: u8) {
+    fn clear(&self, flag: u16) {
         let flags = self.flags() & !flag;
         self.counts.flags.store(flags, Ordering::Relaxed);
     }

@@ -26,20 +26,21 @@ pub(super) struct Record {
 }
 
 impl Records {
-    /// Notes bytes that pass.
+    /// Notes bytes that pass. While the connection `begins`, TLS may follow something else, such as the
+    /// answer to `CONNECT`, if it comes with a read of its own.
     #[inline]
-    pub(super) fn pass(&mut self, bytes: &[u8]) {
+    pub(super) fn pass(&mut self, bytes: &[u8], begins: bool) {
         match self {
-            Self::Plain => {}
             Self::Tls(record) => record.pass(bytes),
-            Self::NothingYet => match bytes.first() {
-                None => {}
-                Some(&HANDSHAKE) => {
+            Self::Plain if !begins => {}
+            Self::Plain | Self::NothingYet => match bytes {
+                [] => {}
+                [HANDSHAKE, ..] => {
                     let mut record = Record::default();
                     record.pass(bytes);
                     *self = Self::Tls(record);
                 }
-                Some(_) => *self = Self::Plain,
+                _ => *self = Self::Plain,
             },
         }
     }
@@ -104,7 +105,7 @@ mod tests {
             let mut records = Records::default();
             let mut passed = 0;
             for bytes in stream.chunks(piece) {
-                records.pass(bytes);
+                records.pass(bytes, false);
                 passed += bytes.len();
                 let whole = wholes.iter().filter(|&&whole| whole <= passed).max();
                 let expected = passed - whole.unwrap_or(&0);
@@ -114,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_of_http_is_not_tls() {
+    fn what_follows_a_handshake_of_http_is_not_tls() {
         for first in [&b"GET / HTTP/1.1"[..], b"HTTP/1.1 101"] {
             let mut records = Records::default();
-            records.pass(b"");
-            records.pass(first);
-            records.pass(&record(HANDSHAKE, 300)[..100]);
+            records.pass(b"", true);
+            records.pass(first, true);
+            records.pass(&record(HANDSHAKE, 300)[..100], false);
             assert_eq!(records.incomplete(), None);
         }
     }

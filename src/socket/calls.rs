@@ -245,7 +245,9 @@ where
         };
         let now = self.alarm.now();
         let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
-        if drained && deadline <= now && self.alarm.timer().has_budget() {
+        // While nothing is read, nothing can be received.
+        let choked = self.outbox.is_choked();
+        if deadline <= now && (choked || (drained && self.alarm.timer().has_budget())) {
             return true;
         }
         let turn = self.alarm.next_turn(now);

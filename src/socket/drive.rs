@@ -40,7 +40,6 @@ use super::fairness::MAX_MESSAGES_PER_TURN;
 use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::Message;
-use crate::metered::Metering;
 use crate::policy::Decision;
 use crate::report;
 use crate::time::{Timestamp, earlier};
@@ -116,7 +115,7 @@ where
                         || self.outbox.has_unprompted_writes()
                     {
                         self.flush_before_deciding(now, cx);
-                        self.advance_horizon(false);
+                        self.advance_horizon(now, false);
                         self.poll_policy(now, cx);
                     }
                     if forward {
@@ -159,9 +158,8 @@ where
 
     /// Steps 3 to 6 of a pass that found nothing to read.
     fn on_input_drained(&mut self, cx: &mut Context<'_>) {
-        let news = self.metering().and_then(Metering::news);
         let nothing_waits = !self.alarm.has_fired() && !self.outbox.has_pending_writes();
-        if !self.needs_poll && news.is_none() && nothing_waits {
+        if !self.needs_poll && nothing_waits && !self.has_partial_news() {
             return;
         }
         let now = self.alarm.now();
@@ -170,12 +168,10 @@ where
             self.alarm.consume_fire();
             self.probe_after_suspension(now);
         }
-        if let Some(event) = news {
-            self.observe(now, event);
-        }
+        self.observe_news(now);
         self.flush_before_deciding(now, cx);
         if self.needs_poll {
-            self.advance_horizon(drained);
+            self.advance_horizon(now, drained);
             self.poll_policy(now, cx);
         }
     }
@@ -204,7 +200,7 @@ where
                 if want == Want::Room || done.is_ready() {
                     self.flush_before_deciding(now, cx);
                 }
-                self.advance_horizon(false);
+                self.advance_horizon(now, false);
                 self.poll_policy(now, cx);
             }
             match (done, want) {

@@ -96,10 +96,11 @@ where
     /// which can overtake the Close frame.
     fn discard_unread(&mut self) {
         const MOST: usize = 64;
-        let Some(inner) = &mut self.inner else { return };
         let cx = &mut Context::from_waker(Waker::noop());
         for _ in 0..MOST {
-            if !matches!(inner.poll_next(cx), Poll::Ready(Some(Ok(_)))) {
+            let Some(inner) = &mut self.inner else { return };
+            let read = inner.poll_next(cx);
+            if !matches!(read, Poll::Ready(Some(Ok(_)))) && !self.has_yielded() {
                 break;
             }
         }

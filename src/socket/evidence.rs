@@ -11,7 +11,7 @@ use futures_core::TryStream;
 
 use super::TimeoutSocket;
 use crate::message::Message;
-use crate::metered::Answers;
+use crate::metered::{Answers, Metering};
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
@@ -53,16 +53,24 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         }
     }
 
+    /// Reports bytes that have come of a message that is not whole.
+    pub(super) fn observe_news(&mut self, now: Timestamp) {
+        if let Some(event) = self.metering().and_then(Metering::news) {
+            self.observe(now, event);
+        }
+    }
+
     /// Moves the horizon after a pass that tried every write, and if `drained` a read that found nothing.
     ///
     /// The alarm proves nothing if the runtime has stopped the task: tokio answers `Pending` to everything
     /// once a task has done much in one turn.
-    pub(super) fn advance_horizon(&mut self, drained: bool) {
+    pub(super) fn advance_horizon(&mut self, now: Timestamp, drained: bool) {
         let writes = self.outbox.has_pending_writes() || self.policy.write_clock_runs();
         if let Some(metering) = self.metering() {
             let asked = metering.asked();
             let Answers { no_input, no_room } = metering.answers();
             if no_input {
+                self.observe_news(now);
                 self.horizon.read = self.horizon.read.max(asked);
             }
             if no_room || !writes {

@@ -34,8 +34,12 @@ where
             let now = self.alarm.now();
             self.flush_before_deciding(now, cx);
             if self.needs_poll || self.clock_has_reached_alarm(now) {
-                self.advance_horizon(false);
+                self.advance_horizon(now, false);
                 self.poll_policy(now, cx);
+            }
+            // To judge a peer by its silence, what it has sent must be read.
+            if self.policy.peer_deadline_has_expired(now) {
+                self.outbox.forget_owed();
             }
             if self.outbox.is_choked() && self.inner.is_some() {
                 return Poll::Pending;
@@ -50,7 +54,8 @@ where
 
     /// Whether the transport has put off the last read to let other tasks run. Then the task is woken.
     pub(super) fn has_yielded(&mut self) -> bool {
+        let read_eof = self.read_eof;
         self.metering()
-            .is_some_and(|metering| metering.has_yielded())
+            .is_some_and(|metering| metering.has_yielded() && !read_eof)
     }
 }

@@ -81,7 +81,8 @@ where
                 self.observe(now, Event::Ping);
                 self.outbox.on_reply_queued();
             }
-            Heartbeat::Pong(id) => self.on_pong(now, id),
+            Heartbeat::Pong(Some(id)) if self.policy.awaits_pong(id) => self.on_pong(now, Some(id)),
+            Heartbeat::Pong(_) => self.observe(now, Event::Ping),
         }
     }
 

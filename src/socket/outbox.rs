@@ -231,6 +231,18 @@ impl<M> Outbox<M> {
         self.owed = self.owed.saturating_add(MOST_OF_A_HEADER + payload);
     }
 
+    /// The transport has taken so many bytes of what the sink inside has buffered.
+    pub(super) fn on_progress(&mut self, bytes: u64) {
+        self.owed = self
+            .owed
+            .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    /// Has as much be read again of a peer that does not read.
+    pub(super) fn forget_owed(&mut self) {
+        self.owed = 0;
+    }
+
     /// The layer below has queued a reply, which may take the place that the sink inside has promised.
     pub(super) fn on_reply_queued(&mut self) {
         self.inner_ready = false;

@@ -225,6 +225,7 @@ where
     fn on_write_pending(&mut self, now: Timestamp, message_waits: bool) {
         let bytes = self.metering().map_or(0, Metering::progress);
         if bytes > 0 {
+            self.outbox.on_progress(bytes);
             self.observe(now, Event::SendProgress { bytes });
         }
         // A ping that waits alone has a deadline of its own.
