@@ -3,20 +3,23 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::off;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, advance};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message, WebSocket};
+use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, wrap};
 use ws_timeout::{
     CloseReason, Error, Metered, PongEvidence, TimeoutConfigBuilder, TimeoutSocket, Verdict,
@@ -105,7 +108,8 @@ async fn pair(
     server.set_nonblocking(true).unwrap();
     let transport = Metered::socket(unaware(server));
     let meter = transport.meter();
-    let server = WebSocketStream::from_raw_socket(transport, Role::Server, None).await;
+    let server =
+        WebSocketStream::from_raw_socket(transport, Role::Server, Some(tungstenite_config())).await;
     let client = WebSocket::from_raw_socket(client, Role::Client, None);
     let config = config.build().unwrap();
     (wrap(config, server).with_meter(meter), client)
@@ -210,4 +214,115 @@ async fn a_peer_that_never_pauses_is_judged_when_its_backlog_is_read() {
     assert_eq!(verdict.reason, CloseReason::PongTimeout);
     // There are 106 bytes, and each message has six.
     assert!((17..40).contains(&messages_after), "{messages_after}");
+}
+
+/// Fragments of one message fill the kernel, and the runtime knows of none of them.
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_asks_yields_too() {
+    const READ_BUFFER: u64 = 4096;
+    let (mut server, client) = pair(pings(), Unaware::READS_NOTHING).await;
+    let mut raw = client.get_ref().try_clone().unwrap();
+    raw.set_nonblocking(true).unwrap();
+    let fragment =
+        |opcode: u8| [&[opcode, 0x80 | 126, 3, 232, 0, 0, 0, 0], &[7; 1000][..]].concat();
+    let mut written = 0;
+    let mut opcode = 2;
+    while let Ok(some) = io::Write::write(&mut raw, &fragment(opcode)) {
+        opcode = 0;
+        written += some as u64;
+    }
+    let meter = server.get_ref().unwrap().get_ref().meter();
+    let mut most = 0;
+    while meter.read() < written {
+        advance(MS).await;
+        let before = meter.read();
+        let read = server.next().now_or_never();
+        assert!(read.is_none(), "{read:?}");
+        most = most.max(meter.read() - before);
+    }
+    assert_eq!(most, 4 * READ_BUFFER);
+}
+
+/// When the receive clock has run out, a read finds bytes enough for twelve seconds, and another one a
+/// ping.
+#[tokio::test(start_paused = true)]
+async fn bytes_that_were_read_before_a_ping_count() {
+    let (server, _client) = UnixStream::pair().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let reads = Arc::<Mutex<VecDeque<Vec<u8>>>>::default();
+    let transport = Metered::socket(Script {
+        socket: server,
+        reads: reads.clone(),
+    });
+    let meter = transport.meter();
+    let server = WebSocketStream::from_raw_socket(transport, Role::Server, None).await;
+    let config = off().min_data_rate(240).build().unwrap();
+    let mut server = wrap(config, server).with_meter(meter);
+    let fragment = |opcode: u8, length: u16| {
+        let [high, low] = length.to_be_bytes();
+        let head = [opcode, 0x80 | 126, high, low, 0, 0, 0, 0];
+        [&head[..], &vec![7; length.into()]].concat()
+    };
+    reads.lock().unwrap().push_back(fragment(2, 200));
+    assert!(server.next().now_or_never().is_none());
+    advance(5 * SECOND).await;
+    reads.lock().unwrap().push_back(fragment(0, 3000));
+    let ping = vec![0x89, 0x80, 0, 0, 0, 0];
+    reads.lock().unwrap().push_back(ping);
+    advance(SECOND).await;
+    tokio::task::yield_now().await;
+    for _ in 0..50 {
+        match server.next().now_or_never() {
+            None => advance(MS).await,
+            Some(Some(Ok(message))) => assert!(message.is_ping()),
+            end => panic!("{end:?}"),
+        }
+    }
+    assert_eq!(server.status().partial_bytes, 3216);
+}
+
+/// A socket that has nothing, whose runtime finds these bytes, a read each.
+struct Script {
+    socket: UnixStream,
+    reads: Arc<Mutex<VecDeque<Vec<u8>>>>,
+}
+
+impl AsFd for Script {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsyncRead for Script {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.reads.lock().unwrap().pop_front() {
+            None => Poll::Pending,
+            Some(bytes) => {
+                buf.put_slice(&bytes);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Script {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(io::Write::write(&mut self.socket, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }

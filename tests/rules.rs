@@ -14,7 +14,8 @@ use std::time::Duration;
 use common::off;
 use futures_util::stream::FusedStream;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
@@ -2640,4 +2641,209 @@ fn pongs_that_answer_nothing_are_limited_like_pings() {
             }
         }
     }
+}
+
+/// A transport of bytes that asks no kernel.
+#[derive(Clone, Default)]
+struct Bytes(Arc<Mutex<VecDeque<u8>>>);
+
+impl Bytes {
+    fn arrive(&self, bytes: impl IntoIterator<Item = u8>) {
+        self.0.lock().unwrap().extend(bytes);
+    }
+
+    fn unread(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+impl AsyncRead for Bytes {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let mut left = self.0.lock().unwrap();
+        if left.is_empty() {
+            return Poll::Pending;
+        }
+        let some = left.len().min(buf.remaining());
+        buf.put_slice(&left.drain(..some).collect::<Vec<_>>());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bytes {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Bytes {
+    /// A guarded server over this, metered.
+    fn socket(
+        &self,
+        shared: &Shared,
+        config: TimeoutConfigBuilder,
+        gives_meter: bool,
+    ) -> TimeoutSocket<WebSocketStream<Metered<Self>>, Hand> {
+        shared.world().turns = true;
+        let transport = Metered::new(self.clone());
+        let meter = transport.meter();
+        let settings = Some(ws_timeout::message::tungstenite_config());
+        let socket = WebSocketStream::from_raw_socket(transport, Role::Server, settings);
+        let config = config.build().unwrap();
+        let socket = TimeoutSocket::new(config, Hand(shared.clone()), smol::block_on(socket));
+        match gives_meter {
+            true => socket.with_meter(meter),
+            false => socket,
+        }
+    }
+}
+
+/// A masked binary message of so many bytes.
+fn binary(length: u16) -> Vec<u8> {
+    let mut frame = vec![0x82, 0x80 | 126];
+    frame.extend(length.to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(vec![7; length.into()]);
+    frame
+}
+
+/// The request arrives in time and takes more reads than a turn has, and the thread is blocked past the
+/// deadline.
+#[test]
+fn a_handshake_that_has_arrived_is_not_too_late_because_it_takes_many_reads() {
+    let shared = Shared::default();
+    shared.world().turns = true;
+    let config = off().handshake_timeout(SECOND).stall_tolerance(SECOND);
+    let bytes = Bytes::default();
+    let handshake = tokio_tungstenite::accept_async(Metered::new(bytes.clone()));
+    let opening = TimeoutSocket::open(config.build().unwrap(), Hand(shared.clone()), handshake);
+    let mut opening = pin!(opening);
+    assert!(opening.as_mut().now_or_never().is_none());
+    let cookie = "x".repeat(20_000);
+    bytes.arrive(
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Cookie: {cookie}\r\n\r\n"
+        )
+        .into_bytes(),
+    );
+    for late in 0..100 {
+        shared.at(1500 * MS + late * MS);
+        if let Some(opened) = opening.as_mut().now_or_never() {
+            assert!(opened.is_ok(), "{:?}", opened.map(drop));
+            return;
+        }
+    }
+    panic!("it does not open");
+}
+
+/// Whether or not the socket was given the meter.
+#[test]
+fn a_message_that_has_arrived_is_no_silence_because_it_takes_many_reads() {
+    for gives_meter in [true, false] {
+        let shared = Shared::default();
+        let bytes = Bytes::default();
+        let config = off().idle_timeout(SECOND).stall_tolerance(SECOND);
+        let mut socket = bytes.socket(&shared, config, gives_meter);
+        assert!(socket.next().now_or_never().is_none());
+        bytes.arrive(binary(40_000));
+        let read = (0..100).find_map(|late| {
+            shared.at(1500 * MS + late * MS);
+            socket.next().now_or_never()
+        });
+        assert!(matches!(read, Some(Some(Ok(_)))), "{gives_meter}: {read:?}");
+        assert_eq!(socket.status().cause, None, "{gives_meter}");
+    }
+}
+
+#[test]
+fn rule_13_what_is_there_is_read_though_the_transport_yields() {
+    let shared = Shared::default();
+    let bytes = Bytes::default();
+    let mut socket = bytes.socket(&shared, off().max_ping_rate(1), true);
+    bytes.arrive([0x89, 0x80, 0, 0, 0, 0].repeat(70));
+    bytes.arrive(binary(5000).repeat(10));
+    let end = loop {
+        match socket.next().now_or_never() {
+            Some(Some(Ok(_))) | None => {}
+            end => break end,
+        }
+    };
+    assert_eq!(reason(end), CloseReason::PingFlood);
+    assert_eq!(bytes.unread(), 0);
+}
+
+#[test]
+fn the_limit_of_a_receive_holds_while_nothing_is_read() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(600 * SECOND));
+    let ping = Message::Ping(vec![7; 125].into());
+    shared.world().incoming.extend(vec![ping; 2100]);
+    shared.world().full = true;
+    for _ in 0..5000 {
+        let _ = socket.next().now_or_never();
+    }
+    let alarms = shared.world().alarms_set;
+    let mut call = pin!(socket.recv_timeout(SECOND));
+    for millis in 0..=1000 {
+        shared.at(millis * MS);
+        if let Some(done) = call.as_mut().now_or_never() {
+            assert_eq!((millis, done.unwrap()), (1000, Received::TimedOut));
+            assert!(shared.world().alarms_set - alarms <= 3);
+            return;
+        }
+    }
+    panic!("it goes on after a second");
+}
+
+/// What the peer has sent before is read when its silence is to be judged.
+#[test]
+fn a_peer_that_dies_with_its_pongs_unread_is_noticed_without_a_message_timeout() {
+    let shared = Shared::default();
+    let config = off().idle_timeout(10 * SECOND).close_timeout(5 * SECOND);
+    let mut socket = shared.socket(config);
+    let ping = Message::Ping(vec![7; 125].into());
+    shared.world().incoming.extend(vec![ping; 2100]);
+    shared.world().full = true;
+    let end = loop {
+        let now = shared.world().now + 10 * MS;
+        shared.at(now);
+        match socket.next().now_or_never() {
+            Some(Some(Ok(_))) | None => assert!(now < 60 * SECOND, "it stays"),
+            end => break end,
+        }
+    };
+    assert_eq!(reason(end), CloseReason::IdleTimeout);
+}
+
+#[test]
+fn pongs_in_text_that_answer_nothing_are_limited_like_pings() {
+    let shared = Shared::default();
+    let config = off().max_ping_rate(1);
+    let mut socket = shared.socket(config).with_text_heartbeat("ping", "pong");
+    for pongs in 1..100 {
+        shared.world().incoming.push_back(Message::text("pong"));
+        if let Some(read) = socket.next().now_or_never() {
+            assert_eq!(reason(Some(read)), CloseReason::PingFlood);
+            assert_eq!(pongs, 61);
+            return;
+        }
+    }
+    panic!("no verdict");
 }

@@ -104,8 +104,11 @@ fn tls_configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
 /// The transport of the peer, which can be made to send slowly.
 struct Pipe {
     io: DuplexStream,
-    /// So many bytes every tenth of a second.
+    /// So many bytes at a time, and how long that is.
     at_most: usize,
+    every: Duration,
+    /// How many of them may still pass.
+    left: usize,
     pause: Pin<Box<Sleep>>,
 }
 
@@ -114,6 +117,8 @@ impl Pipe {
         Self {
             io,
             at_most: usize::MAX,
+            every: 100 * MS,
+            left: 0,
             pause: Box::pin(sleep(Duration::ZERO)),
         }
     }
@@ -139,11 +144,15 @@ impl AsyncWrite for Pipe {
         if this.at_most == usize::MAX {
             return Pin::new(&mut this.io).poll_write(cx, buf);
         }
-        ready!(this.pause.as_mut().poll(cx));
-        let some = &buf[..buf.len().min(this.at_most)];
-        let taken = ready!(Pin::new(&mut this.io).poll_write(cx, some));
-        this.pause.as_mut().reset(now() + 100 * MS);
-        Poll::Ready(taken)
+        if this.left == 0 {
+            ready!(this.pause.as_mut().poll(cx));
+            this.left = this.at_most;
+            this.pause.as_mut().reset(now() + this.every);
+        }
+        let some = &buf[..buf.len().min(this.left)];
+        let taken = ready!(Pin::new(&mut this.io).poll_write(cx, some))?;
+        this.left -= taken;
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -156,11 +165,16 @@ impl AsyncWrite for Pipe {
 }
 
 fn slow_down(tls: &mut TlsStream<Pipe>, bytes_a_second: usize) {
+    send_bursts(tls, bytes_a_second / 10, 100 * MS);
+}
+
+fn send_bursts(tls: &mut TlsStream<Pipe>, bytes: usize, every: Duration) {
     let pipe = match tls {
         TlsStream::Client(tls) => tls.get_mut().0,
         TlsStream::Server(tls) => tls.get_mut().0,
     };
-    pipe.at_most = bytes_a_second / 10;
+    pipe.at_most = bytes;
+    pipe.every = every;
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests are about this clock")]
@@ -244,6 +258,56 @@ async fn an_upload_at_four_kilobytes_a_second_arrives() {
         );
         assert_eq!(messages, 1);
     }
+}
+
+/// Each look at a record that is not whole finds as much of it.
+#[tokio::test(start_paused = true)]
+async fn an_upload_in_bursts_of_a_record_arrives() {
+    for meters in METERS {
+        for (bytes, every) in [(16_406, SECOND), (16_384, SECOND / 2), (16_000, SECOND)] {
+            let (mut socket, mut tls) = pair(meters, Role::Server, 1 << 17, limits()).await;
+            send_bursts(&mut tls, bytes, every);
+            let mut peer = peer(tls, Role::Server).await;
+            tokio::spawn(async move {
+                peer.send(Message::binary(vec![7; 2_000_000]))
+                    .await
+                    .unwrap();
+                while let Some(Ok(_)) = peer.next().await {}
+            });
+            let (reason, messages) = verdict(&mut socket).await;
+            assert_eq!(reason, CloseReason::ConnectionTimeout, "{meters:?} {bytes}");
+            assert_eq!(messages, 1);
+        }
+    }
+}
+
+/// What comes before TLS is not TLS.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_server_behind_a_proxy_that_answers_first_stays() {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+    let (ours, mut theirs) = duplex(1 << 16);
+    let mut below = Metered::new(ours);
+    let meter = below.meter();
+    theirs.write_all(ANSWER).await.unwrap();
+    below.read_exact(&mut [0; ANSWER.len()]).await.unwrap();
+    let (server, client) = tls_configs();
+    let name = ServerName::try_from("localhost").unwrap();
+    let (acceptor, connector) = (TlsAcceptor::from(server), TlsConnector::from(client));
+    let (server, client) = tokio::join!(acceptor.accept(theirs), connector.connect(name, below));
+    let socket = WebSocketStream::from_raw_socket(client.unwrap(), Role::Client, None).await;
+    let mut peer = WebSocketStream::from_raw_socket(server.unwrap(), Role::Server, None).await;
+    tokio::spawn(async move { while let Some(Ok(_)) = peer.next().await {} });
+    let mut socket = wrap(limits().build().unwrap(), socket).with_meter(meter);
+    let end = loop {
+        match socket.next().await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    let Some(Err(Error::Verdict(verdict))) = end else {
+        panic!("no verdict: {end:?}");
+    };
+    assert_eq!(verdict.reason, CloseReason::ConnectionTimeout, "{verdict}");
 }
 
 /// `idle_timeout` is shorter than a record takes: each byte below TLS is a sign of life.
