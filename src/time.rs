@@ -64,7 +64,7 @@ impl Timestamp {
 
     /// Returns the instant `length` after the origin, for a length that a clock of this process has
     /// measured: no process runs for 584 years.
-    #[cfg(feature = "socket")]
+    #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
     #[inline]
     pub(crate) const fn from_uptime(length: Duration) -> Self {
         let seconds = length.as_secs().wrapping_mul(1_000_000_000);
