@@ -2847,3 +2847,24 @@ fn pongs_in_text_that_answer_nothing_are_limited_like_pings() {
     }
     panic!("no verdict");
 }
+
+#[test]
+fn rule_8_a_reply_that_waits_for_room_is_sent_when_there_is_some() {
+    let shared = Shared::default();
+    let mut socket = shared
+        .socket(off())
+        .with_text_heartbeat_replies("ping", "pong");
+    shared.world().no_place = true;
+    shared.world().incoming.push_back(Message::text("ping"));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(socket.poll_next_unpin(&mut cx).is_pending());
+    woken.0.store(false, Ordering::Relaxed);
+    shared.world().no_place = false;
+    let room = shared.world().write_waker.take();
+    room.unwrap().wake();
+    assert!(woken.0.load(Ordering::Relaxed), "nobody is woken");
+    assert!(socket.poll_next_unpin(&mut cx).is_pending());
+    assert_eq!(shared.world().sent, [Message::text("pong")]);
+}
