@@ -82,6 +82,11 @@ impl Metering {
         }
     }
 
+    /// Whether the policy knows of a message that is not whole.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.partial > 0
+    }
+
     /// What to tell the policy of bytes that have come. Those of TLS that are part of no message are a sign
     /// of life, as a pong is.
     pub(crate) fn news(&mut self) -> Option<Event> {

@@ -65,11 +65,20 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Whether a deadline about the peer has expired.
     pub(crate) fn peer_deadline_has_expired(&self, now: Timestamp) -> bool {
+        self.has_expired_about(now, |party| party != Party::Local)
+    }
+
+    /// Whether a deadline has expired that unread input could move.
+    pub(crate) fn silence_has_expired(&self, now: Timestamp) -> bool {
+        self.has_expired_about(now, |party| party == Party::PeerIfDrained)
+    }
+
+    fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {
         let config = self.config.borrow();
         let mut expired = false;
         self.state.each_deadline::<false>(now, config, |row| {
             let at = self.state.effective_deadline(config, &row);
-            expired |= row.party != Party::Local && at.is_some_and(|at| at <= now);
+            expired |= about(row.party) && at.is_some_and(|at| at <= now);
         });
         expired
     }

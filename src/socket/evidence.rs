@@ -60,6 +60,14 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         }
     }
 
+    /// Reports how a message has grown that is not whole, behind other messages that were read since. Bytes of
+    /// a message that has not begun for the policy may be part of the next of those.
+    fn observe_growth(&mut self, now: Timestamp) {
+        if self.metering().is_some_and(|metering| metering.has_begun()) {
+            self.observe_news(now);
+        }
+    }
+
     /// Moves the horizon after a pass that tried every write, and if `drained` a read that found nothing.
     ///
     /// The alarm proves nothing if the runtime has stopped the task: tokio answers `Pending` to everything
@@ -70,7 +78,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             let asked = metering.asked();
             let Answers { no_input, no_room } = metering.answers();
             if no_input {
-                self.observe_news(now);
+                self.observe_growth(now);
                 self.horizon.read = self.horizon.read.max(asked);
             }
             if no_room || !writes {

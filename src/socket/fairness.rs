@@ -38,7 +38,7 @@ where
                 self.poll_policy(now, cx);
             }
             // To judge a peer by its silence, what it has sent must be read.
-            if self.policy.peer_deadline_has_expired(now) {
+            if self.policy.silence_has_expired(now) {
                 self.outbox.forget_owed();
             }
             if self.outbox.is_choked() && self.inner.is_some() {
