@@ -1,5 +1,9 @@
 //! Peers that send without pause, as many as the runtime has threads, and their neighbours: one that talks, a
-//! stranger that knocks, and one that is silent.
+//! stranger that knocks, and one that is silent. Beside other tests a second more is allowed. Strictly:
+//!
+//! ```sh
+//! NEIGHBOURS_ALONE=1 cargo test --release --test runtimes neighbours -- --test-threads 1 --nocapture
+//! ```
 
 #![expect(clippy::disallowed_methods, reason = "the peers keep time")]
 
@@ -47,6 +51,7 @@ fn fragments_without_pause_cost_no_neighbour() {
 
 /// Sends `first`, and then `endless` again and again, to a server on each runtime in turn.
 fn flood(first: &[u8], endless: &[u8]) {
+    let alone = std::env::var_os("NEIGHBOURS_ALONE").is_some();
     for runtime in RUNTIMES {
         let name = runtime.to_string();
         let server = Process::start(
@@ -99,9 +104,10 @@ fn flood(first: &[u8], endless: &[u8]) {
                 "{runtime}: echo {echo:.0?}, handshake {stranger:.0?}, silent peer let go after \
                  {silent:.0?}; a thread of its own woke up to {busy:.0?} late"
             );
-            assert!(echo < 100 * MS + 4 * busy, "{echo:?}");
-            assert!(stranger < 200 * MS + 4 * busy, "{stranger:?}");
-            assert!(silent < SILENCE + 100 * MS + 4 * busy, "{silent:?}");
+            let patience = if alone { 4 * busy } else { SECOND };
+            assert!(echo < 100 * MS + patience, "{echo:?}");
+            assert!(stranger < 200 * MS + patience, "{stranger:?}");
+            assert!(silent < SILENCE + 100 * MS + patience, "{silent:?}");
         });
     }
 }
