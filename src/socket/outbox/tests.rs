@@ -163,3 +163,23 @@ fn a_queued_reply_takes_the_promised_place() {
     assert!(!outbox.has_place());
     assert!(outbox.has_unprompted_writes());
 }
+
+#[test]
+fn what_the_program_gives_is_buffered_by_its_kind() {
+    let buffered = |data, control| Buffered {
+        data,
+        control,
+        ping: false,
+    };
+    let mut outbox = Outbox::<Sent>::new();
+    outbox.on_given(true, false);
+    assert_eq!(outbox.buffered(), buffered(false, false));
+    outbox.on_given(true, true);
+    assert_eq!(outbox.buffered(), buffered(true, false));
+    outbox.on_given(false, true);
+    assert_eq!(outbox.buffered(), buffered(true, true));
+    outbox.on_given(true, true);
+    assert_eq!(outbox.on_flushed(), buffered(true, true));
+    outbox.on_given(false, true);
+    assert_eq!(outbox.on_flushed(), buffered(false, true));
+}
