@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// A thread that is stopped for this long while it reads the clocks reads them again. Otherwise the
 /// result could be too small by as much, and the next one would look like a suspension.
-const STOPPED: Duration = Duration::from_millis(100);
+const MAX_READ_TIME: Duration = Duration::from_millis(100);
 
 /// Returns how long the machine has been suspended since some fixed instant, or zero where the
 /// kernel has no such clocks.
@@ -16,7 +16,7 @@ pub(crate) fn time_suspended() -> Duration {
         let before = clocks::awake();
         let total = clocks::total();
         let after = clocks::awake();
-        if after.saturating_sub(before) < STOPPED {
+        if after.saturating_sub(before) < MAX_READ_TIME {
             return total.saturating_sub(after);
         }
     }

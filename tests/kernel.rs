@@ -326,3 +326,36 @@ impl AsyncWrite for Script {
         Poll::Ready(Ok(()))
     }
 }
+
+/// With TLS there is a second meter above, which must not take the backlog for read.
+#[tokio::test(start_paused = true)]
+async fn an_answer_behind_a_backlog_counts_with_two_meters() {
+    let (server, client) = UnixStream::pair().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let below = Metered::socket(Unaware::READS_NOTHING(server));
+    let meter = below.meter();
+    let above = Metered::plaintext(below, &meter);
+    let settings = Some(tungstenite_config());
+    let server = WebSocketStream::from_raw_socket(above, Role::Server, settings).await;
+    let config = pings().pong_evidence(PongEvidence::Pong).build().unwrap();
+    let mut server = wrap(config, server).with_meter(meter);
+    let mut client = WebSocket::from_raw_socket(client, Role::Client, None);
+    assert!(server.next().now_or_never().is_none());
+    advance(SECOND + MS).await;
+    assert!(server.next().now_or_never().is_none());
+    let Ok(Message::Ping(ping)) = client.read() else {
+        panic!("no ping");
+    };
+    let fragment =
+        |opcode: u8| [&[opcode, 0x80 | 126, 3, 232, 0, 0, 0, 0], &[7; 1000][..]].concat();
+    let fragments = [fragment(2), fragment(0).repeat(59)].concat();
+    io::Write::write_all(client.get_mut(), &fragments).unwrap();
+    client.send(Message::Pong(ping)).unwrap();
+    advance(2 * SECOND).await;
+    for _ in 0..100 {
+        advance(MS).await;
+        let read = server.next().now_or_never();
+        assert!(read.is_none(), "{read:?}");
+    }
+    assert_eq!(server.status().pongs_received, 1);
+}

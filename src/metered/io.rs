@@ -21,10 +21,10 @@ mod tokio_io {
             let before = buf.filled().len();
             let read = match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Pending if this.meter.is_asking() => this
-                    .ask_read(buf.initialize_unfilled())
+                    .retry_read(buf.initialize_unfilled())
                     .map_ok(|bytes| buf.advance(bytes)),
                 Poll::Pending => {
-                    this.reads_in_turn = 0;
+                    this.reads_in_row = 0;
                     Poll::Pending
                 }
                 read => read,
@@ -43,7 +43,7 @@ mod tokio_io {
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
             let taken = match Pin::new(&mut this.io).poll_write(cx, buf) {
-                Poll::Pending => this.ask_write(buf),
+                Poll::Pending => this.retry_write(buf),
                 taken => taken,
             };
             let taken = ready!(taken)?;
@@ -66,7 +66,7 @@ mod tokio_io {
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
             let taken = match Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
-                Poll::Pending => this.ask_write(Metered::<IO>::first_of(bufs)),
+                Poll::Pending => this.retry_write(Metered::<IO>::first_of(bufs)),
                 taken => taken,
             };
             let taken = ready!(taken)?;
@@ -99,7 +99,7 @@ mod futures_io_traits {
             let this = &mut *self;
             ready!(this.poll_may_read(cx));
             let read = match Pin::new(&mut this.io).poll_read(cx, buf) {
-                Poll::Pending => this.ask_read(buf),
+                Poll::Pending => this.retry_read(buf),
                 read => read,
             };
             let read = ready!(read)?;
@@ -116,7 +116,7 @@ mod futures_io_traits {
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
             let taken = match Pin::new(&mut this.io).poll_write(cx, buf) {
-                Poll::Pending => this.ask_write(buf),
+                Poll::Pending => this.retry_write(buf),
                 taken => taken,
             };
             let taken = ready!(taken)?;
@@ -139,7 +139,7 @@ mod futures_io_traits {
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
             let taken = match Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
-                Poll::Pending => this.ask_write(Metered::<IO>::first_of(bufs)),
+                Poll::Pending => this.retry_write(Metered::<IO>::first_of(bufs)),
                 taken => taken,
             };
             let taken = ready!(taken)?;

@@ -1,4 +1,4 @@
-//! What of the counts the policy has been told.
+//! What the policy knows of a meter's counts.
 
 use std::sync::atomic::Ordering;
 
@@ -6,7 +6,7 @@ use super::{Meter, flag};
 use crate::event::Event;
 use crate::time::Timestamp;
 
-/// The meter under the socket, and what of its counts has been told.
+/// The meter under the socket, and what the policy knows of its counts.
 #[derive(Debug)]
 pub(crate) struct Metering {
     meter: Meter,
@@ -18,7 +18,7 @@ pub(crate) struct Metering {
     heard: usize,
     /// The count of bytes written that the policy was last told.
     written: usize,
-    /// What had arrived by then is visible to a question to the kernel. `None` while none is asked.
+    /// The kernel shows what had arrived by then. `None` while it is not asked.
     asked: Option<Timestamp>,
 }
 
@@ -43,7 +43,7 @@ impl Metering {
             meter,
         };
         this.whole_message();
-        this.meter.set(flag::USED);
+        this.meter.set(flag::GUARDED);
         this
     }
 
@@ -150,9 +150,10 @@ impl Metering {
         self.meter.has(flag::CAN_ASK)
     }
 
-    /// Has the tries from now on, `at` or later, ask the kernel, or no longer. Forgets the answers.
+    /// Makes reads and writes ask the kernel from now on, or stops that if `None`. `at` is what the alarm was
+    /// set to when it last fired. Forgets the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
-        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::USED;
+        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::GUARDED;
         let asking = if at.is_some() { flag::ASKING } else { 0 };
         let flags = (self.meter.flags() & lasting) | asking;
         self.meter.counts.flags.store(flags, Ordering::Relaxed);

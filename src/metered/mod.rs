@@ -60,10 +60,10 @@ pub struct Metered<IO> {
     /// `None` where the transport is no socket.
     kernel: Option<Kernel<IO>>,
     layer: Layer,
-    /// The count of bytes read once everything is read that had arrived when this was last asked.
+    /// The value of `Counts::read` at which the backlog that was last measured has been read.
     backlog_end: usize,
-    /// Reads in this turn of the task, none of which had to wait.
-    reads_in_turn: u8,
+    /// Reads since one last returned `Pending` or yielded.
+    reads_in_row: u8,
 }
 
 /// After so many reads that did not have to wait, a task lets others run. Not every runtime sees to that.
@@ -84,7 +84,8 @@ pub struct Meter {
     counts: Arc<Counts>,
 }
 
-/// Only the transport writes the counts, which wrap around.
+/// Only the transport writes the counts, which wrap around. The guarded socket also writes the flags; it
+/// owns the transport, so never at the same time.
 #[derive(Debug, Default)]
 struct Counts {
     read: AtomicUsize,
@@ -115,8 +116,8 @@ mod flag {
     pub(super) const PLAINTEXT: u16 = 1 << 6;
     /// The last read was put off to let other tasks run.
     pub(super) const YIELDED: u16 = 1 << 7;
-    /// A socket counts with this, and so can tell a yield from silence.
-    pub(super) const USED: u16 = 1 << 8;
+    /// A guarded socket uses this meter, so the transport may yield, and the handshakes are over.
+    pub(super) const GUARDED: u16 = 1 << 8;
 }
 
 impl<IO> Metered<IO> {
@@ -130,7 +131,7 @@ impl<IO> Metered<IO> {
             kernel: None,
             layer: Layer::Transport(Records::default()),
             backlog_end: 0,
-            reads_in_turn: 0,
+            reads_in_row: 0,
         }
     }
 
@@ -200,12 +201,15 @@ impl<IO> Metered<IO> {
     fn poll_may_read(&mut self, cx: &Context<'_>) -> Poll<()> {
         const SIZED: u16 = flag::ASKING | flag::BACKLOG;
         let flags = self.meter.flags();
+        if let Layer::Plaintext = self.layer {
+            return Poll::Ready(());
+        }
         // The library above reads on only once it has handed on everything that came before.
         if flags & SIZED == SIZED && self.meter.counts.has_read(self.backlog_end) {
             self.meter.set(flag::NO_INPUT);
         }
-        if self.reads_in_turn >= MAX_READS_PER_TURN && flags & flag::USED != 0 {
-            self.reads_in_turn = 0;
+        if self.reads_in_row >= MAX_READS_PER_TURN && flags & flag::GUARDED != 0 {
+            self.reads_in_row = 0;
             self.meter.set(flag::YIELDED);
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -222,9 +226,9 @@ impl<IO> Metered<IO> {
         match &mut self.layer {
             Layer::Plaintext => add(&counts.plaintext, bytes.len()),
             Layer::Transport(records) => {
-                self.reads_in_turn = self.reads_in_turn.saturating_add(1);
+                self.reads_in_row = self.reads_in_row.saturating_add(1);
                 add(&counts.read, bytes.len());
-                let begins = self.meter.flags() & flag::USED == 0;
+                let begins = self.meter.flags() & flag::GUARDED == 0;
                 records.pass(bytes, begins);
                 if let Some(incomplete) = records.incomplete() {
                     counts.incomplete.store(incomplete, Ordering::Relaxed);
@@ -254,8 +258,8 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// A read of which the runtime said `Pending`, once more.
-    fn ask_read(&mut self, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+    /// Repeats on the socket itself a read that the runtime answered with `Pending`.
+    fn retry_read(&mut self, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
         let read = match &self.kernel {
             Some(kernel) if self.meter.is_asking() => {
                 let read = kernel.recv(&self.io, buf);
@@ -267,13 +271,13 @@ impl<IO> Metered<IO> {
             _ => Poll::Pending,
         };
         if read.is_pending() {
-            self.reads_in_turn = 0;
+            self.reads_in_row = 0;
         }
         read
     }
 
-    /// A write of which the runtime said `Pending`, once more.
-    fn ask_write(&self, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    /// Repeats on the socket itself a write that the runtime answered with `Pending`.
+    fn retry_write(&self, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         match &self.kernel {
             Some(kernel) if self.meter.is_asking() => {
                 let written = kernel.send(&self.io, buf);

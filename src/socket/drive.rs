@@ -72,7 +72,7 @@ where
     #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
         if self.reads_left == 0 {
-            ready!(self.poll_may_read(cx));
+            ready!(self.poll_read_allowance(cx));
         }
         self.take_alarm();
         match self.poll_inner(cx) {

@@ -1,9 +1,10 @@
-//! What a verdict on the peer rests on.
+//! The evidence that a verdict on the peer requires.
 //!
 //! A try that found nothing to read, or no room to write, says only what the runtime believes. The horizon
 //! of a socket says up to when that is proved. It moves on if
 //!
-//! * the kernel itself was [asked](crate::Metered::socket) after the alarm had fired, or
+//! * the kernel itself, [asked](crate::Metered::socket) after the alarm had fired, had no more input or
+//!   room, or
 //! * the [horizon of the alarm](super::alarm) has moved, and a try came after that, or
 //! * so much was read after that that nothing older can be left.
 

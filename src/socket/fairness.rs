@@ -1,7 +1,6 @@
 //! How much is read before other tasks run, and before the peer reads too.
 //!
-//! A peer can send without pause, and not every runtime takes a task off that always finds something to
-//! do. So a task yields after so many messages, and a metered transport after so many reads, which may all
+//! A peer can send without pause, and not every runtime limits what a task does in one poll. So a task yields after so many messages, and a metered transport after so many reads, which may all
 //! be part of one message. A yield says nothing about the peer's silence.
 
 use std::fmt;
@@ -14,7 +13,7 @@ use super::TimeoutSocket;
 use crate::message::Message;
 use crate::timer::Timer;
 
-/// How many messages the stream yields before it lets other tasks run.
+/// How many messages the stream returns before it lets other tasks run.
 pub(super) const MAX_MESSAGES_PER_TURN: u8 = 32;
 
 impl<S, T, M, E> TimeoutSocket<S, T>
@@ -27,7 +26,7 @@ where
     /// Whether to read, after much was read in one turn, or while the peer does not read what it makes us
     /// send. `Pending` says nothing about the peer's silence.
     #[cold]
-    pub(super) fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_read_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.outbox.is_choked() {
             self.wakers.register_reader(cx);
             self.take_alarm();

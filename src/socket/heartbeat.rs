@@ -212,7 +212,7 @@ impl<M: Message, E> Messages<M, E> {
             MessageKind::Ping(_) | MessageKind::Pong(_) => return None,
         }
         let answered = self.pings.as_mut().and_then(|pings| pings.read(message));
-        // What is both is the pong while one is awaited.
+        // A message that could be either counts as a pong while one is awaited.
         let awaited = self.pings.as_ref().is_some_and(|pings| pings.awaited);
         if answered.is_none() || !awaited {
             if let Some(reply) = self.make_reply.as_mut().and_then(|make| make(message)) {

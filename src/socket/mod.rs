@@ -110,7 +110,7 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
     needs_poll: bool,
     /// Whether data messages may serve as heartbeat.
     has_heartbeat: bool,
-    /// How many messages this turn of the task may still read, or 0 if it must not.
+    /// How many messages may still be read before the task yields; 0 if none may.
     reads_left: u8,
     /// Whether the inner stream has ended. What was written before may still have to leave.
     read_eof: bool,
