@@ -2873,3 +2873,16 @@ fn rule_8_a_reply_that_waits_for_room_is_sent_when_there_is_some() {
     assert!(socket.poll_next_unpin(&mut cx).is_pending());
     assert_eq!(shared.world().sent, [Message::text("pong")]);
 }
+
+#[test]
+fn a_flush_of_nothing_is_no_activity() {
+    let shared = Shared::default();
+    let config = off()
+        .idle_timeout(10 * SECOND)
+        .idle_scope(IdleScope::Messages);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    shared.at(SECOND);
+    socket.flush().now_or_never().unwrap().unwrap();
+    assert_eq!(socket.status().since_active, SECOND);
+}
