@@ -6,6 +6,8 @@
 //! which the driver reads what the peer sent meanwhile. One grace covers everything that was overdue.
 //! The same deadline never gets a second grace, so a host that is always slow still drops its dead
 //! peers.
+//!
+//! A ping that is asked for late excuses the peer too, without a grace: see [`State::ask`].
 
 use core::num::NonZeroU64;
 

@@ -1,7 +1,9 @@
 //! How much is read before other tasks run, and before the peer reads too.
 //!
-//! A peer can send without pause, and not every runtime limits what a task does in one poll. So a task yields after so many messages, and a metered transport after so many reads, which may all
-//! be part of one message. A yield says nothing about the peer's silence.
+//! A peer can send without pause, and not every runtime limits what a task does in one poll. So a
+//! task yields after so many messages, and a metered transport after so many reads, which may all be
+//! part of one message. A poll that keeps the messages to itself has a limit of its own in
+//! [`drive`](super::drive). A yield says nothing about the peer's silence.
 
 use std::fmt;
 use std::task::{Context, Poll};
