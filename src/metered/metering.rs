@@ -64,12 +64,19 @@ impl Metering {
     /// is not known here: the frames of a client have one, those of a server have none. It is taken for
     /// granted, so a client counts four bytes of a message too few for each control frame that comes with
     /// it. Without, a server would take the keys of pings for a message that has begun, and never goes on.
-    pub(crate) fn control_frame(&mut self, payload: usize) {
+    ///
+    /// Returns whether what the policy took for a message that has begun was the begin of this frame.
+    pub(crate) fn control_frame(&mut self, payload: usize) -> bool {
         const HEADER_AND_MASK: usize = 6;
         let wire = payload.saturating_add(HEADER_AND_MASK);
+        let was_begun = (1..=wire).contains(&self.partial);
+        if was_begun {
+            self.partial = 0;
+        }
         let counted = self.count().wrapping_sub(self.began);
         self.began = self.began.wrapping_add(wire.min(counted));
         self.heard = self.read();
+        was_begun
     }
 
     /// Whether bytes have come of which the policy has not been told.
@@ -82,9 +89,15 @@ impl Metering {
         }
     }
 
-    /// Whether the policy knows of a message that is not whole.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.partial > 0
+    /// The same while there may be more to read, so that bytes may be part of a message that is whole. They
+    /// count for a message that has begun, and else as a sign of life.
+    pub(crate) fn news_of_begun(&mut self) -> Option<Event> {
+        if self.partial > 0 {
+            return self.news();
+        }
+        let heard = self.read() != self.heard;
+        self.heard = self.read();
+        heard.then_some(Event::Pong(None))
     }
 
     /// What to tell the policy of bytes that have come. Those of TLS that are part of no message are a sign

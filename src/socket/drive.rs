@@ -168,7 +168,10 @@ where
             self.alarm.consume_fire();
             self.probe_after_suspension(now);
         }
-        self.observe_news(now);
+        match drained {
+            true => self.observe_news(now),
+            false => self.observe_news_of_begun(now),
+        }
         self.flush_before_deciding(now, cx);
         if self.needs_poll {
             self.advance_horizon(now, drained);

@@ -61,11 +61,10 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         }
     }
 
-    /// Reports how a message has grown that is not whole, behind other messages that were read since. Bytes of
-    /// a message that has not begun for the policy may be part of the next of those.
-    fn observe_growth(&mut self, now: Timestamp) {
-        if self.metering().is_some_and(|metering| metering.has_begun()) {
-            self.observe_news(now);
+    /// The same while there may be more to read.
+    pub(super) fn observe_news_of_begun(&mut self, now: Timestamp) {
+        if let Some(event) = self.metering().and_then(Metering::news_of_begun) {
+            self.observe(now, event);
         }
     }
 
@@ -79,7 +78,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             let asked = metering.asked();
             let Answers { no_input, no_room } = metering.answers();
             if no_input {
-                self.observe_growth(now);
+                self.observe_news_of_begun(now);
                 self.horizon.read = self.horizon.read.max(asked);
             }
             if no_room || !writes {

@@ -37,7 +37,7 @@ where
                 true
             }
             MessageKind::Ping(payload) => {
-                self.on_control_frame(payload.len());
+                self.on_control_frame(now, payload.len());
                 self.observe(now, Event::Ping);
                 self.outbox.on_queued_inside(payload.len());
                 if self.outbox.is_choked() {
@@ -46,7 +46,7 @@ where
                 true
             }
             MessageKind::Pong(payload) => {
-                self.on_control_frame(payload.len());
+                self.on_control_frame(now, payload.len());
                 let id = PingId::from_payload(payload);
                 let ours = id.is_some_and(|id| self.policy.awaits_pong(id));
                 if ours {
@@ -101,9 +101,10 @@ where
         }
     }
 
-    fn on_control_frame(&mut self, payload: usize) {
-        if let Some(metering) = self.metering() {
-            metering.control_frame(payload);
+    fn on_control_frame(&mut self, now: Timestamp, payload: usize) {
+        let metering = self.metering();
+        if metering.is_some_and(|metering| metering.control_frame(payload)) {
+            self.observe(now, Event::RecvPartial { total: 0 });
         }
     }
 
