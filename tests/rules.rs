@@ -2886,3 +2886,23 @@ fn a_flush_of_nothing_is_no_activity() {
     socket.flush().now_or_never().unwrap().unwrap();
     assert_eq!(socket.status().since_active, SECOND);
 }
+
+/// At each yield a part of a frame is left over, and never the same.
+#[test]
+fn a_peer_that_pings_without_pause_has_begun_no_message() {
+    let shared = Shared::default();
+    let bytes = Bytes::default();
+    let mut socket = bytes.socket(&shared, off().min_data_rate(240), true);
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0], &[7; 125][..]].concat();
+    for tenth in 0..100 {
+        shared.at(100 * MS * tenth);
+        bytes.arrive(ping.repeat(400));
+        for _ in 0..300 {
+            match socket.next().now_or_never() {
+                None | Some(Some(Ok(Message::Ping(_)))) => {}
+                end => panic!("{end:?} after {tenth} tenths of a second"),
+            }
+        }
+    }
+    assert_eq!(socket.status().partial_bytes, 0);
+}
