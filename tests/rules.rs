@@ -1031,7 +1031,7 @@ fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
 }
 
 #[test]
-fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_whoever_holds_a_half() {
+fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_though_halves_are_held() {
     for full in [false, true] {
         let shared = Shared::default();
         let (sink, mut stream) = awaiting_a_pong(&shared, off()).split();
@@ -1173,7 +1173,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
 }
 
 #[test]
-fn a_promised_message_that_is_refused_is_told_to_whoever_sends() {
+fn a_promised_message_that_is_refused_fails_the_next_send() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);

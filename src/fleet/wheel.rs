@@ -4,7 +4,7 @@
 //! that lies beyond the last bucket goes into one of the last buckets instead; it fires there early
 //! and is set again.
 //!
-//! When a tick comes, its bucket is sorted and worked off from the earliest entry. A timer that is
+//! When a tick comes, its bucket is sorted and emptied from the earliest entry. A timer that is
 //! set within the current tick goes into a heap.
 //!
 //! Setting a timer again, or cancelling it, leaves its old entry where it is. A [`Place`] for each

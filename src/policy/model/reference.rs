@@ -307,7 +307,7 @@ impl Reference {
         }
         let rows = self.rows(limits);
         // "No grace begins while a *peer* deadline that had one is due again." The rows marked
-        // *unread* count here, whoever polls.
+        // *unread* count here, in both kinds of poll.
         let spent = rows
             .iter()
             .any(|row| self.had_grace(limits, row) && self.counts_as(limits, row) <= self.now);
