@@ -1173,7 +1173,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
 }
 
 #[test]
-fn a_promised_message_that_is_refused_fails_the_next_send() {
+fn a_promised_message_that_is_refused_fails_the_flush() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
