@@ -60,9 +60,9 @@ async fn converse(
     let transport = Metered::new(tcp); // counts bytes, so that large messages are seen to move
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    // THE LINE. It was: `let socket = handshake.await?;`
-    let socket = runtime::async_std::open(config, handshake).await?;
-    let mut socket = socket.with_meter(meter);
+    // The guarded socket. Before: `let socket = handshake.await?;`
+    let opening = runtime::async_std::open(config, handshake);
+    let mut socket = opening.with_meter(meter).await?;
 
     while let Some(message) = socket.next().await {
         let message = message?;

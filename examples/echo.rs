@@ -27,7 +27,7 @@ use std::time::Duration;
 use futures_util::{Sink, Stream, StreamExt};
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{Error, Meter, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime};
+use ws_timeout::{Error, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime};
 
 mod heartbeats;
 
@@ -120,8 +120,10 @@ async fn on_tokio(listener: TcpListener, server: Arc<Server>) -> io::Result<Infa
                     transport,
                     Some(tungstenite_config()),
                 );
-                let opening = runtime::tokio::open(server.config.clone(), handshake);
-                tokio::spawn(converse(opening, meter, label, server.heartbeat));
+                let opening = runtime::tokio::open(server.config.clone(), handshake)
+                    .with_meter(meter)
+                    .with_label(label.as_str());
+                tokio::spawn(converse(opening, label, server.heartbeat));
             }
             Err(error) => {
                 log::error!("accept: {error}");
@@ -144,8 +146,10 @@ async fn on_smol(listener: TcpListener, server: Arc<Server>) -> io::Result<Infal
                     transport,
                     Some(tungstenite_config()),
                 );
-                let opening = runtime::smol::open(server.config.clone(), handshake);
-                smol::spawn(converse(opening, meter, label, server.heartbeat)).detach();
+                let opening = runtime::smol::open(server.config.clone(), handshake)
+                    .with_meter(meter)
+                    .with_label(label.as_str());
+                smol::spawn(converse(opening, label, server.heartbeat)).detach();
             }
             Err(error) => {
                 log::error!("accept: {error}");
@@ -168,8 +172,10 @@ async fn on_async_std(listener: TcpListener, server: Arc<Server>) -> io::Result<
                     transport,
                     Some(tungstenite_config()),
                 );
-                let opening = runtime::async_std::open(server.config.clone(), handshake);
-                async_std::task::spawn(converse(opening, meter, label, server.heartbeat));
+                let opening = runtime::async_std::open(server.config.clone(), handshake)
+                    .with_meter(meter)
+                    .with_label(label.as_str());
+                async_std::task::spawn(converse(opening, label, server.heartbeat));
             }
             Err(error) => {
                 log::error!("accept: {error}");
@@ -192,7 +198,6 @@ impl Server {
 /// Echoes the data messages as they came, until the connection ends. How it ended, the crate logs.
 async fn converse<S, T>(
     opening: impl Future<Output = Result<TimeoutSocket<S, T>, Error<tungstenite::Error>>>,
-    meter: Meter,
     label: String,
     heartbeat: Heartbeat,
 ) where
@@ -202,8 +207,9 @@ async fn converse<S, T>(
     T: Timer + Unpin,
 {
     let mut socket = match opening.await {
-        Ok(socket) => heartbeat.at_server(socket.with_meter(meter).with_label(label.as_str())),
-        Err(error) => return log::info!("{label}: the handshake failed: {error}"),
+        Ok(socket) => heartbeat.at_server(socket),
+        // The crate has logged why.
+        Err(_) => return,
     };
     if let Some(greeting) = heartbeat.greeting(socket.config()) {
         if let Err(error) = socket.send(greeting).await {

@@ -61,9 +61,9 @@ async fn converse(
     let transport = Metered::socket(tcp); // counts bytes, and asks the kernel before a verdict
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    // THE LINE. It was: `let socket = handshake.await?;`
-    let socket = runtime::smol::open(config, handshake).await?;
-    let mut socket = socket.with_meter(meter);
+    // The guarded socket. Before: `let socket = handshake.await?;`
+    let opening = runtime::smol::open(config, handshake);
+    let mut socket = opening.with_meter(meter).await?;
 
     while let Some(message) = socket.next().await {
         let message = message?;

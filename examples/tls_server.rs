@@ -80,9 +80,10 @@ async fn converse(
         let tls = Metered::plaintext(tls, &meter);
         accept_async_with_config(tls, Some(tungstenite_config())).await
     };
-    let socket = runtime::tokio::open(config, handshake).await?;
-    let mut socket = socket
-        .with_meter(meter)
+    let opening = runtime::tokio::open(config, handshake);
+    let mut socket = opening
+        .with_meter(meter.clone())
+        .await?
         // At a clean end, `close_notify` is sent.
         .with_shutdown(|inner, cx| Pin::new(inner.get_mut()).poll_shutdown(cx));
 

@@ -211,7 +211,7 @@ pub use policy::TimeoutPolicy;
 pub use rtt::Rtt;
 pub use seed::PingId;
 #[cfg(feature = "socket")]
-pub use socket::{Received, TimeoutSocket};
+pub use socket::{Opening, Received, TimeoutSocket};
 pub use status::{DeadlineKind, Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]

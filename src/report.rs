@@ -72,9 +72,10 @@ pub(crate) fn receive_error(label: &str, error: &impl fmt::Display, status: &Sta
     info!(target: TARGET, event = "receive error", label:% = label, error:% = error; "{label}: receive error: {error}: {status}");
 }
 
-pub(crate) fn handshake_failed(error: &impl fmt::Display) {
+pub(crate) fn handshake_failed(label: &str, error: &impl fmt::Display) {
+    let label = OneLine(label);
     let error = OneLine(error);
-    info!(target: TARGET, event = "handshake error", label = "-", error:% = error; "-: the opening handshake failed: {error}");
+    info!(target: TARGET, event = "handshake error", label:% = label, error:% = error; "{label}: the opening handshake failed: {error}");
 }
 
 pub(crate) fn dropped(label: &str, status: &Status) {

@@ -20,7 +20,7 @@ use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message, WebSocket};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::runtime::tokio::{Timer, wrap};
+use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
     CloseReason, Error, Metered, PongEvidence, TimeoutConfigBuilder, TimeoutSocket, Verdict,
 };
@@ -170,6 +170,43 @@ async fn a_silent_peer_is_judged_without_delay() {
     let verdict = timed_out(server.recv().await);
     assert_eq!(verdict.reason, CloseReason::PongTimeout);
     took(start, 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_the_runtime_does_not_know_of_counts() {
+    let (opening, mut client) = opening(Unaware::READS_NOTHING);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    io::Write::write_all(&mut client, request.as_bytes()).unwrap();
+    let start = now();
+    let socket = opening.await.unwrap();
+    took(start, SECOND);
+    assert_eq!(socket.status().age, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_does_not_come_is_judged_without_delay() {
+    let (opening, _client) = opening(Unaware::READS_NOTHING);
+    let start = now();
+    let verdict = timed_out(opening.await);
+    assert_eq!(verdict.reason, CloseReason::HandshakeTimeout);
+    took(start, SECOND);
+}
+
+/// A server's opening handshake, which has a second, and the transport of its client.
+fn opening(
+    unaware: fn(UnixStream) -> Unaware,
+) -> (
+    impl Future<Output = Result<Guarded, Error<WsError>>>,
+    UnixStream,
+) {
+    let (server, client) = UnixStream::pair().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let transport = Metered::socket(unaware(server));
+    let meter = transport.meter();
+    let handshake = tokio_tungstenite::accept_async(transport);
+    let config = off().handshake_timeout(SECOND).build().unwrap();
+    (open(config, handshake).with_meter(meter), client)
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use tokio::io::{DuplexStream, duplex};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 use tungstenite::protocol::Role;
-use ws_timeout::runtime::tokio::{Timer, wrap};
+use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{Metered, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket};
 
 type Client = WebSocketStream<DuplexStream>;
@@ -47,6 +47,24 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
     ]);
     assert_eq!(closed.level, Level::Info);
     closed.says(&[("event", "closed"), ("limit", "idle_timeout")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_handshake_is_logged_with_its_label() {
+    Collected::begin();
+    let config = builder().handshake_timeout(SECOND).build().unwrap();
+    let (server, _client) = duplex(64);
+    let late = open(config.clone(), tokio_tungstenite::accept_async(server));
+    late.with_label("late").await.unwrap_err();
+    let [verdict] = lines("late");
+    verdict.says(&[("event", "verdict"), ("limit", "handshake_timeout")]);
+
+    let (server, client) = duplex(64);
+    drop(client);
+    let gone = open(config, tokio_tungstenite::accept_async(server));
+    gone.with_label("gone").await.unwrap_err();
+    let [error] = lines("gone");
+    error.says(&[("event", "handshake error")]);
 }
 
 #[tokio::test(start_paused = true)]

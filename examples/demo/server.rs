@@ -110,9 +110,9 @@ async fn on_tokio(
     let meter = transport.meter();
     let handshake =
         tokio_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
-    let socket = runtime::tokio::open(config, handshake).await?;
-    let socket = socket.with_meter(meter).with_label(voice.to_string());
-    converse(socket, serves, last_push).await
+    let opening = runtime::tokio::open(config, handshake);
+    let opening = opening.with_meter(meter).with_label(voice.to_string());
+    converse(opening.await?, serves, last_push).await
 }
 
 async fn on_smol(
@@ -129,9 +129,9 @@ async fn on_smol(
     let meter = transport.meter();
     let handshake =
         async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
-    let socket = runtime::smol::open(config, handshake).await?;
-    let socket = socket.with_meter(meter).with_label(voice.to_string());
-    converse(socket, serves, last_push).await
+    let opening = runtime::smol::open(config, handshake);
+    let opening = opening.with_meter(meter).with_label(voice.to_string());
+    converse(opening.await?, serves, last_push).await
 }
 
 async fn on_async_std(
@@ -148,9 +148,9 @@ async fn on_async_std(
     let meter = transport.meter();
     let handshake =
         async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
-    let socket = runtime::async_std::open(config, handshake).await?;
-    let socket = socket.with_meter(meter).with_label(voice.to_string());
-    converse(socket, serves, last_push).await
+    let opening = runtime::async_std::open(config, handshake);
+    let opening = opening.with_meter(meter).with_label(voice.to_string());
+    converse(opening.await?, serves, last_push).await
 }
 
 /// What to do with an open socket is the same on every runtime.

@@ -172,13 +172,16 @@ async fn converse(
     let transport = Metered::socket(tcp);
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
+    let opening = open(config, handshake)
+        .with_meter(meter)
+        .with_label(peer.to_string());
     let opened = tokio::select! {
-        opened = open(config, handshake) => opened,
+        opened = opening => opened,
         // Whose handshake is not done has nothing to lose yet.
         _ = told.wait_for(Option::is_some) => return Ended { asked, result: Ok(()) },
     };
     let mut socket = match opened {
-        Ok(socket) => socket.with_meter(meter).with_label(peer.to_string()),
+        Ok(socket) => socket,
         Err(error) => {
             let result = Err(error);
             return Ended { asked, result };

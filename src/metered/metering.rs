@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Meter, flag};
+use super::{Answers, Meter, flag};
 use crate::event::Event;
 use crate::time::Timestamp;
 
@@ -20,15 +20,6 @@ pub(crate) struct Metering {
     written: usize,
     /// The kernel shows what had arrived by then. `None` while it is not asked.
     asked: Option<Timestamp>,
-}
-
-/// What the kernel said since it was last asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Answers {
-    /// Everything is read that had arrived then.
-    pub(crate) no_input: bool,
-    /// It takes nothing more.
-    pub(crate) no_room: bool,
 }
 
 impl Metering {
@@ -160,16 +151,13 @@ impl Metering {
 
     /// Whether the kernel can be asked what it has.
     pub(crate) fn can_ask(&self) -> bool {
-        self.meter.has(flag::CAN_ASK)
+        self.meter.can_ask()
     }
 
     /// Makes reads and writes ask the kernel from now on, or stops that if `None`. `at` is what the alarm was
     /// set to when it last fired. Forgets the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
-        let lasting = flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::GUARDED;
-        let asking = if at.is_some() { flag::ASKING } else { 0 };
-        let flags = (self.meter.flags() & lasting) | asking;
-        self.meter.counts.flags.store(flags, Ordering::Relaxed);
+        self.meter.ask(at.is_some());
         self.asked = at;
     }
 
@@ -184,9 +172,6 @@ impl Metering {
     }
 
     pub(crate) fn answers(&self) -> Answers {
-        Answers {
-            no_input: self.meter.has(flag::NO_INPUT),
-            no_room: self.meter.has(flag::NO_ROOM),
-        }
+        self.meter.answers()
     }
 }

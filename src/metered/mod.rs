@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use kernel::Kernel;
-pub(crate) use metering::{Answers, Metering};
+pub(crate) use metering::Metering;
 use records::Records;
 
 /// A transport that counts the bytes which pass through it, and asks the kernel before a verdict.
@@ -96,6 +96,15 @@ struct Counts {
     incomplete: AtomicUsize,
     /// See [`flag`].
     flags: AtomicU16,
+}
+
+/// What the kernel said since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answers {
+    /// Everything is read that had arrived then.
+    pub(crate) no_input: bool,
+    /// It takes nothing more.
+    pub(crate) no_room: bool,
 }
 
 /// What the guarded socket and the transport tell each other.
@@ -342,6 +351,27 @@ impl Meter {
     #[inline]
     fn is_asking(&self) -> bool {
         self.has(flag::ASKING)
+    }
+
+    /// Whether the kernel can be asked what it has.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.has(flag::CAN_ASK)
+    }
+
+    /// Makes reads and writes ask the kernel from now on, or stops that. Forgets the answers.
+    pub(crate) fn ask(&self, asks: bool) {
+        const LASTING: u16 =
+            flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::GUARDED;
+        let asking = if asks { flag::ASKING } else { 0 };
+        let flags = (self.flags() & LASTING) | asking;
+        self.counts.flags.store(flags, Ordering::Relaxed);
+    }
+
+    pub(crate) fn answers(&self) -> Answers {
+        Answers {
+            no_input: self.has(flag::NO_INPUT),
+            no_room: self.has(flag::NO_ROOM),
+        }
     }
 }
 

@@ -9,8 +9,7 @@ use std::time::Instant;
 use futures_core::TryStream;
 
 use crate::config::TimeoutConfig;
-use crate::error::Error;
-use crate::socket::TimeoutSocket;
+use crate::socket::{Opening, TimeoutSocket};
 use crate::time::Timestamp;
 
 /// Wraps a socket whose opening handshake is done.
@@ -25,11 +24,12 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
 /// call, and wraps the socket that it returns; see [`TimeoutSocket::open`].
 ///
 /// # Errors
-/// [`Error::Verdict`] if the handshake takes too long. [`Error::Socket`] with the error of the handshake.
+/// [`Error::Verdict`](crate::Error::Verdict) if the handshake takes too long.
+/// [`Error::Socket`](crate::Error::Socket) with the error of the handshake.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
-) -> impl Future<Output = Result<TimeoutSocket<S, Timer>, Error<E>>> {
+) -> Opening<F, Timer> {
     TimeoutSocket::open(config, Timer::new(), handshake)
 }
 

@@ -59,6 +59,7 @@ use drive::Want;
 use evidence::Backlog;
 use fairness::MAX_MESSAGES_PER_TURN;
 use heartbeat::Heartbeats;
+pub use open::Opening;
 use options::Options;
 use outbox::Outbox;
 use teardown::Teardown;
@@ -134,24 +135,22 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// Runs `handshake` under `handshake_timeout` and guards the socket that it returns.
     ///
-    /// A handshake that fails is logged with the label `-`.
-    ///
     /// # Errors
     /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from this call. It is
-    /// dropped then, and the transport with it.
+    /// dropped with the [`Opening`], and the transport with it.
     /// [`Error::Socket`] with the error of the handshake.
     pub fn open<E, F>(
         config: impl Into<Arc<TimeoutConfig>>,
         timer: T,
         handshake: F,
-    ) -> impl Future<Output = Result<Self, Error<E>>>
+    ) -> Opening<F, T>
     where
         F: Future<Output = Result<S, E>>,
         E: fmt::Display,
     {
         let policy = TimeoutPolicy::opening(config.into(), random_seed(), timer.now());
         // A task is for all its life as large as it ever gets, and handshakes are large.
-        open::run_handshake(policy, timer, Box::pin(handshake))
+        Opening::new(policy, timer, Box::pin(handshake))
     }
 
     fn with_parts(

@@ -2,10 +2,10 @@
 
 use std::boxed::Box;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use futures_core::TryStream;
 
@@ -15,67 +15,160 @@ use super::wakers::Wakers;
 use crate::config::TimeoutConfig;
 use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::Event;
+use crate::metered::{Answers, Meter};
 use crate::policy::{Decision, Horizon, TimeoutPolicy};
 use crate::report;
-use crate::time::earlier;
+use crate::status::Status;
+use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
-/// Runs the opening handshake until it is done or too late. The steps are those of a pass in
-/// [`drive`](super::drive): take the alarm, try, take over the horizon, decide, arm.
-pub(super) async fn run_handshake<S, T, E, F>(
-    mut policy: TimeoutPolicy<Arc<TimeoutConfig>>,
-    timer: T,
-    mut handshake: Pin<Box<F>>,
-) -> Result<TimeoutSocket<S, T>, Error<E>>
+/// An opening handshake with a timeout: a future that returns a guarded socket.
+///
+/// [`TimeoutSocket::open`] and the functions in [`runtime`](crate::runtime) make one. Once it is ready,
+/// polling it again returns `Pending`.
+#[must_use = "futures do nothing unless polled"]
+pub struct Opening<F, T> {
+    handshake: Pin<Box<F>>,
+    meter: Option<Meter>,
+    label: Option<Arc<str>>,
+    /// `None` once the handshake is over.
+    driver: Option<Driver<T>>,
+}
+
+/// What becomes part of the socket, and what it knows so far.
+struct Driver<T> {
+    policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+    alarm: Alarm<T>,
+    wakers: Wakers,
+    horizon: Horizon,
+}
+
+/// Only the handshake is pinned, and it is in a box.
+impl<F, T> Unpin for Opening<F, T> {}
+
+impl<F, T: Timer> Opening<F, T> {
+    pub(super) fn new(
+        policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+        timer: T,
+        handshake: Pin<Box<F>>,
+    ) -> Self {
+        let wakers = Wakers::new();
+        Self {
+            handshake,
+            meter: None,
+            label: None,
+            driver: Some(Driver {
+                policy,
+                alarm: Alarm::new(timer, wakers.alarm_waker()),
+                wakers,
+                horizon: Horizon::default(),
+            }),
+        }
+    }
+
+    /// Names the connection in the log, as [`TimeoutSocket::with_label`] does, also if the handshake
+    /// fails.
+    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Gives the socket this meter, as [`TimeoutSocket::with_meter`] does. Over a
+    /// [`Metered::socket`](crate::Metered::socket) the kernel is asked before the handshake counts as too
+    /// late.
+    pub fn with_meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+}
+
+impl<F, S, E, T> Future for Opening<F, T>
 where
-    S: TryStream,
-    T: Timer,
     F: Future<Output = Result<S, E>>,
+    S: TryStream,
     E: fmt::Display,
+    T: Timer,
 {
-    let mut wakers = Wakers::new();
-    let mut alarm = Alarm::new(timer, wakers.alarm_waker());
-    let mut horizon = Horizon::default();
-    let done = poll_fn(|cx| {
-        wakers.register_reader(cx);
+    type Output = Result<TimeoutSocket<S, T>, Error<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(driver) = &mut this.driver else {
+            return Poll::Pending;
+        };
+        let label = this.label.as_deref().unwrap_or("-");
+        let meter = this.meter.as_ref();
+        let done = match driver.poll_handshake(this.handshake.as_mut(), meter, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(done) => done,
+        };
+        match &done {
+            Ok(_) => {}
+            Err(Error::Verdict(verdict)) => {
+                report::verdict(label, verdict, driver.policy.config());
+            }
+            Err(error) => report::handshake_failed(label, error),
+        }
+        let Some(Driver {
+            mut policy,
+            mut alarm,
+            wakers,
+            ..
+        }) = this.driver.take()
+        else {
+            return Poll::Pending;
+        };
+        Poll::Ready(done.map(|inner| {
+            policy.observe(alarm.now(), Event::Opened);
+            alarm.consume_fire();
+            let mut socket = TimeoutSocket::with_parts(policy, alarm, wakers, inner);
+            if let Some(meter) = this.meter.take() {
+                socket = socket.with_meter(meter);
+            }
+            if let Some(label) = this.label.take() {
+                socket = socket.with_label(label);
+            }
+            socket
+        }))
+    }
+}
+
+impl<T: Timer> Driver<T> {
+    /// Runs the handshake until it is done or too late. The steps are those of a pass in
+    /// [`drive`](super::drive): take the alarm, try, take over the horizon, decide, arm.
+    fn poll_handshake<S, E>(
+        &mut self,
+        mut handshake: Pin<&mut impl Future<Output = Result<S, E>>>,
+        meter: Option<&Meter>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S, Error<E>>> {
+        self.wakers.register_reader(cx);
         loop {
-            alarm.poll_fired();
+            self.alarm.poll_fired();
+            let asked = self.ask_kernel(meter);
             if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
-                return Poll::Ready(done.map_err(|error| {
-                    report::handshake_failed(&error);
-                    Error::Socket(error)
-                }));
+                return Poll::Ready(done.map_err(Error::Socket));
             }
-            let proved = alarm.horizon();
-            if proved > horizon.read {
-                if alarm.timer().has_budget() {
-                    horizon = Horizon {
-                        read: proved,
-                        written: proved,
-                    };
-                } else {
-                    // With a new budget the task tries again.
-                    cx.waker().wake_by_ref();
-                }
-            }
-            let now = alarm.now();
+            self.advance_horizon(meter, asked, cx);
+            let now = self.alarm.now();
+            let visible = self.alarm.horizon();
             let mut status = None;
-            match policy.decide(now, horizon, proved, |known| status = Some(known)) {
+            let snapshot = |known| status = Some(known);
+            match self.policy.decide(now, self.horizon, visible, snapshot) {
                 Decision::Abort(reason) => {
-                    let verdict = Verdict {
+                    let status: Status = status.unwrap_or_else(|| self.policy.status(now));
+                    return Poll::Ready(Err(Error::Verdict(Verdict {
                         reason,
                         within: None,
-                        status: Box::new(status.unwrap_or_else(|| policy.status(now))),
+                        status: Box::new(status),
                         close_handshake: CloseHandshake::NotSent,
-                    };
-                    report::verdict("-", &verdict, policy.config());
-                    return Poll::Ready(Err(Error::Verdict(verdict)));
+                    })));
                 }
                 Decision::Wait { until, unproven } => {
-                    let turn = alarm.prove(now, unproven);
+                    let turn = self.alarm.prove(now, unproven);
                     let next = earlier(turn, until);
-                    let fired = next.is_some_and(|at| alarm.set_no_later_than(now, at));
-                    if fired || alarm.may_have_fired() {
+                    let fired = next.is_some_and(|at| self.alarm.set_no_later_than(now, at));
+                    if fired || self.alarm.may_have_fired() {
                         // Not at once: see `poll_send`.
                         cx.waker().wake_by_ref();
                     }
@@ -84,9 +177,46 @@ where
                 Decision::SendPing | Decision::Close(_) => {}
             }
         }
-    });
-    let socket = done.await?;
-    policy.observe(alarm.now(), Event::Opened);
-    alarm.consume_fire();
-    Ok(TimeoutSocket::with_parts(policy, alarm, wakers, socket))
+    }
+
+    /// Has the next tries ask the kernel if a verdict may follow. Returns the instant that its answers are
+    /// about.
+    fn ask_kernel(&self, meter: Option<&Meter>) -> Option<Timestamp> {
+        let meter = meter.filter(|meter| meter.can_ask())?;
+        let fire = self.alarm.last_fire();
+        let asked = fire.filter(|_| self.policy.peer_deadline_has_expired(self.alarm.now()));
+        meter.ask(asked.is_some());
+        asked
+    }
+
+    /// Moves the horizon after a try that did not finish the handshake.
+    fn advance_horizon(
+        &mut self,
+        meter: Option<&Meter>,
+        asked: Option<Timestamp>,
+        cx: &Context<'_>,
+    ) {
+        let answers = meter.map_or_else(Answers::default, Meter::answers);
+        let asked = asked.filter(|_| answers.no_input || answers.no_room);
+        let mut proved = self.alarm.horizon();
+        if proved > self.horizon.read && !self.alarm.timer().has_budget() {
+            // With a new budget the task tries again.
+            cx.waker().wake_by_ref();
+            proved = None;
+        }
+        let proved = self.horizon.read.max(asked).max(proved);
+        self.horizon = Horizon {
+            read: proved,
+            written: proved,
+        };
+    }
+}
+
+impl<F, T: fmt::Debug> fmt::Debug for Opening<F, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opening")
+            .field("label", &self.label)
+            .field("meter", &self.meter)
+            .finish_non_exhaustive()
+    }
 }

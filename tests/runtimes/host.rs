@@ -75,8 +75,8 @@ impl Runtime {
                         .map_ok(|(socket, _)| socket)
                         .boxed(),
                 };
-                let socket = ws_timeout::runtime::tokio::open(config, handshake).await?;
-                Ok(Box::new(socket.with_meter(meter)))
+                let opening = ws_timeout::runtime::tokio::open(config, handshake);
+                Ok(Box::new(opening.with_meter(meter).await?))
             }
             Self::Smol => {
                 use async_tungstenite::{accept_async_with_config, client_async_with_config};
@@ -88,8 +88,8 @@ impl Runtime {
                         .map_ok(|(socket, _)| socket)
                         .boxed(),
                 };
-                let socket = ws_timeout::runtime::smol::open(config, handshake).await?;
-                Ok(Box::new(socket.with_meter(meter)))
+                let opening = ws_timeout::runtime::smol::open(config, handshake);
+                Ok(Box::new(opening.with_meter(meter).await?))
             }
             Self::AsyncStd => {
                 use async_tungstenite::{accept_async_with_config, client_async_with_config};
@@ -101,8 +101,8 @@ impl Runtime {
                         .map_ok(|(socket, _)| socket)
                         .boxed(),
                 };
-                let socket = ws_timeout::runtime::async_std::open(config, handshake).await?;
-                Ok(Box::new(socket.with_meter(meter)))
+                let opening = ws_timeout::runtime::async_std::open(config, handshake);
+                Ok(Box::new(opening.with_meter(meter).await?))
             }
         }
     }
@@ -164,6 +164,10 @@ impl Host {
                 };
                 builder.worker_threads(threads).enable_all();
                 builder.max_io_events_per_tick(events);
+                #[cfg(tokio_unstable)]
+                if runtime == Runtime::TokioThreads {
+                    builder.enable_alt_timer();
+                }
                 let runtime = builder.build().unwrap();
                 let tasks = Tasks::Tokio(runtime.handle().clone());
                 let thread = thread::spawn(move || drop(runtime.block_on(stopped)));

@@ -130,6 +130,10 @@ fn blocks() {
 /// Runs `scenario` on each runtime with many seeds, and prints every outcome.
 #[track_caller]
 fn measure(scenario: Scenario) {
+    let scenario = Scenario {
+        healthy: variable("SUSPENDED_CLIENTS", scenario.healthy),
+        ..scenario
+    };
     let first: u64 = variable("SUSPENDED_SEED", 1);
     let seeds: Vec<u64> = (first..).take(variable("SUSPENDED_RUNS", 20)).collect();
     open_many_files();
