@@ -25,7 +25,8 @@ use ws_timeout::{
     CloseReason, Error, Metered, PongEvidence, TimeoutConfigBuilder, TimeoutSocket, Verdict,
 };
 
-type Guarded = TimeoutSocket<WebSocketStream<Metered<Unaware>>, Timer>;
+type Inner = WebSocketStream<Metered<Unaware>>;
+type Guarded = TimeoutSocket<Inner, Timer>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -191,6 +192,20 @@ async fn a_handshake_that_does_not_come_is_judged_without_delay() {
     let verdict = timed_out(opening.await);
     assert_eq!(verdict.reason, CloseReason::HandshakeTimeout);
     took(start, SECOND);
+}
+
+/// It may wait for something else than the transport.
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_does_not_read_is_judged_after_turns() {
+    let (server, _client) = UnixStream::pair().unwrap();
+    let meter = Metered::socket(Unaware::READS_NOTHING(server)).meter();
+    let handshake = std::future::pending::<Result<Inner, WsError>>();
+    let config = off().handshake_timeout(SECOND).build().unwrap();
+    let opening = open(config, handshake).with_meter(meter);
+    let start = now();
+    let verdict = timed_out(opening.await);
+    assert_eq!(verdict.reason, CloseReason::HandshakeTimeout);
+    assert!(start.elapsed() >= SECOND + 15 * MS);
 }
 
 /// A server's opening handshake, which has a second, and the transport of its client.
