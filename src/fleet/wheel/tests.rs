@@ -1,0 +1,198 @@
+//! Which timers of a wheel fire when, and how many entries it holds.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::TimeoutConfig;
+use crate::event::{Action, Event};
+use crate::fleet::Fleet;
+
+/// Asserts that the wheel holds few entries for the connections of a fleet.
+#[track_caller]
+fn assert_few_entries(fleet: &Fleet<&TimeoutConfig>) {
+    let wheel = &fleet.wheel;
+    let in_buckets: usize = wheel.buckets.iter().map(Vec::len).sum();
+    let entries = in_buckets + wheel.current.len() + wheel.near.len();
+    assert!(entries <= 2 * (fleet.len() + 1) + SPARE_ENTRIES);
+}
+
+/// Each write moves the deadline nearer and leaves a stale entry behind, which would stay for
+/// half a minute.
+#[test]
+fn stale_entries_are_removed() {
+    let config = TimeoutConfig::DEFAULT;
+    let mut fleet = Fleet::new();
+    let keys: Vec<_> = (0..100)
+        .map(|seed| fleet.insert(&config, seed, Timestamp::ZERO))
+        .collect();
+    let mut pings = 0;
+    for millis in (0..60_000).step_by(20) {
+        let now = Timestamp::from_millis(millis);
+        for &key in &keys {
+            fleet.observe(key, now, Event::SendStart);
+            fleet.observe(key, now, Event::SendOk);
+        }
+        while let Some((key, action)) = fleet.poll(now) {
+            if let Action::SendPing(ping) = action {
+                pings += 1;
+                fleet.observe(key, now, Event::PingSent(ping));
+                fleet.observe(key, now, Event::Pong(Some(ping)));
+            }
+        }
+        assert_few_entries(&fleet);
+    }
+    // Every 22.5 to 25 seconds.
+    assert_eq!(pings, 2 * keys.len());
+}
+
+#[test]
+fn entries_of_removed_connections_are_removed() {
+    let config = TimeoutConfig::DEFAULT;
+    let mut fleet = Fleet::new();
+    for seed in 0..100_000 {
+        let key = fleet.insert(&config, seed, Timestamp::ZERO);
+        fleet.remove(key);
+        assert_few_entries(&fleet);
+    }
+}
+
+#[test]
+fn far_timers_do_not_fire_all_at_once() {
+    const CONNECTIONS: usize = 10_000;
+    let hour = Duration::from_secs(60 * 60);
+    let config = TimeoutConfig::builder()
+        .no_ping_interval()
+        .no_connection_timeout()
+        .idle_timeout(hour)
+        .build()
+        .unwrap();
+    let mut fleet = Fleet::new();
+    for seed in 0..CONNECTIONS as u64 {
+        fleet.insert(&config, seed, Timestamp::ZERO);
+    }
+    let mut polls = 0;
+    loop {
+        let most = fleet.wheel.buckets.iter().map(Vec::len).max().unwrap_or(0);
+        let fair = CONNECTIONS.div_ceil(FAR_BUCKETS as usize);
+        assert!(most <= 8 * fair, "{most} in one bucket");
+        let now = fleet.next_deadline().unwrap();
+        if now.saturating_duration_since(Timestamp::ZERO) > hour / 2 {
+            break;
+        }
+        assert_eq!(fleet.poll(now), None);
+        polls += 1;
+    }
+    assert!(polls > FAR_BUCKETS);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    /// Sets the timer of a slot to fire after so many nanoseconds, or before now.
+    Set(u32, i64),
+    Cancel(u32),
+    /// Polls after so many nanoseconds. One of the slots that fire is to fire again, the others are set
+    /// as given, or cancelled if that is `None`.
+    Poll(i64, Option<i64>),
+    Compact,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    const TICK: i64 = 1 << TICK_BITS;
+    let length = prop_oneof![
+        3 => 0..100_i64,
+        3 => 0..3 * TICK,
+        1 => -TICK..0_i64,
+        2 => 0..40_000_000_000_i64,
+        1 => 0..100 * 40_000_000_000_i64,
+        // Whole ticks, near the reach of the wheel too.
+        2 => (prop_oneof![0..3_i64, 764..770_i64, 1020..1030_i64], -20..20_i64)
+            .prop_map(|(ticks, off)| ticks * TICK + off),
+    ];
+    let (slot, again) = (0..8_u32, prop::option::of(length.clone()));
+    prop_oneof![
+        6 => (slot.clone(), length.clone()).prop_map(|(slot, after)| Call::Set(slot, after)),
+        1 => slot.prop_map(Call::Cancel),
+        6 => (length, again).prop_map(|(after, again)| Call::Poll(after, again)),
+        1 => Just(Call::Compact),
+    ]
+}
+
+/// Sets a timer, and returns when it fires.
+fn set(wheel: &mut Wheel, slot: u32, at: Timestamp) -> Option<Timestamp> {
+    wheel.set(slot, at);
+    Some(fires_at(wheel.tick, slot, at))
+}
+
+fn after(now: Timestamp, nanos: i64) -> Timestamp {
+    Timestamp::from_nanos(now.as_nanos().saturating_add_signed(nanos))
+}
+
+/// When a timer that is set to `at` fires, in a wheel that has come to `tick`: up to 16 ns early, or
+/// where the wheel ends.
+fn fires_at(tick: u64, slot: u32, at: Timestamp) -> Timestamp {
+    const TICK: u64 = 1 << 25;
+    let reach = (tick + 1023) * TICK;
+    match at.as_nanos() {
+        nanos if nanos < (tick + 1) * TICK => Timestamp::from_nanos(nanos.max(tick * TICK)),
+        nanos if nanos < reach => Timestamp::from_nanos(nanos / 16 * 16),
+        _ => Timestamp::from_nanos(reach - u64::from(slot) % 256 * TICK),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn timers_fire_when_they_are_set_to(calls in prop::collection::vec(call(), 1..60)) {
+        let mut wheel = Wheel::new();
+        let mut timers = [None; 8];
+        for slot in 0..8 {
+            wheel.make_room(slot);
+        }
+        let mut now = Timestamp::from_secs(3);
+        for call in calls {
+            match call {
+                Call::Set(slot, nanos) => {
+                    let at = fires_at(wheel.tick, slot, after(now, nanos));
+                    let earlier = timers[slot as usize].is_none_or(|timer| at < timer);
+                    prop_assert_eq!(wheel.would_fire_earlier(slot, after(now, nanos)), earlier);
+                    timers[slot as usize] = set(&mut wheel, slot, after(now, nanos));
+                }
+                Call::Cancel(slot) => {
+                    wheel.cancel(slot);
+                    timers[slot as usize] = None;
+                }
+                Call::Compact => wheel.compact(),
+                Call::Poll(nanos, again) => {
+                    now = now.max(after(now, nanos));
+                    let mut due: BTreeSet<u32> = (0..8)
+                        .filter(|&slot| timers[slot as usize].is_some_and(|at| at <= now))
+                        .collect();
+                    let mut first = again.is_some();
+                    while let Some(slot) = wheel.pop(now) {
+                        prop_assert!(due.remove(&slot), "{} fires", slot);
+                        if first {
+                            first = false;
+                            wheel.set_first(slot, now);
+                            prop_assert!(!wheel.would_fire_earlier(slot, now));
+                            prop_assert_eq!(wheel.pop(now), Some(slot));
+                        }
+                        wheel.cancel(slot);
+                        timers[slot as usize] = None;
+                    }
+                    prop_assert!(due.is_empty(), "{:?} do not fire", due);
+                    let next = timers.iter().flatten().min();
+                    let deadline = wheel.next_deadline();
+                    prop_assert!(next.is_none_or(|&at| deadline.is_some_and(|deadline| deadline <= at)));
+                    prop_assert!(deadline.is_none_or(|deadline| deadline > now));
+                    if let Some(nanos) = again {
+                        timers[0] = set(&mut wheel, 0, after(now, nanos));
+                    }
+                }
+            }
+        }
+    }
+}
