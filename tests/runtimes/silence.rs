@@ -1,13 +1,19 @@
 //! Peers that fall silent, or whose pongs prove nothing.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use ws_timeout::{CloseHandshake, CloseReason, PongEvidence};
 
+use crate::evidence::say;
+use crate::host::Host;
 use crate::peers::{CLOSE, PING, PONG, bare, frame, payload, until_dropped};
-use crate::{End, MS, Ours, SECOND, SILENCE, contract, limits};
+use crate::{
+    End, MS, Ours, PATIENCE, SECOND, SILENCE, connection, contract, limits, on_each_runtime,
+};
 
 #[test]
 fn a_silent_peer_is_let_go() {
@@ -17,6 +23,47 @@ fn a_silent_peer_is_let_go() {
         |tcp| until_dropped(bare(tcp)),
         |end| end.is(CloseReason::PongTimeout, CloseHandshake::Sent, SILENCE),
     );
+}
+
+/// Prints how late the verdicts on many peers are, from the deadline of each.
+#[test]
+fn many_silent_peers_are_let_go_on_time() {
+    const PEERS: usize = 200;
+    on_each_runtime(|runtime| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let host = Host::start(runtime);
+        let config = Arc::new(limits().build().unwrap());
+        let (ended, ends) = mpsc::channel();
+        let peers: Vec<TcpStream> = (0..PEERS)
+            .map(|_| {
+                let peer = TcpStream::connect(address).unwrap();
+                let (tcp, _) = listener.accept().unwrap();
+                let (ended, config) = (ended.clone(), config.clone());
+                host.spawn(async move {
+                    let end = connection(runtime, tcp, Ours::Echo, config).await;
+                    ended.send(end).unwrap();
+                });
+                bare(peer)
+            })
+            .collect();
+        drop(ended);
+        let mut late: Vec<Duration> = ends
+            .iter()
+            .map(|end| match end {
+                End::TimedOut(verdict) if verdict.reason == CloseReason::PongTimeout => {
+                    verdict.status.ping_unanswered.unwrap() - config.pong_timeout().unwrap()
+                }
+                end => panic!("{end:?}"),
+            })
+            .collect();
+        assert_eq!(late.len(), PEERS);
+        drop(peers);
+        late.sort();
+        let quartiles: Vec<Duration> = (0..=4).map(|n| late[(PEERS - 1) * n / 4]).collect();
+        say(&format!("{runtime}: verdicts late by {quartiles:.1?}"));
+        assert!(late[PEERS - 1] <= PATIENCE, "{quartiles:?}");
+    });
 }
 
 /// Sends one pong after another with this payload, until the server has dropped the transport.
