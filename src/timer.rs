@@ -11,11 +11,23 @@ use crate::time::Timestamp;
 /// [`runtime`](crate::runtime) implements it for each runtime. Any other runtime needs about 30 lines;
 /// in tests, implement it on a clock that the test moves.
 pub trait Timer {
-    /// Returns the time on the runtime's clock since a fixed origin. Must never run backwards.
+    /// An instant of the runtime's clock: [`Timestamp`], or a type of the runtime that is cheaper to get.
+    ///
+    /// Most messages of a [`TimeoutSocket`](crate::TimeoutSocket) need an instant only to compare it with
+    /// another, so they do not pay for the conversion.
+    type Instant: Copy + Ord + Send + Sync + Unpin + 'static;
+
+    /// Reads the runtime's clock, which must never run backwards.
+    fn now(&self) -> Self::Instant;
+
+    /// Returns an instant as the time since a fixed origin.
     ///
     /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack) rounds up to multiples of the slack
     /// since the origin, so only timers with the same origin share a wake-up.
-    fn now(&self) -> Timestamp;
+    fn timestamp(&self, at: Self::Instant) -> Timestamp;
+
+    /// Returns the instant of a timestamp, the inverse of [`timestamp`](Self::timestamp).
+    fn instant(&self, at: Timestamp) -> Self::Instant;
 
     /// Sets the timer to `at`, replacing the previous setting. `at` is at most a day ahead. The timer
     /// may fire late, but never early.

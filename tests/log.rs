@@ -54,7 +54,7 @@ async fn a_failed_handshake_is_logged_with_its_label() {
     Collected::begin();
     let config = builder().handshake_timeout(SECOND).build().unwrap();
     let (server, _client) = duplex(64);
-    let late = open(config.clone(), tokio_tungstenite::accept_async(server));
+    let late = open(config, tokio_tungstenite::accept_async(server));
     late.with_label("late").await.unwrap_err();
     let [verdict] = lines("late");
     verdict.says(&[("event", "verdict"), ("limit", "handshake_timeout")]);

@@ -202,8 +202,18 @@ impl Drop for Wire {
 struct Hand(Shared);
 
 impl ws_timeout::Timer for Hand {
+    type Instant = Timestamp;
+
     fn now(&self) -> Timestamp {
         Timestamp::from_duration(self.0.world().now)
+    }
+
+    fn timestamp(&self, at: Timestamp) -> Timestamp {
+        at
+    }
+
+    fn instant(&self, at: Timestamp) -> Timestamp {
+        at
     }
 
     fn set(&mut self, at: Timestamp) {
@@ -2055,8 +2065,18 @@ struct Stopping {
 }
 
 impl ws_timeout::Timer for Stopping {
+    type Instant = Timestamp;
+
     fn now(&self) -> Timestamp {
         self.hand.now()
+    }
+
+    fn timestamp(&self, at: Timestamp) -> Timestamp {
+        at
+    }
+
+    fn instant(&self, at: Timestamp) -> Timestamp {
+        at
     }
 
     fn set(&mut self, at: Timestamp) {

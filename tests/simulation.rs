@@ -444,8 +444,18 @@ impl Shared {
 struct Alarm(Shared);
 
 impl ws_timeout::Timer for Alarm {
+    type Instant = Timestamp;
+
     fn now(&self) -> Timestamp {
         Timestamp::from_duration(self.0.lock().now)
+    }
+
+    fn timestamp(&self, at: Timestamp) -> Timestamp {
+        at
+    }
+
+    fn instant(&self, at: Timestamp) -> Timestamp {
+        at
     }
 
     fn set(&mut self, at: Timestamp) {

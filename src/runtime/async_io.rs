@@ -60,15 +60,24 @@ impl Default for Timer {
 }
 
 impl crate::Timer for Timer {
+    type Instant = Instant;
+
     #[inline]
-    fn now(&self) -> Timestamp {
-        Timestamp::from_uptime(now().saturating_duration_since(self.origin))
+    fn now(&self) -> Instant {
+        now()
+    }
+
+    fn timestamp(&self, at: Instant) -> Timestamp {
+        Timestamp::from_uptime(at.saturating_duration_since(self.origin))
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        let from_origin = at.saturating_duration_since(Timestamp::ZERO);
+        self.origin.checked_add(from_origin).unwrap_or_else(now)
     }
 
     fn set(&mut self, at: Timestamp) {
-        let from_origin = at.saturating_duration_since(Timestamp::ZERO);
-        let deadline = self.origin.checked_add(from_origin);
-        self.alarm.set_at(deadline.unwrap_or_else(now));
+        self.alarm.set_at(self.instant(at));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -63,14 +63,24 @@ impl Default for Timer {
 }
 
 impl crate::Timer for Timer {
+    type Instant = Instant;
+
     #[inline]
-    fn now(&self) -> Timestamp {
-        Timestamp::from_uptime(now().saturating_duration_since(self.origin))
+    fn now(&self) -> Instant {
+        now()
+    }
+
+    fn timestamp(&self, at: Instant) -> Timestamp {
+        Timestamp::from_uptime(at.saturating_duration_since(self.origin))
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        let from_origin = at.saturating_duration_since(Timestamp::ZERO);
+        self.origin.checked_add(from_origin).unwrap_or_else(now)
     }
 
     fn set(&mut self, at: Timestamp) {
-        let from_origin = at.saturating_duration_since(Timestamp::ZERO);
-        let at = self.origin.checked_add(from_origin).unwrap_or_else(now);
+        let at = self.instant(at);
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
         alarm.as_mut().reset(at);
     }

@@ -62,7 +62,7 @@ impl<T: Timer> Alarm<T> {
 
     #[inline]
     pub(super) fn now(&self) -> Timestamp {
-        self.timer.now()
+        self.timer.timestamp(self.timer.now())
     }
 
     pub(super) fn timer(&self) -> &T {
@@ -72,12 +72,6 @@ impl<T: Timer> Alarm<T> {
     #[inline]
     pub(super) fn set_to(&self) -> Option<Timestamp> {
         self.set_to
-    }
-
-    /// Whether `now` has reached what the timer is set to, or the timer is not set.
-    #[inline]
-    pub(super) fn is_reached(&self, now: Timestamp) -> bool {
-        self.set_to.is_none_or(|at| at <= now)
     }
 
     /// What had arrived by then is visible to any try from now on.

@@ -16,7 +16,6 @@ use crate::config::TimeoutConfig;
 use crate::error::Error;
 #[cfg(doc)]
 use crate::event::CloseReason;
-use crate::event::Event;
 use crate::message::{Message, close_message};
 #[cfg(doc)]
 use crate::policy::TimeoutPolicy;
@@ -71,12 +70,14 @@ where
         within: Duration,
     ) -> impl Future<Output = Result<Received<M>, Error<E>>> {
         let deadline = self.deadline_of_call(within);
-        poll_fn(move |cx| match self.poll_recv(cx) {
+        poll_fn(move |cx| match self.fast.poll_recv(cx) {
             Poll::Ready(Some(Ok(message))) => Poll::Ready(Ok(Received::Message(message))),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error)),
             Poll::Ready(None) => Poll::Ready(Ok(Received::Closed)),
-            Poll::Pending if self.recv_has_expired(deadline) => Poll::Ready(Ok(Received::TimedOut)),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => match self.fast.drive(|driver| driver.recv_has_expired(deadline)) {
+                true => Poll::Ready(Ok(Received::TimedOut)),
+                false => Poll::Pending,
+            },
         })
     }
 
@@ -206,7 +207,8 @@ where
         if !can_be_sent(code) {
             return Err(Error::CloseCode(code));
         }
-        self.begin_close(close_message(Some(code), reason));
+        let frame = close_message(Some(code), reason);
+        self.fast.drive(|driver| driver.begin_close(frame));
         while self.recv().await?.is_some() {}
         Ok(self.peer_close().and_then(|close| close.code))
     }
@@ -223,55 +225,18 @@ where
         let mut message = Some(message);
         poll_fn(|cx| {
             let sent = self.poll_send_message(cx, &mut message);
-            if sent.is_pending() && self.send_has_expired(deadline) {
-                self.abort_send(self.alarm.now(), within);
-                return Poll::Ready(self.check_not_ended());
+            match sent.is_pending() {
+                true => self
+                    .fast
+                    .drive(|driver| driver.check_send_limit(deadline, within)),
+                false => sent,
             }
-            sent
         })
         .await
     }
 
     fn deadline_of_call(&self, within: Duration) -> Option<Timestamp> {
-        self.alarm.now().checked_add(within)
-    }
-
-    /// Whether the limit of a receive has expired, after a try that returned nothing. A fire of the alarm
-    /// at or past the deadline, and a read after it that found nothing, are enough: a message that comes
-    /// to light a turn of the reactor later is not lost. If the limit has not expired, the alarm is set.
-    fn recv_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
-        let Some(deadline) = deadline else {
-            return false;
-        };
-        let now = self.alarm.now();
-        let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
-        // While nothing is read, nothing can be received.
-        let choked = self.outbox.is_choked();
-        if deadline <= now && (choked || (drained && self.alarm.timer().has_budget())) {
-            return true;
-        }
-        let turn = self.alarm.next_turn(now);
-        self.arm(now, Some(deadline.max(turn)));
-        false
-    }
-
-    /// Whether the limit of a send has expired, after a try that has not sent. As with every limit on the
-    /// peer, only a try past the horizon counts. If the limit has not expired, the alarm is set.
-    fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
-        let Some(deadline) = deadline else {
-            return false;
-        };
-        let now = self.alarm.now();
-        if deadline > now {
-            self.arm(now, Some(deadline));
-            return false;
-        }
-        if self.horizon.written >= Some(deadline) {
-            return true;
-        }
-        let turn = self.alarm.prove(now, Some(deadline));
-        self.arm(now, turn);
-        false
+        self.fast.driver().alarm.now().checked_add(within)
     }
 
     /// Hands over `message`, once, and flushes it.
@@ -297,18 +262,12 @@ where
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Changes the limits of the connection; see [`TimeoutPolicy::set_config`].
     pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
-        self.policy.set_config(self.alarm.now(), config.into());
-        // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
-        self.horizon.read = None;
-        self.needs_poll = true;
-        self.wakers.wake_both();
+        self.fast.drive(|driver| driver.set_config(config.into()));
     }
 
     /// Requires proof of life within `within`, for example after a suspend or a network change.
     pub fn probe(&mut self, within: Duration) {
-        self.observe(self.alarm.now(), Event::Probe { within });
-        self.needs_poll = true;
-        self.wakers.wake_both();
+        self.fast.drive(|driver| driver.probe(within));
     }
 
     /// Schedules a graceful close at a random point within `within`, so that the connections of a server
@@ -320,8 +279,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// socket whole can wait for a message, for something to send and for the shutdown in one
     /// `tokio::select!`: dropping the future of a receive loses nothing.
     pub fn drain(&mut self, within: Duration) {
-        self.observe(self.alarm.now(), Event::Drain { within });
-        self.wakers.wake_both();
+        self.fast.drive(|driver| driver.drain(within));
     }
 }
 

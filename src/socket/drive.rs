@@ -28,17 +28,17 @@
 //! | the sending half | `needs_poll`, or the clock has reached the alarm |
 
 use std::fmt;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::Driver;
 use super::alarm::aligned;
 use super::fairness::MAX_MESSAGES_PER_TURN;
 use crate::error::Error;
-use crate::event::{Event, Phase};
+use crate::event::Event;
 use crate::message::Message;
 use crate::policy::Decision;
 use crate::report;
@@ -61,35 +61,16 @@ pub(super) enum Want {
     Flush,
 }
 
-impl<S, T, M, E> TimeoutSocket<S, T>
+impl<S, T, M, E> Driver<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     M: Message,
     E: fmt::Display,
     T: Timer,
 {
-    /// A pass of the reading half.
-    #[inline]
-    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
-        if self.reads_left == 0 {
-            ready!(self.poll_read_allowance(cx));
-        }
-        self.take_alarm();
-        match self.poll_inner(cx) {
-            Poll::Ready(Some(Ok(message))) if self.try_recv_fast(&message) => {
-                self.reads_left -= 1;
-                Poll::Ready(Some(Ok(message)))
-            }
-            Poll::Pending if self.can_park(cx) => {
-                self.reads_left = MAX_MESSAGES_PER_TURN;
-                Poll::Pending
-            }
-            read => self.poll_recv_slow(read, cx),
-        }
-    }
-
+    /// A pass of the reading half, from what its first read returned.
     #[inline(never)]
-    fn poll_recv_slow(
+    pub(super) fn poll_recv_slow(
         &mut self,
         first: Poll<Option<Result<M, E>>>,
         cx: &mut Context<'_>,
@@ -149,7 +130,7 @@ where
     }
 
     #[inline]
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, E>>> {
+    pub(super) fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, E>>> {
         match &mut self.inner {
             Some(inner) if !self.read_eof => inner.poll_next(cx),
             _ => Poll::Ready(None),
@@ -280,7 +261,7 @@ where
     }
 }
 
-impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+impl<S: TryStream, T: Timer> Driver<S, T> {
     /// Step 1.
     #[inline]
     pub(super) fn take_alarm(&mut self) {
@@ -295,32 +276,5 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             self.on_fire();
             self.wakers.wake_both();
         }
-    }
-
-    /// Records an event, and whether it may have brought a deadline nearer than the alarm.
-    #[inline]
-    pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
-        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
-            && !self.policy.traffic_moves_deadlines_nearer(now);
-        self.policy.observe(now, event);
-        self.needs_poll = self.needs_poll || (!only_later && self.alarm_is_late());
-    }
-
-    /// Whether the alarm fires too late for the next deadline.
-    fn alarm_is_late(&self) -> bool {
-        let next = self.policy.next_deadline();
-        let latest = next.and_then(|at| at.checked_add(self.slack()));
-        latest.is_some_and(|latest| self.alarm.set_to().is_none_or(|alarm| latest < alarm))
-    }
-
-    #[inline]
-    pub(super) fn clock_has_reached_alarm(&self, now: Timestamp) -> bool {
-        self.alarm.set_to().is_some_and(|at| at <= now)
-    }
-
-    /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
-    #[inline]
-    pub(super) fn is_free_to_send(&self) -> bool {
-        self.policy.phase() == Phase::Open && self.teardown.allows_sends()
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::Driver;
 use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::{CloseReason, Event, Phase};
 use crate::message::{Message, close_message};
@@ -17,7 +17,7 @@ use crate::status::Status;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-impl<S, T, M, E> TimeoutSocket<S, T>
+impl<S, T, M, E> Driver<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     M: Message,

@@ -10,7 +10,7 @@
 
 use futures_core::TryStream;
 
-use super::TimeoutSocket;
+use super::Driver;
 use crate::message::Message;
 use crate::metered::{Answers, Metering};
 use crate::time::Timestamp;
@@ -35,7 +35,7 @@ impl Backlog {
     };
 }
 
-impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+impl<S: TryStream, T: Timer> Driver<S, T> {
     /// The alarm has fired. If a verdict may follow, the tries from now on ask the kernel.
     #[inline(never)]
     pub(super) fn on_fire(&mut self) {

@@ -11,14 +11,14 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::Driver;
 use crate::message::Message;
 use crate::timer::Timer;
 
 /// How many messages the stream returns before it lets other tasks run.
 pub(super) const MAX_MESSAGES_PER_TURN: u8 = 32;
 
-impl<S, T, M, E> TimeoutSocket<S, T>
+impl<S, T, M, E> Driver<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     M: Message,

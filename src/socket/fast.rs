@@ -1,91 +1,238 @@
-//! Fast paths: skip the loop when it would do nothing. While something waits that the program does not
-//! know of, such as a reply, `needs_poll` is set and the loop runs.
+//! Fast paths: most messages need nothing but to be recorded.
+//!
+//! The socket is *calm* while that is so for every whole message, read or flushed, until the alarm; see
+//! [`Driver::calm_until`]. Then one comparison with the clock is all that a message takes. It is only
+//! noted, and the policy is told before anything else happens. [`FastPath::drive`] is the only way to
+//! change the driver, so nothing can forget to end the calm, or to tell the policy of what was noted.
 
 use std::fmt;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use futures_core::Stream;
+use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::drive::Want;
+use super::driver::Driver;
+use super::fairness::MAX_MESSAGES_PER_TURN;
 use super::output::WriteError;
+use crate::config::TimeoutConfig;
 use crate::error::Error;
+use crate::event::Event;
 use crate::message::{Message, MessageKind};
+use crate::policy::TimeoutPolicy;
+use crate::status::Status;
 use crate::timer::Timer;
 
-impl<S, T, M, E> TimeoutSocket<S, T>
+/// A driver, and the way past it.
+pub(super) struct FastPath<S: TryStream, T: Timer> {
+    /// Until when the socket is calm; `None` if it is not.
+    calm_until: Option<T::Instant>,
+    noted: Noted<T::Instant>,
+    driver: Driver<S, T>,
+}
+
+/// What the policy has not been told.
+struct Noted<I> {
+    /// When a message was last read.
+    received: Option<I>,
+    /// When messages were last flushed.
+    flushed: Option<I>,
+}
+
+impl<S: TryStream, T: Timer> FastPath<S, T> {
+    pub(super) fn new(driver: Driver<S, T>) -> Self {
+        Self {
+            calm_until: None,
+            noted: Noted {
+                received: None,
+                flushed: None,
+            },
+            driver,
+        }
+    }
+
+    /// The driver, whose policy may not know the latest messages.
+    pub(super) fn driver(&self) -> &Driver<S, T> {
+        &self.driver
+    }
+
+    /// Has the driver do something, after it has learned what was noted.
+    pub(super) fn drive<R>(&mut self, call: impl FnOnce(&mut Driver<S, T>) -> R) -> R {
+        self.calm_until = None;
+        let driver = &mut self.driver;
+        self.noted.tell(driver.alarm.timer(), &mut driver.policy);
+        self.noted.received = None;
+        self.noted.flushed = None;
+        let done = call(driver);
+        self.calm_until = driver.calm_until();
+        done
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let driver = &self.driver;
+        let mut policy = driver.policy.clone();
+        self.noted.tell(driver.alarm.timer(), &mut policy);
+        driver.status_of(&policy, driver.alarm.now())
+    }
+}
+
+impl<S, T, M, E> FastPath<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     M: Message,
     E: fmt::Display,
     T: Timer,
 {
-    /// Records a message, if that is all there is to do. Returns whether it did.
+    /// A pass of the reading half.
     #[inline]
-    pub(super) fn try_recv_fast(&mut self, message: &M) -> bool {
-        if self.needs_poll || self.has_heartbeat || !matches!(message.kind(), MessageKind::Data) {
+    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
+        if self.driver.reads_left == 0 {
+            ready!(self.drive(|driver| driver.poll_read_allowance(cx)));
+        }
+        if self.driver.alarm.may_have_fired() {
+            self.drive(Driver::take_alarm);
+        }
+        match self.driver.poll_inner(cx) {
+            Poll::Ready(Some(Ok(message))) if self.note_received(&message) => {
+                self.driver.reads_left -= 1;
+                Poll::Ready(Some(Ok(message)))
+            }
+            Poll::Pending if self.can_park(cx) => {
+                self.driver.reads_left = MAX_MESSAGES_PER_TURN;
+                Poll::Pending
+            }
+            read => self.drive(|driver| driver.poll_recv_slow(read, cx)),
+        }
+    }
+
+    /// Notes a message, if that is all there is to do. Returns whether it did.
+    #[inline]
+    fn note_received(&mut self, message: &M) -> bool {
+        let Some(calm_until) = self.calm_until else {
             return false;
+        };
+        let now = self.driver.alarm.timer().now();
+        let notes = now < calm_until && matches!(message.kind(), MessageKind::Data);
+        if notes {
+            self.noted.received = Some(now);
+            if self.driver.options.is_some() {
+                self.driver.on_whole_message();
+            }
         }
-        let now = self.alarm.now();
-        let done = !self.alarm.is_reached(now) && self.policy.try_observe_recv_fast(now);
-        if done && self.options.is_some() {
-            self.on_whole_message();
-        }
-        done
+        notes
     }
 
     /// Whether there is nothing to do but wait, where there was nothing to read.
     #[inline]
-    pub(super) fn can_park(&mut self, cx: &Context<'_>) -> bool {
-        let new_task = self.wakers.register_reader(cx);
-        // The alarm may have woken the task that was registered before.
-        let fired = new_task && self.alarm.may_have_fired();
-        let moved = self.options.is_some() && self.has_partial_news();
-        !(fired || self.needs_poll || moved || self.outbox.has_pending_writes())
+    fn can_park(&mut self, cx: &Context<'_>) -> bool {
+        let driver = &mut self.driver;
+        self.calm_until.is_some()
+            && driver.wakers.knows_reader(cx)
+            && !driver.outbox.has_pending_writes()
+            && !(driver.options.is_some() && driver.has_partial_news())
     }
 
-    /// Asks the inner sink for room, if that is all there is to do. `None` leaves it to the loop.
     #[inline]
-    pub(super) fn try_reserve_fast(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Option<Result<(), Error<E>>> {
-        if self.needs_poll || self.alarm.may_have_fired() {
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error<E>>> {
+        if let Some(done) = self.try_reserve(cx) {
+            return Poll::Ready(done);
+        }
+        self.drive(|driver| {
+            driver.check_can_send()?;
+            driver.poll_send(cx, Want::Room)
+        })
+    }
+
+    /// Asks the inner sink for room, if that is all there is to do. `None` leaves it to the driver.
+    #[inline]
+    fn try_reserve(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
+        let driver = &mut self.driver;
+        if self.calm_until.is_none() || driver.alarm.may_have_fired() {
             return None;
         }
-        if self.outbox.has_place() {
+        if driver.outbox.has_place() {
             return Some(Ok(()));
         }
-        if self.outbox.has_displaced() || self.outbox.has_ping() || self.policy.write_clock_runs() {
+        // A write that waited may be through.
+        if driver.outbox.has_displaced() || driver.policy.write_clock_runs() {
             return None;
         }
-        match self.poll_room_inner(cx) {
-            Poll::Ready(done) => Some(self.map_write_error(done.map_err(WriteError::Broken))),
-            // The loop asks again, and registers the task.
+        match driver.poll_room_inner(cx) {
+            Poll::Ready(Ok(())) => Some(Ok(())),
+            Poll::Ready(Err(error)) => Some(self.fail_write(error)),
+            // The driver asks again, and registers the task.
             Poll::Pending => None,
         }
     }
 
-    /// Flushes the messages of the program, if that is all there is to do. `None` leaves it to the loop.
     #[inline]
-    pub(super) fn try_flush_fast(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
-        if self.needs_poll || !self.outbox.is_plain_data() || !self.is_free_to_send() {
+    pub(super) fn start_send(&mut self, message: M) -> Result<(), Error<E>> {
+        let is_calm = self.calm_until.is_some();
+        if is_calm && matches!(message.kind(), MessageKind::Data) {
+            return self.driver.hand_over(message, true);
+        }
+        self.drive(|driver| driver.start_send(message))
+    }
+
+    #[inline]
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error<E>>> {
+        if let Some(done) = self.try_flush(cx) {
+            return Poll::Ready(done);
+        }
+        self.drive(|driver| match driver.check_can_flush()? {
+            true => driver.poll_send(cx, Want::Flush),
+            false => Poll::Ready(Ok(())),
+        })
+    }
+
+    /// Flushes the messages of the program, if that is all there is to do. `None` leaves it to the driver.
+    #[inline]
+    fn try_flush(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
+        let calm_until = self.calm_until?;
+        let driver = &mut self.driver;
+        if !driver.outbox.is_plain_data() {
             return None;
         }
-        match self.poll_flush_inner(cx) {
+        match driver.poll_flush_inner(cx) {
             Poll::Ready(Ok(())) => {
-                let now = self.alarm.now();
-                let done = !self.alarm.is_reached(now) && self.policy.try_observe_send_fast(now);
-                if done {
-                    self.outbox.on_flushed();
-                    if self.options.is_some() {
-                        self.forget_progress();
-                    }
+                let now = driver.alarm.timer().now();
+                if now >= calm_until {
+                    return None;
                 }
-                done.then_some(Ok(()))
+                self.noted.flushed = Some(now);
+                driver.outbox.on_flushed();
+                if driver.options.is_some() {
+                    driver.forget_progress();
+                }
+                Some(Ok(()))
             }
-            Poll::Ready(Err(error)) => Some(self.map_write_error(Err(WriteError::Broken(error)))),
+            Poll::Ready(Err(error)) => Some(self.fail_write(error)),
             Poll::Pending => None,
+        }
+    }
+
+    #[cold]
+    fn fail_write(&mut self, error: E) -> Result<(), Error<E>> {
+        self.drive(|driver| driver.map_write_error(Err(WriteError::Broken(error))))
+    }
+}
+
+impl<I: Copy + Ord> Noted<I> {
+    /// Tells a policy, in the order of time.
+    fn tell(
+        &self,
+        timer: &impl Timer<Instant = I>,
+        policy: &mut TimeoutPolicy<Arc<TimeoutConfig>>,
+    ) {
+        let mut events = [(self.received, Event::Recv), (self.flushed, Event::SendOk)];
+        if self.flushed < self.received {
+            events.reverse();
+        }
+        for (at, event) in events {
+            if let Some(at) = at {
+                policy.observe(timer.timestamp(at), event);
+            }
         }
     }
 }

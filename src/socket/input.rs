@@ -5,7 +5,7 @@ use std::fmt;
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::Driver;
 use super::heartbeat::Heartbeat;
 use crate::error::{Error, PeerClose};
 use crate::event::Event;
@@ -16,7 +16,7 @@ use crate::seed::PingId;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-impl<S, T, M, E> TimeoutSocket<S, T>
+impl<S, T, M, E> Driver<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     M: Message,

@@ -10,23 +10,27 @@
 //! | [`teardown`] | how the connection ends, and who has been told |
 //! | [`heartbeat`] | the layer below: messages that serve as Ping and Pong frames |
 //! | [`wakers`] | which tasks are woken |
-//! | [`drive`] | the loop: read, write, decide, arm |
+//! | [`driver`] | all of that in one value |
+//! | [`drive`] | the loop on it: read, write, decide, arm |
 //! | [`evidence`] | what a verdict rests on: the horizon, the kernel's word, the backlog |
 //! | [`fairness`] | when to stop reading, for other tasks or for a peer that does not read |
-//! | [`fast`] | the short cuts past the loop |
+//! | [`fast`] | the short cuts past the loop, for most messages |
 //! | [`input`], [`output`] | what a received message means; how the outbox is drained |
 //! | [`ending`] | carrying out a close or an abort |
 //! | [`options`], [`calls`], [`open`] | the builders; calls that are one future each; the opening handshake |
+//! | [`limits`] | limits of such calls, and what else a program asks of a living connection |
 
 mod alarm;
 mod calls;
 mod drive;
+mod driver;
 mod ending;
 mod evidence;
 mod fairness;
 mod fast;
 mod heartbeat;
 mod input;
+mod limits;
 mod open;
 mod options;
 mod outbox;
@@ -46,23 +50,17 @@ use futures_util::sink::Sink;
 
 use crate::config::TimeoutConfig;
 use crate::error::{Error, PeerClose};
-use crate::message::{Message, MessageKind, close_message};
-use crate::policy::{Horizon, TimeoutPolicy};
-use crate::report;
+use crate::message::{Message, close_message};
+use crate::policy::TimeoutPolicy;
 use crate::status::Status;
-use crate::time::Timestamp;
 use crate::timer::Timer;
 
 use alarm::Alarm;
 pub use calls::Received;
-use drive::Want;
-use evidence::Backlog;
-use fairness::MAX_MESSAGES_PER_TURN;
+use driver::Driver;
+use fast::FastPath;
 use heartbeat::Heartbeats;
 pub use open::Opening;
-use options::Options;
-use outbox::Outbox;
-use teardown::Teardown;
 use wakers::Wakers;
 
 /// A WebSocket that enforces timeouts. **Keep reading from it**: silence is noticed and pongs are
@@ -97,29 +95,7 @@ use wakers::Wakers;
 /// [`Metered::socket`](crate::Metered::socket) it asks how much has arrived, and no guess is needed.
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
-    /// `None` once the connection has ended.
-    inner: Option<Heartbeats<S>>,
-    policy: TimeoutPolicy<Arc<TimeoutConfig>>,
-    alarm: Alarm<T>,
-    /// How far our knowledge reaches: the alarm's horizon, once a read or a write was tried after it.
-    horizon: Horizon,
-    backlog: Backlog,
-    wakers: Wakers,
-    outbox: Outbox<S::Ok>,
-    teardown: Teardown<S::Error>,
-    /// Whether the next pass must poll the policy. See the table in [`drive`].
-    needs_poll: bool,
-    /// Whether data messages may serve as heartbeat.
-    has_heartbeat: bool,
-    /// How many messages may still be read before the task yields; 0 if none may.
-    reads_left: u8,
-    /// Whether the inner stream has ended. What was written before may still have to leave.
-    read_eof: bool,
-    /// Whether the transport is being shut down.
-    shuts_down: bool,
-    open_logged: bool,
-    /// `None` where the program asked for nothing.
-    options: Option<Box<Options<S>>>,
+    fast: FastPath<S, T>,
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
@@ -127,7 +103,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     ///
     /// The functions in [`runtime`](crate::runtime) are shorter.
     pub fn new(config: impl Into<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
-        let policy = TimeoutPolicy::new(config.into(), random_seed(), timer.now());
+        let now = timer.timestamp(timer.now());
+        let policy = TimeoutPolicy::new(config.into(), random_seed(), now);
         let wakers = Wakers::new();
         let alarm = Alarm::new(timer, wakers.alarm_waker());
         Self::with_parts(policy, alarm, wakers, socket)
@@ -148,7 +125,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         F: Future<Output = Result<S, E>>,
         E: fmt::Display,
     {
-        let policy = TimeoutPolicy::opening(config.into(), random_seed(), timer.now());
+        let now = timer.timestamp(timer.now());
+        let policy = TimeoutPolicy::opening(config.into(), random_seed(), now);
         // A task is for all its life as large as it ever gets, and handshakes are large.
         Opening::new(policy, timer, Box::pin(handshake))
     }
@@ -159,72 +137,45 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         wakers: Wakers,
         socket: S,
     ) -> Self {
+        let driver = Driver::new(policy, alarm, wakers, socket);
         Self {
-            inner: Some(Heartbeats::new(socket)),
-            policy,
-            horizon: Horizon::default(),
-            backlog: Backlog::NONE,
-            alarm,
-            wakers,
-            outbox: Outbox::new(),
-            teardown: Teardown::new(),
-            needs_poll: true,
-            has_heartbeat: false,
-            reads_left: MAX_MESSAGES_PER_TURN,
-            read_eof: false,
-            shuts_down: false,
-            open_logged: false,
-            options: None,
+            fast: FastPath::new(driver),
         }
     }
 
     /// Returns a snapshot of everything known about the connection.
     pub fn status(&self) -> Status {
-        self.status_at(self.alarm.now())
+        self.fast.status()
     }
 
     /// Returns the inner socket, for example to ask the transport for its address; `None` once the
     /// connection has ended.
     pub fn get_ref(&self) -> Option<&S> {
-        self.inner.as_ref().map(Heartbeats::get_ref)
+        self.fast.driver().inner.as_ref().map(Heartbeats::get_ref)
     }
 
     /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended. What
     /// the inner socket has buffered stays there. A message, ping or reply that waited for room is lost.
     pub fn into_inner(mut self) -> Option<S> {
-        self.report_drop();
-        self.inner.take().map(Heartbeats::into_inner)
-    }
-
-    /// Logs that the program drops the connection, if it was logged as open.
-    fn report_drop(&self) {
-        if self.inner.is_some() && self.open_logged {
-            report::dropped(self.label_or_dash(), &self.status());
-        }
+        self.fast.drive(|driver| {
+            driver.report_drop();
+            driver.inner.take().map(Heartbeats::into_inner)
+        })
     }
 
     /// Returns the name given by [`with_label`](Self::with_label).
     pub fn label(&self) -> Option<&str> {
-        self.options.as_ref()?.label.as_deref()
+        self.fast.driver().label()
     }
 
     /// Returns the peer's Close frame, also after the end; `None` if none came.
     pub fn peer_close(&self) -> Option<PeerClose> {
-        self.teardown.peer_close()
+        self.fast.driver().teardown.peer_close()
     }
 
     /// Returns the current configuration.
     pub fn config(&self) -> &TimeoutConfig {
-        self.policy.config()
-    }
-
-    fn status_at(&self, now: Timestamp) -> Status {
-        let mut status = self.policy.status(now);
-        // The policy does not know of a send that took longer than its caller allowed.
-        let verdict = self.teardown.verdict();
-        let reason = verdict.map(|verdict| verdict.reason);
-        status.cause = status.cause.or(reason);
-        status
+        self.fast.driver().policy.config()
     }
 }
 
@@ -240,7 +191,7 @@ where
 
     #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_recv(cx)
+        self.get_mut().fast.poll_recv(cx)
     }
 }
 
@@ -253,7 +204,7 @@ where
     Self: Unpin,
 {
     fn is_terminated(&self) -> bool {
-        self.teardown.is_terminated()
+        self.fast.driver().teardown.is_terminated()
     }
 }
 
@@ -269,70 +220,42 @@ where
 
     #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        let this = self.get_mut();
-        this.check_can_send()?;
-        match this.try_reserve_fast(cx) {
-            Some(done) => Poll::Ready(done),
-            None => this.poll_send(cx, Want::Room),
-        }
+        self.get_mut().fast.poll_ready(cx)
     }
 
     #[inline]
     fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
-        let this = self.get_mut();
-        this.check_can_send()?;
-        let data = match message.kind() {
-            MessageKind::Data => true,
-            MessageKind::Ping(_) | MessageKind::Pong(_) => false,
-            MessageKind::Close(_) => {
-                this.begin_close(message);
-                return Ok(());
-            }
-        };
-        match &mut this.inner {
-            Some(inner) if this.outbox.has_place() => {
-                let given = inner.start_send(message);
-                this.outbox.on_given(data, given.is_ok());
-                given.map_err(Error::Socket)
-            }
-            // A ping or a reply has taken the place that was promised.
-            _ => this.outbox.displace(message).map_err(|_| Error::NotReady),
-        }
+        self.get_mut().fast.start_send(message)
     }
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        let this = self.get_mut();
-        if let Some(done) = this.try_flush_fast(cx) {
-            return Poll::Ready(done);
-        }
-        if !this.check_can_flush()? {
-            return Poll::Ready(Ok(()));
-        }
-        this.poll_send(cx, Want::Flush)
+        self.get_mut().fast.poll_flush(cx)
     }
 
     /// Begins the closing handshake with an empty Close frame, unless it has begun, and flushes that.
     /// The stream sees its end.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.begin_close(close_message(None, ""));
+        let frame = close_message(None, "");
+        self.fast.drive(|driver| driver.begin_close(frame));
         self.poll_flush(cx)
     }
 }
 
 impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
     fn drop(&mut self) {
-        self.report_drop();
+        self.fast.drive(|driver| driver.report_drop());
     }
 }
 
 impl<S: TryStream, T: Timer + fmt::Debug> fmt::Debug for TimeoutSocket<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let driver = self.fast.driver();
         f.debug_struct("TimeoutSocket")
-            .field("policy", &self.policy)
-            .field("timer", self.alarm.timer())
-            .field("label", &self.label())
-            .field("verdict", &self.teardown.verdict())
+            .field("policy", &driver.policy)
+            .field("timer", driver.alarm.timer())
+            .field("label", &driver.label())
+            .field("verdict", &driver.teardown.verdict())
             .finish_non_exhaustive()
     }
 }

@@ -32,11 +32,11 @@ pub struct Opening<F, T> {
     meter: Option<Meter>,
     label: Option<Arc<str>>,
     /// `None` once the handshake is over.
-    driver: Option<Driver<T>>,
+    driver: Option<Handshake<T>>,
 }
 
 /// What becomes part of the socket, and what it knows so far.
-struct Driver<T> {
+struct Handshake<T> {
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
     wakers: Wakers,
@@ -57,7 +57,7 @@ impl<F, T: Timer> Opening<F, T> {
             handshake,
             meter: None,
             label: None,
-            driver: Some(Driver {
+            driver: Some(Handshake {
                 policy,
                 alarm: Alarm::new(timer, wakers.alarm_waker()),
                 wakers,
@@ -109,7 +109,7 @@ where
             }
             Err(error) => report::handshake_failed(label, error),
         }
-        let Some(Driver {
+        let Some(Handshake {
             mut policy,
             mut alarm,
             wakers,
@@ -133,7 +133,7 @@ where
     }
 }
 
-impl<T: Timer> Driver<T> {
+impl<T: Timer> Handshake<T> {
     /// Runs the handshake until it is done or too late. The steps are those of a pass in
     /// [`drive`](super::drive): take the alarm, try, take over the horizon, decide, arm.
     fn poll_handshake<S, E>(

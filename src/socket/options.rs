@@ -31,7 +31,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Names the connection, by its user or its number, in every line of the log. Control characters
     /// are escaped there.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.options_mut().label = Some(label.into());
+        self.set_option(|options| options.label = Some(label.into()));
         self
     }
 
@@ -41,7 +41,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// `idle_timeout` or `pong_timeout` to arrive is silence, and one that trickles in is not noticed. A
     /// large write to a slow reader has `message_timeout` in all instead of without progress.
     pub fn with_meter(mut self, meter: Meter) -> Self {
-        self.options_mut().metering = Some(Metering::new(meter));
+        self.set_option(|options| options.metering = Some(Metering::new(meter)));
         self
     }
 
@@ -158,10 +158,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         ping: impl FnMut(u64) -> S::Ok + Send + Sync + 'static,
         pong: impl FnMut(&S::Ok, u64) -> Option<u64> + Send + Sync + 'static,
     ) -> Self {
-        if let Some(inner) = &mut self.inner {
-            inner.set_pings(ping, pong);
-        }
-        self.has_heartbeat = true;
+        self.fast.drive(|driver| {
+            if let Some(inner) = &mut driver.inner {
+                inner.set_pings(ping, pong);
+            }
+            driver.has_heartbeat = true;
+        });
         self
     }
 
@@ -218,10 +220,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         mut self,
         reply: impl FnMut(&S::Ok) -> Option<S::Ok> + Send + Sync + 'static,
     ) -> Self {
-        if let Some(inner) = &mut self.inner {
-            inner.set_reply(reply);
-        }
-        self.has_heartbeat = true;
+        self.fast.drive(|driver| {
+            if let Some(inner) = &mut driver.inner {
+                inner.set_reply(reply);
+            }
+            driver.has_heartbeat = true;
+        });
         self
     }
 
@@ -247,7 +251,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         mut self,
         shutdown: fn(&mut S, &mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Self {
-        self.options_mut().shutdown = Some(shutdown);
+        self.set_option(|options| options.shutdown = Some(shutdown));
         self
     }
 
@@ -261,39 +265,22 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// given to a single call are not affected.
     pub fn with_timer_slack(mut self, slack: Duration) -> Self {
         // Zero is the default, and needs no allocation.
-        if !slack.is_zero() || self.options.is_some() {
-            self.options_mut().slack = slack;
+        if !slack.is_zero() || self.fast.driver().options.is_some() {
+            self.set_option(|options| options.slack = slack);
         }
         self
     }
 
-    fn options_mut(&mut self) -> &mut Options<S> {
-        self.options.get_or_insert_with(|| {
-            Box::new(Options {
-                metering: None,
-                slack: Duration::ZERO,
-                label: None,
-                shutdown: None,
-            })
-        })
-    }
-
-    pub(super) fn label_or_dash(&self) -> &str {
-        self.label().unwrap_or("-")
-    }
-
-    #[inline]
-    pub(super) fn metering(&mut self) -> Option<&mut Metering> {
-        self.options.as_mut()?.metering.as_mut()
-    }
-
-    /// How late the alarm may fire.
-    pub(super) fn slack(&self) -> Duration {
-        let slack = self
-            .options
-            .as_ref()
-            .map_or(Duration::ZERO, |options| options.slack);
-        let most = self.policy.config().stall_tolerance().map(|most| most / 2);
-        most.map_or(slack, |most| slack.min(most))
+    fn set_option(&mut self, set: impl FnOnce(&mut Options<S>)) {
+        self.fast.drive(|driver| {
+            set(driver.options.get_or_insert_with(|| {
+                Box::new(Options {
+                    metering: None,
+                    slack: Duration::ZERO,
+                    label: None,
+                    shutdown: None,
+                })
+            }));
+        });
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::Driver;
 use super::heartbeat::Heartbeats;
 use super::outbox::{Buffered, Item, Step};
 use crate::error::Error;
@@ -26,7 +26,7 @@ pub(super) enum WriteError<E> {
     Broken(E),
 }
 
-impl<S, T, M, E> TimeoutSocket<S, T>
+impl<S, T, M, E> Driver<S, T>
 where
     S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
     M: Message,

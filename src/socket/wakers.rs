@@ -50,6 +50,12 @@ impl Wakers {
         })
     }
 
+    /// Whether the task of `cx` is the one that reads.
+    #[inline]
+    pub(super) fn knows_reader(&self, cx: &Context<'_>) -> bool {
+        self.reader.will_wake(cx.waker())
+    }
+
     /// Makes the task of `cx` the one that reads. Returns whether that was another, or none: what it
     /// waits for may have woken the other one before.
     #[inline]

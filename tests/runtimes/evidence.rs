@@ -140,9 +140,9 @@ pub fn monotonic() -> Duration {
 /// The origin of the clocks of this process's sockets, or a little before, on the monotonic clock.
 fn origin() -> Duration {
     let now = monotonic();
-    now - Timer::new()
-        .now()
-        .saturating_duration_since(Timestamp::ZERO)
+    let timer = Timer::new();
+    let since_origin = timer.timestamp(timer.now());
+    now - Duration::from_nanos(since_origin.as_nanos())
 }
 
 /// Says it beside what the test harness keeps to itself.

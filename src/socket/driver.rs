@@ -1,0 +1,207 @@
+//! Everything that a socket consists of, and what is asked of it as a whole.
+
+use std::boxed::Box;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::{Stream, TryStream};
+use futures_util::sink::Sink;
+
+use super::alarm::Alarm;
+use super::evidence::Backlog;
+use super::fairness::MAX_MESSAGES_PER_TURN;
+use super::heartbeat::Heartbeats;
+use super::options::Options;
+use super::outbox::Outbox;
+use super::teardown::Teardown;
+use super::wakers::Wakers;
+use crate::config::TimeoutConfig;
+use crate::error::Error;
+use crate::event::{Event, Phase};
+use crate::message::{Message, MessageKind};
+use crate::metered::Metering;
+use crate::policy::{Horizon, TimeoutPolicy};
+use crate::report;
+use crate::status::Status;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+/// The inner socket, its policy, and what lies between.
+pub(super) struct Driver<S: TryStream, T: Timer> {
+    /// `None` once the connection has ended.
+    pub(super) inner: Option<Heartbeats<S>>,
+    pub(super) policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+    pub(super) alarm: Alarm<T>,
+    /// How far our knowledge reaches: the alarm's horizon, once a read or a write was tried after it.
+    pub(super) horizon: Horizon,
+    pub(super) backlog: Backlog,
+    pub(super) wakers: Wakers,
+    pub(super) outbox: Outbox<S::Ok>,
+    pub(super) teardown: Teardown<S::Error>,
+    /// Whether the next pass must poll the policy. See the table in [`drive`](super::drive).
+    pub(super) needs_poll: bool,
+    /// Whether data messages may serve as heartbeat.
+    pub(super) has_heartbeat: bool,
+    /// How many messages may still be read before the task yields; 0 if none may.
+    pub(super) reads_left: u8,
+    /// Whether the inner stream has ended. What was written before may still have to leave.
+    pub(super) read_eof: bool,
+    /// Whether the transport is being shut down.
+    pub(super) shuts_down: bool,
+    pub(super) open_logged: bool,
+    /// `None` where the program asked for nothing.
+    pub(super) options: Option<Box<Options<S>>>,
+}
+
+impl<S: TryStream, T: Timer> Driver<S, T> {
+    pub(super) fn new(
+        policy: TimeoutPolicy<Arc<TimeoutConfig>>,
+        alarm: Alarm<T>,
+        wakers: Wakers,
+        socket: S,
+    ) -> Self {
+        Self {
+            inner: Some(Heartbeats::new(socket)),
+            policy,
+            horizon: Horizon::default(),
+            backlog: Backlog::NONE,
+            alarm,
+            wakers,
+            outbox: Outbox::new(),
+            teardown: Teardown::new(),
+            needs_poll: true,
+            has_heartbeat: false,
+            reads_left: MAX_MESSAGES_PER_TURN,
+            read_eof: false,
+            shuts_down: false,
+            open_logged: false,
+            options: None,
+        }
+    }
+
+    /// Until when a whole message needs nothing but to be recorded. `None` if one may need more now: the
+    /// policy is to be polled, a ping is out, a rare clock may run, messages may be heartbeats, or the
+    /// connection is ending.
+    pub(super) fn calm_until(&self) -> Option<T::Instant> {
+        let calm = self.inner.is_some()
+            && !self.read_eof
+            && !self.needs_poll
+            && !self.has_heartbeat
+            && self.teardown.allows_sends()
+            && self.policy.is_calm();
+        let alarm = self.alarm.set_to().filter(|_| calm)?;
+        Some(self.alarm.timer().instant(alarm))
+    }
+
+    /// Records an event, and whether it may have brought a deadline nearer than the alarm.
+    #[inline]
+    pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
+        let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
+            && !self.policy.traffic_moves_deadlines_nearer(now);
+        self.policy.observe(now, event);
+        self.needs_poll = self.needs_poll || (!only_later && self.alarm_is_late());
+    }
+
+    /// Whether the alarm fires too late for the next deadline.
+    fn alarm_is_late(&self) -> bool {
+        let next = self.policy.next_deadline();
+        let latest = next.and_then(|at| at.checked_add(self.slack()));
+        latest.is_some_and(|latest| self.alarm.set_to().is_none_or(|alarm| latest < alarm))
+    }
+
+    #[inline]
+    pub(super) fn clock_has_reached_alarm(&self, now: Timestamp) -> bool {
+        self.alarm.set_to().is_some_and(|at| at <= now)
+    }
+
+    /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
+    pub(super) fn is_free_to_send(&self) -> bool {
+        self.policy.phase() == Phase::Open && self.teardown.allows_sends()
+    }
+
+    /// How late the alarm may fire.
+    pub(super) fn slack(&self) -> Duration {
+        let slack = self
+            .options
+            .as_ref()
+            .map_or(Duration::ZERO, |options| options.slack);
+        let most = self.policy.config().stall_tolerance().map(|most| most / 2);
+        most.map_or(slack, |most| slack.min(most))
+    }
+
+    #[inline]
+    pub(super) fn metering(&mut self) -> Option<&mut Metering> {
+        self.options.as_mut()?.metering.as_mut()
+    }
+
+    pub(super) fn label(&self) -> Option<&str> {
+        self.options.as_ref()?.label.as_deref()
+    }
+
+    pub(super) fn label_or_dash(&self) -> &str {
+        self.label().unwrap_or("-")
+    }
+
+    /// A snapshot of what `policy`, a copy that may know more, says of the connection.
+    pub(super) fn status_of(
+        &self,
+        policy: &TimeoutPolicy<Arc<TimeoutConfig>>,
+        now: Timestamp,
+    ) -> Status {
+        let mut status = policy.status(now);
+        // The policy does not know of a send that took longer than its caller allowed.
+        let verdict = self.teardown.verdict();
+        let reason = verdict.map(|verdict| verdict.reason);
+        status.cause = status.cause.or(reason);
+        status
+    }
+
+    pub(super) fn status_at(&self, now: Timestamp) -> Status {
+        self.status_of(&self.policy, now)
+    }
+
+    /// Logs that the program drops the connection, if it was logged as open.
+    pub(super) fn report_drop(&self) {
+        if self.inner.is_some() && self.open_logged {
+            let status = self.status_at(self.alarm.now());
+            report::dropped(self.label_or_dash(), &status);
+        }
+    }
+}
+
+impl<S, T, M, E> Driver<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Takes a message of the program.
+    pub(super) fn start_send(&mut self, message: M) -> Result<(), Error<E>> {
+        self.check_can_send()?;
+        let data = match message.kind() {
+            MessageKind::Data => true,
+            MessageKind::Ping(_) | MessageKind::Pong(_) => false,
+            MessageKind::Close(_) => {
+                self.begin_close(message);
+                return Ok(());
+            }
+        };
+        self.hand_over(message, data)
+    }
+
+    /// Gives a message to the inner sink, or keeps it.
+    #[inline]
+    pub(super) fn hand_over(&mut self, message: M, data: bool) -> Result<(), Error<E>> {
+        match &mut self.inner {
+            Some(inner) if self.outbox.has_place() => {
+                let given = inner.start_send(message);
+                self.outbox.on_given(data, given.is_ok());
+                given.map_err(Error::Socket)
+            }
+            // A ping or a reply has taken the place that was promised.
+            _ => self.outbox.displace(message).map_err(|_| Error::NotReady),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What a program asks of a living connection: limits for one call, other limits, a probe, a drain.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_core::{Stream, TryStream};
+use futures_util::sink::Sink;
+
+use super::driver::Driver;
+use crate::config::TimeoutConfig;
+use crate::error::Error;
+use crate::event::Event;
+use crate::message::Message;
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+impl<S: TryStream, T: Timer> Driver<S, T> {
+    /// Whether the limit of a receive has expired, after a try that returned nothing. A fire of the alarm
+    /// at or past the deadline, and a read after it that found nothing, are enough: a message that comes
+    /// to light a turn of the reactor later is not lost. If the limit has not expired, the alarm is set.
+    pub(super) fn recv_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        let now = self.alarm.now();
+        let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
+        // While nothing is read, nothing can be received.
+        let choked = self.outbox.is_choked();
+        if deadline <= now && (choked || (drained && self.alarm.timer().has_budget())) {
+            return true;
+        }
+        let turn = self.alarm.next_turn(now);
+        self.arm(now, Some(deadline.max(turn)));
+        false
+    }
+
+    /// Whether the limit of a send has expired, after a try that has not sent. As with every limit on the
+    /// peer, only a try past the horizon counts. If the limit has not expired, the alarm is set.
+    fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        let now = self.alarm.now();
+        if deadline > now {
+            self.arm(now, Some(deadline));
+            return false;
+        }
+        if self.horizon.written >= Some(deadline) {
+            return true;
+        }
+        let turn = self.alarm.prove(now, Some(deadline));
+        self.arm(now, turn);
+        false
+    }
+
+    pub(super) fn set_config(&mut self, config: Arc<TimeoutConfig>) {
+        self.policy.set_config(self.alarm.now(), config);
+        // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
+        self.horizon.read = None;
+        self.needs_poll = true;
+        self.wakers.wake_both();
+    }
+
+    pub(super) fn probe(&mut self, within: Duration) {
+        self.observe(self.alarm.now(), Event::Probe { within });
+        self.needs_poll = true;
+        self.wakers.wake_both();
+    }
+
+    pub(super) fn drain(&mut self, within: Duration) {
+        self.observe(self.alarm.now(), Event::Drain { within });
+        self.wakers.wake_both();
+    }
+}
+
+impl<S, T, M, E> Driver<S, T>
+where
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
+    E: fmt::Display,
+    T: Timer,
+{
+    /// Aborts the connection if a message has not left within `within`, that is by `deadline`.
+    pub(super) fn check_send_limit(
+        &mut self,
+        deadline: Option<Timestamp>,
+        within: Duration,
+    ) -> Poll<Result<(), Error<E>>> {
+        if !self.send_has_expired(deadline) {
+            return Poll::Pending;
+        }
+        self.abort_send(self.alarm.now(), within);
+        Poll::Ready(self.check_not_ended())
+    }
+}
