@@ -44,10 +44,11 @@ impl Metering {
     #[inline]
     pub(crate) fn whole_message(&mut self) {
         self.partial = 0;
-        self.began = self.read();
         if self.is_tls() {
             self.began = self.count();
             self.heard = self.read();
+        } else {
+            self.began = self.read();
         }
     }
 

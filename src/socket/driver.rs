@@ -178,6 +178,7 @@ where
     T: Timer,
 {
     /// Takes a message of the program.
+    #[inline(never)]
     pub(super) fn start_send(&mut self, message: M) -> Result<(), Error<E>> {
         self.check_can_send()?;
         let data = match message.kind() {
@@ -192,7 +193,7 @@ where
     }
 
     /// Gives a message to the inner sink, or keeps it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hand_over(&mut self, message: M, data: bool) -> Result<(), Error<E>> {
         match &mut self.inner {
             Some(inner) if self.outbox.has_place() => {

@@ -94,7 +94,7 @@ where
         }
     }
 
-    #[inline(never)]
+    #[inline]
     pub(super) fn on_whole_message(&mut self) {
         if let Some(metering) = self.metering() {
             metering.whole_message();

@@ -236,7 +236,7 @@ where
     }
 
     /// The bytes of what has left are no progress of what comes.
-    #[inline(never)]
+    #[inline]
     pub(super) fn forget_progress(&mut self) {
         if let Some(metering) = self.metering() {
             metering.progress();
