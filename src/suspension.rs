@@ -56,7 +56,8 @@ mod clocks {
 
     /// The time since boot. On these systems `CLOCK_MONOTONIC` counts suspension.
     pub(super) fn total() -> Duration {
-        let since_boot = clock_gettime_dynamic(DynamicClockId::Known(ClockId::Monotonic)).ok();
+        let since_boot: Duration =
+            clock_gettime_dynamic(DynamicClockId::Known(ClockId::Monotonic)).ok();
         since_boot
             .and_then(|time| time.try_into().ok())
             .unwrap_or_default()
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn the_time_of_day_has_no_part_in_it() {
         let suspended = time_suspended();
-        let since_boot = clock_gettime(ClockId::Boottime).try_into().unwrap();
+        let since_boot: Duration = clock_gettime(ClockId::Boottime).try_into().unwrap();
         assert!(suspended <= since_boot, "{suspended:?} of {since_boot:?}");
     }
 

@@ -7,8 +7,8 @@
 //! When a tick comes, its bucket is sorted and emptied from the earliest entry. A timer that is
 //! set within the current tick goes into a heap.
 //!
-//! Setting a timer again, or cancelling it, leaves its old entry where it is. A [`Place`] for each
-//! slot says which entry is valid; the others are stale, and are skipped when they come up.
+//! Setting a timer again, or cancelling it, leaves its old entry where it is. For each slot the wheel
+//! keeps when it fires; entries for other instants are stale, and are skipped when they come up.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -20,8 +20,6 @@ use super::slots::Table;
 use crate::time::{Timestamp, earlier};
 
 const TICK_BITS: u32 = 25; // 34 ms
-const OFFSET_BITS: u32 = 21; // 16 ns
-const STEP_BITS: u32 = TICK_BITS - OFFSET_BITS;
 const BUCKETS: usize = 1024; // 34 s
 
 /// How many of the last buckets share the timers beyond them. In a single bucket, one call would
@@ -46,9 +44,10 @@ pub(super) struct Wheel {
     prefetched: usize,
     /// The entries that were added to the current tick after its bucket was emptied.
     near: BinaryHeap<Reverse<(Timestamp, u32)>>,
-    /// The slot that fires before all others, and the instant in its place.
+    /// The slot that fires before all others, and when.
     first: Option<(Timestamp, u32)>,
-    places: Table<Place, 2048>,
+    /// When each slot fires.
+    timers: Table<Option<Timestamp>, 1024>,
 }
 
 impl Wheel {
@@ -62,19 +61,21 @@ impl Wheel {
             prefetched: 0,
             near: BinaryHeap::new(),
             first: None,
-            places: Table::new(),
+            timers: Table::new(),
         }
     }
 
     /// Makes room for the first slot that has none.
     pub(super) fn make_room(&mut self, slot: u32) {
-        self.places.make_room(slot, || Place::NONE);
+        self.timers.make_room(slot, || None);
     }
 
     /// Sets the timer of a slot to `at`, or as far in that direction as the wheel reaches.
     pub(super) fn set(&mut self, slot: u32, at: Timestamp) {
-        let place = self.insert(slot, at);
-        self.set_place(slot, place);
+        self.first = self.first.filter(|&(_, first)| first != slot);
+        let at = self.clamp(slot, at);
+        self.insert(slot, at);
+        self.set_timer(slot, Some(at));
     }
 
     /// Makes a slot, the last that fired, fire again before all others.
@@ -82,17 +83,22 @@ impl Wheel {
         let last = instant(self.tick, (1 << TICK_BITS) - 1);
         let at = now.min(last);
         self.first = Some((at, slot));
-        self.set_place(slot, Place::near(at));
+        self.set_timer(slot, Some(at));
+    }
+
+    /// Returns whether a slot fires before all others.
+    pub(super) fn is_first(&self, slot: u32) -> bool {
+        self.first.is_some_and(|(_, first)| first == slot)
     }
 
     pub(super) fn cancel(&mut self, slot: u32) {
-        self.set_place(slot, Place::NONE);
+        self.set_timer(slot, None);
     }
 
     /// Returns whether the timer of a slot, if it were set to `at`, would fire earlier than it
     /// does.
     pub(super) fn would_fire_earlier(&self, slot: u32, at: Timestamp) -> bool {
-        self.fires_at(self.place(slot))
+        self.timer(slot)
             .is_none_or(|fires_at| self.clamp(slot, at) < fires_at)
     }
 
@@ -100,18 +106,19 @@ impl Wheel {
     #[inline]
     pub(super) fn pop(&mut self, now: Timestamp) -> Option<u32> {
         if let Some((at, slot)) = self.first.take() {
-            if self.place(slot) == Place::near(at) {
+            if self.timer(slot) == Some(at) {
                 return Some(slot);
             }
         }
         loop {
             while let Some(&entry) = self.current.last() {
-                if entry.at(self.tick) > now {
+                let at = entry.at(self.tick);
+                if at > now {
                     break;
                 }
                 self.current.pop();
                 self.prefetched = self.prefetched.saturating_sub(1);
-                if self.place(entry.slot) == Place::bucket(self.tick, entry.offset) {
+                if is_of(self.timer(entry.slot), at) {
                     return Some(entry.slot);
                 }
             }
@@ -120,7 +127,7 @@ impl Wheel {
                     break;
                 }
                 self.near.pop();
-                if self.place(slot) == Place::near(at) {
+                if self.timer(slot) == Some(at) {
                     return Some(slot);
                 }
             }
@@ -150,7 +157,7 @@ impl Wheel {
             [].iter().rev().take(0)
         }
         .map(|entry| {
-            black_box(self.places.get(entry.slot));
+            black_box(self.timers.get(entry.slot));
             entry.slot
         })
     }
@@ -163,46 +170,48 @@ impl Wheel {
     /// Removes stale and duplicate entries.
     #[cold]
     pub(super) fn compact(&mut self) {
-        let place = |slot| self.places.get(slot).copied();
+        let timers = &self.timers;
         let keep_valid = |entries: &mut Vec<Entry>, tick| {
             entries.sort_unstable_by_key(|&entry| Reverse(entry));
             entries.dedup();
-            entries.retain(|entry| place(entry.slot) == Some(Place::bucket(tick, entry.offset)));
+            entries
+                .retain(|entry| is_of(timers.get(entry.slot).copied().flatten(), entry.at(tick)));
             entries.shrink_to_fit();
         };
         keep_valid(&mut self.current, self.tick);
         self.prefetched = 0;
         self.in_buckets = 0;
-        for (tick, bucket) in (0..).zip(&mut self.buckets) {
-            keep_valid(bucket, tick);
-            self.in_buckets += bucket.len();
+        for ticks in 1..BUCKETS as u64 {
+            let tick = self.tick + ticks;
+            if let Some(bucket) = self.buckets.get_mut(bucket_of(tick)) {
+                keep_valid(bucket, tick);
+                self.in_buckets += bucket.len();
+            }
         }
         let mut near = mem::take(&mut self.near).into_vec();
         near.sort_unstable();
         near.dedup();
-        near.retain(|&Reverse((at, slot))| place(slot) == Some(Place::near(at)));
+        near.retain(|&Reverse((at, slot))| timers.get(slot) == Some(&Some(at)));
         self.near = near.into();
     }
 
-    fn place(&self, slot: u32) -> Place {
-        self.places.get(slot).map_or(Place::NONE, |&place| place)
+    fn timer(&self, slot: u32) -> Option<Timestamp> {
+        *self.timers.get(slot)?
     }
 
-    fn set_place(&mut self, slot: u32, value: Place) {
-        if let Some(place) = self.places.get_mut(slot) {
-            *place = value;
+    fn set_timer(&mut self, slot: u32, at: Option<Timestamp>) {
+        if let Some(timer) = self.timers.get_mut(slot) {
+            *timer = at;
         }
     }
 
-    /// Adds an entry and returns its place.
-    fn insert(&mut self, slot: u32, at: Timestamp) -> Place {
-        let at = self.clamp(slot, at);
-        let (tick, offset) = (tick_of(at), offset_of(at));
+    /// Adds an entry for an instant that the wheel reaches.
+    fn insert(&mut self, slot: u32, at: Timestamp) {
+        let tick = tick_of(at);
         if tick == self.tick {
-            self.near.push(Reverse((at, slot)));
-            return Place::near(at);
+            return self.near.push(Reverse((at, slot)));
         }
-        let index = (tick % BUCKETS as u64) as usize;
+        let index = bucket_of(tick);
         if let (Some(bucket), Some(word)) = (
             self.buckets.get_mut(index),
             self.occupied.get_mut(index / 64),
@@ -210,11 +219,11 @@ impl Wheel {
             if bucket.len() == bucket.capacity() {
                 bucket.reserve_exact(4 + bucket.len() / 4); // all the buckets together are large
             }
+            let offset = offset_of(at);
             bucket.push(Entry { offset, slot });
             self.in_buckets += 1;
             *word |= 1 << (index % 64);
         }
-        Place::bucket(tick, offset)
     }
 
     /// Returns `at`, or the instant nearest to it to which the timer of this slot can be set.
@@ -225,20 +234,6 @@ impl Wheel {
         } else {
             start_of(last - u64::from(slot) % FAR_BUCKETS)
         }
-    }
-
-    /// Returns when the entry at a place fires.
-    fn fires_at(&self, place: Place) -> Option<Timestamp> {
-        if place == Place::NONE {
-            return None;
-        }
-        if place.0 & Place::NEAR != 0 {
-            return Some(instant(self.tick, place.0 - Place::NEAR));
-        }
-        let bucket = u64::from(place.0 >> OFFSET_BITS);
-        let ticks = bucket.wrapping_sub(self.tick) % BUCKETS as u64;
-        let offset = place.0 % (1 << OFFSET_BITS);
-        Some(instant(self.tick + ticks, offset << STEP_BITS))
     }
 
     /// Moves on to the next tick whose bucket holds entries, or to `end` if there is none before
@@ -255,7 +250,7 @@ impl Wheel {
         match self.next_occupied() {
             Some(tick) if tick <= end => {
                 self.tick = tick;
-                let index = (tick % BUCKETS as u64) as usize;
+                let index = bucket_of(tick);
                 if let (Some(bucket), Some(word)) = (
                     self.buckets.get_mut(index),
                     self.occupied.get_mut(index / 64),
@@ -295,38 +290,29 @@ impl Wheel {
 /// A timer in the bucket of a tick.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
-    /// Since the start of the tick, in steps of 16 nanoseconds, rounded down.
+    /// Nanoseconds since the start of the tick.
     offset: u32,
     slot: u32,
 }
 
 impl Entry {
     fn at(self, tick: u64) -> Timestamp {
-        instant(tick, self.offset << STEP_BITS)
+        instant(tick, self.offset)
     }
 }
 
-/// Which entry of a slot is valid.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place(u32);
-
-impl Place {
-    const NONE: Self = Self(u32::MAX);
-    const NEAR: u32 = 1 << 31;
-
-    /// In the heap, for that nanosecond of the current tick.
-    fn near(at: Timestamp) -> Self {
-        Self(Self::NEAR | (at.as_nanos() % (1 << TICK_BITS)) as u32)
-    }
-
-    /// In the bucket of a tick, at that offset.
-    fn bucket(tick: u64, offset: u32) -> Self {
-        Self(((tick % BUCKETS as u64) as u32) << OFFSET_BITS | offset)
-    }
+/// Whether an entry is that of a timer. After a long time without a poll it comes up whole rounds late.
+fn is_of(timer: Option<Timestamp>, entry: Timestamp) -> bool {
+    const ROUND: u64 = (BUCKETS as u64) << TICK_BITS;
+    timer.is_some_and(|timer| (timer.as_nanos() ^ entry.as_nanos()) % ROUND == 0)
 }
 
 fn offset_of(at: Timestamp) -> u32 {
-    (at.as_nanos() % (1 << TICK_BITS)) as u32 >> STEP_BITS
+    (at.as_nanos() % (1 << TICK_BITS)) as u32
+}
+
+fn bucket_of(tick: u64) -> usize {
+    (tick % BUCKETS as u64) as usize
 }
 
 fn tick_of(at: Timestamp) -> u64 {

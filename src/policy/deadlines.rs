@@ -147,17 +147,62 @@ impl State {
     #[inline(always)]
     pub(super) fn next_ping(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
         let probed = (self.cold_armed && self.ping_due).then_some(now);
+        earlier(probed, self.next_ordinary_ping(config))
+    }
+
+    #[inline(always)]
+    fn next_ordinary_ping(&self, config: &TimeoutConfig) -> Option<Timestamp> {
         let quiet_since = match config.pong_evidence {
             PongEvidence::Any => self.last_inbound.min(self.last_flush).max(self.ping_since),
             PongEvidence::Pong => self.ping_since,
         };
         let interval = shortened(config.ping_interval, config.jitter, self.ping_draw);
-        earlier(probed, quiet_since.deadline(interval))
+        quiet_since.deadline(interval)
     }
 
     /// The earliest deadline among the rows that the horizon covers.
     #[inline(always)]
     pub(crate) fn earliest(
+        &self,
+        now: Timestamp,
+        config: &TimeoutConfig,
+        horizon: Horizon,
+    ) -> Option<Timestamp> {
+        if self.phase == Phase::Open && !self.cold_armed {
+            let (others, ping) = self.deadlines_if_plain(config, horizon);
+            earlier(others, ping)
+        } else {
+            self.earliest_of_table(now, config, horizon)
+        }
+    }
+
+    /// What the table gives for an open connection while none of the cold clocks runs, in a straight line:
+    /// the earliest deadline that the horizon covers but that of the next ping, and that one.
+    #[inline(always)]
+    fn deadlines_if_plain(
+        &self,
+        config: &TimeoutConfig,
+        horizon: Horizon,
+    ) -> (Option<Timestamp>, Option<Timestamp>) {
+        let known = |at: Option<Timestamp>, horizon| at.filter(|_| at <= horizon);
+        let lifetime = shortened(config.connection_timeout, config.jitter, self.lifetime_draw);
+        let write = known(self.write_deadline, horizon.written);
+        let idle = self.idle_since(config).deadline(config.idle_timeout);
+        let others = earlier(self.opened.deadline(lifetime), write);
+        let others = earlier(others, known(idle, horizon.read));
+        let of_ping = match self.ping {
+            Ping::Quiet => return (others, self.next_ordinary_ping(config)),
+            Ping::Asked => {
+                let limit = config.message_timeout.or(config.pong_timeout);
+                known(self.ping_since.deadline(limit), horizon.written)
+            }
+            Ping::InFlight => known(self.ping_since.deadline(config.pong_timeout), horizon.read),
+        };
+        (earlier(others, of_ping), None)
+    }
+
+    #[inline(never)]
+    fn earliest_of_table(
         &self,
         now: Timestamp,
         config: &TimeoutConfig,
@@ -209,9 +254,21 @@ impl State {
         if let Phase::Aborted(reason) = self.phase {
             return Ok(Action::Abort(reason));
         }
-        let next = self.earliest(now, config, horizon);
-        if next.is_none_or(|at| at > now) {
-            return Err(next);
+        let is_to_come = |at: Option<Timestamp>| at.is_none_or(|at| at > now);
+        if self.phase == Phase::Open && !self.cold_armed {
+            let (others, ping) = self.deadlines_if_plain(config, horizon);
+            let next = earlier(others, ping);
+            if is_to_come(next) {
+                return Err(next);
+            }
+            if let Some(due) = ping.filter(|_| is_to_come(others)) {
+                return Ok(Action::SendPing(self.ask(now, due)));
+            }
+        } else {
+            let next = self.earliest_of_table(now, config, horizon);
+            if is_to_come(next) {
+                return Err(next);
+            }
         }
         let (first, grace_begins) = self.first_expired(now, config, horizon);
         if first.is_some_and(|row| !matches!(row.on_expiry, OnExpiry::SendPing)) {
@@ -286,4 +343,86 @@ fn shortened(limit: Limit, jitter: Billionths, draw: u16) -> Limit {
 #[inline(always)]
 pub(super) fn fraction_of(nanos: u64, fraction: u32) -> u64 {
     ((u128::from(nanos) * u128::from(fraction)) >> 32) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::PongEvidence;
+    use crate::event::Event;
+    use crate::policy::TimeoutPolicy;
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Recv),
+            Just(Event::Ping),
+            Just(Event::SendStart),
+            Just(Event::SendOk),
+            Just(Event::Flushed),
+            Just(Event::SendProgress { bytes: 9 }),
+            Just(Event::Tick),
+        ]
+    }
+
+    fn limit() -> impl Strategy<Value = Option<Duration>> {
+        prop::option::weighted(0.8, (1..100_u64).prop_map(Duration::from_secs))
+    }
+
+    fn config() -> impl Strategy<Value = TimeoutConfig> {
+        let choices = (any::<bool>(), any::<bool>(), 0.0..0.5);
+        (limit(), limit(), limit(), limit(), limit(), choices).prop_map(
+            |(lifetime, message, idle, ping, pong, (scope, evidence, jitter))| {
+                TimeoutConfig::builder()
+                    .maybe_connection_timeout(lifetime)
+                    .maybe_message_timeout(message)
+                    .maybe_idle_timeout(idle)
+                    .maybe_ping_interval(ping)
+                    .maybe_pong_timeout(pong)
+                    .idle_scope([IdleScope::Inbound, IdleScope::Messages][usize::from(scope)])
+                    .pong_evidence([PongEvidence::Any, PongEvidence::Pong][usize::from(evidence)])
+                    .jitter(jitter)
+                    .build()
+                    .unwrap_or(TimeoutConfig::DEFAULT)
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_straight_line_gives_what_the_table_gives(
+            config in config(),
+            steps in prop::collection::vec((0..40_000_u64, event()), 1..12),
+            horizon in (prop::option::of(0..200_u64), prop::option::of(0..200_u64)),
+        ) {
+            let horizon = Horizon {
+                read: horizon.0.map(Timestamp::from_secs),
+                written: horizon.1.map(Timestamp::from_secs),
+            };
+            let mut now = Timestamp::ZERO;
+            let mut policy = TimeoutPolicy::new(&config, 1, now);
+            for (millis, event) in steps {
+                now = now.checked_add(Duration::from_millis(millis)).unwrap();
+                policy.observe(now, event);
+                let state = &policy.state;
+                if state.phase == Phase::Open && !state.cold_armed {
+                    let (others, ping) = state.deadlines_if_plain(&config, horizon);
+                    let of_table = state.earliest_of_table(now, &config, horizon);
+                    prop_assert_eq!(earlier(others, ping), of_table);
+                    let in_table = state.deadline(now, &config, DeadlineKind::NextPing);
+                    prop_assert_eq!(ping, in_table);
+                }
+                if let Action::SendPing(id) = policy.poll(now) {
+                    if millis % 3 > 0 {
+                        policy.observe(now, Event::PingSent(id));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -2,10 +2,10 @@
 
 use core::hint::black_box;
 
-use super::state::State;
+use super::state::{Ping, State};
 use crate::config::TimeoutConfig;
-use crate::status::DeadlineKind;
-use crate::time::{Timestamp, earlier};
+use crate::event::Phase;
+use crate::time::Timestamp;
 
 impl State {
     /// Brings what an expiry reads into the cache, wherever its lines begin.
@@ -26,9 +26,11 @@ impl State {
         now: Timestamp,
         config: &TimeoutConfig,
     ) -> Option<Timestamp> {
-        earlier(
-            self.deadline(now, config, DeadlineKind::Pong),
-            self.deadline(now, config, DeadlineKind::NextPing),
-        )
+        match self.ping {
+            _ if self.phase != Phase::Open => None,
+            Ping::Quiet => self.next_ping(now, config),
+            Ping::Asked => None,
+            Ping::InFlight => self.ping_since.deadline(config.pong_timeout),
+        }
     }
 }

@@ -130,14 +130,13 @@ fn after(now: Timestamp, nanos: i64) -> Timestamp {
     Timestamp::from_nanos(now.as_nanos().saturating_add_signed(nanos))
 }
 
-/// When a timer that is set to `at` fires, in a wheel that has come to `tick`: up to 16 ns early, or
-/// where the wheel ends.
+/// When a timer that is set to `at` fires, in a wheel that has come to `tick`: then, or where the wheel
+/// begins or ends.
 fn fires_at(tick: u64, slot: u32, at: Timestamp) -> Timestamp {
     const TICK: u64 = 1 << 25;
     let reach = (tick + 1023) * TICK;
     match at.as_nanos() {
-        nanos if nanos < (tick + 1) * TICK => Timestamp::from_nanos(nanos.max(tick * TICK)),
-        nanos if nanos < reach => Timestamp::from_nanos(nanos / 16 * 16),
+        nanos if nanos < reach => Timestamp::from_nanos(nanos.max(tick * TICK)),
         _ => Timestamp::from_nanos(reach - u64::from(slot) % 256 * TICK),
     }
 }
