@@ -183,9 +183,16 @@ impl Wheel {
         self.in_buckets = 0;
         for ticks in 1..BUCKETS as u64 {
             let tick = self.tick + ticks;
-            if let Some(bucket) = self.buckets.get_mut(bucket_of(tick)) {
+            let index = bucket_of(tick);
+            if let (Some(bucket), Some(word)) = (
+                self.buckets.get_mut(index),
+                self.occupied.get_mut(index / 64),
+            ) {
                 keep_valid(bucket, tick);
                 self.in_buckets += bucket.len();
+                if bucket.is_empty() {
+                    *word &= !(1 << (index % 64));
+                }
             }
         }
         let mut near = mem::take(&mut self.near).into_vec();

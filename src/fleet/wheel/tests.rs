@@ -164,7 +164,11 @@ proptest! {
                     wheel.cancel(slot);
                     timers[slot as usize] = None;
                 }
-                Call::Compact => wheel.compact(),
+                Call::Compact => {
+                    wheel.compact();
+                    let is_set = timers.iter().any(Option::is_some);
+                    prop_assert_eq!(wheel.next_deadline().is_some(), is_set);
+                }
                 Call::Poll(nanos, again) => {
                     now = now.max(after(now, nanos));
                     let mut due: BTreeSet<u32> = (0..8)
