@@ -2926,3 +2926,55 @@ fn a_peer_that_pings_without_pause_has_begun_no_message() {
     }
     assert_eq!(socket.status().partial_bytes, 0);
 }
+
+/// The policy is told of them later, and in the order in which they happened.
+#[test]
+fn the_status_knows_messages_that_were_only_noted() {
+    for sent_first in [true, false] {
+        let shared = Shared::default();
+        let mut socket = shared.socket(off().idle_timeout(60 * SECOND));
+        waits(&mut socket);
+        for (now, sends) in [(SECOND, sent_first), (5 * SECOND, !sent_first)] {
+            shared.at(now);
+            if sends {
+                socket.send(data()).now_or_never().unwrap().unwrap();
+            } else {
+                shared.world().incoming.push_back(data());
+                assert!(socket.next().now_or_never().is_some());
+            }
+        }
+        shared.at(6 * SECOND);
+        let (sent, received) = match sent_first {
+            true => (5 * SECOND, SECOND),
+            false => (SECOND, 5 * SECOND),
+        };
+        for _ in 0..2 {
+            let status = socket.status();
+            assert_eq!(status.since_sent, sent);
+            assert_eq!(status.silent, received);
+            // The policy is told.
+            socket.probe(60 * SECOND);
+        }
+    }
+}
+
+#[test]
+fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_answered_since() {
+    let shared = Shared::default();
+    let config = off().ping_interval(SECOND).pong_timeout(60 * SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
+    ready.unwrap().unwrap();
+    shared.at(SECOND);
+    waits(&mut socket);
+    // The ping has taken the place.
+    shared.world().refuses = Some(data());
+    socket.start_send_unpin(data()).unwrap();
+    waits(&mut socket);
+    let pong = shared.pong();
+    shared.world().incoming.push_back(pong);
+    waits(&mut socket);
+    let told = socket.send(Message::text("next")).now_or_never();
+    assert!(matches!(told, Some(Err(Error::Socket(_)))), "{told:?}");
+}
