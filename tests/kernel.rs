@@ -2,6 +2,8 @@
 #![cfg(unix)]
 
 mod common;
+#[path = "common/exact.rs"]
+mod exact;
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::off;
+use exact::wrap;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, advance};
@@ -20,7 +23,7 @@ use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message, WebSocket};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::runtime::tokio::{Timer, open, wrap};
+use ws_timeout::runtime::tokio::{Timer, open};
 use ws_timeout::{
     CloseReason, Error, Metered, PongEvidence, TimeoutConfigBuilder, TimeoutSocket, Verdict,
 };

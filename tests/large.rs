@@ -1,14 +1,18 @@
 //! Messages that take longer than any limit on silence, over a metered transport, on tokio's paused clock.
 
+#[path = "common/exact.rs"]
+mod exact;
+
 use std::time::Duration;
 
+use exact::wrap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, sink, split};
 use tokio::time::sleep;
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::runtime::tokio::{Timer, wrap};
+use ws_timeout::runtime::tokio::Timer;
 use ws_timeout::{CloseReason, Error, Metered, PongEvidence, TimeoutConfig, TimeoutSocket};
 
 type Guarded = TimeoutSocket<WebSocketStream<Metered<DuplexStream>>, Timer>;

@@ -1,9 +1,13 @@
 //! What the log says of a connection: at which level, in which words, with which key-values.
 
+#[path = "common/exact.rs"]
+mod exact;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use exact::wrap;
 use futures_util::StreamExt;
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -11,7 +15,7 @@ use tokio::io::{DuplexStream, duplex};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 use tungstenite::protocol::Role;
-use ws_timeout::runtime::tokio::{Timer, open, wrap};
+use ws_timeout::runtime::tokio::{Timer, open};
 use ws_timeout::{Metered, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket};
 
 type Client = WebSocketStream<DuplexStream>;

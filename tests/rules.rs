@@ -237,6 +237,10 @@ impl ws_timeout::Timer for Hand {
         Poll::Pending
     }
 
+    fn default_slack(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn turns(&self) -> u32 {
         self.0.world().turns_needed
     }
@@ -2085,6 +2089,10 @@ impl ws_timeout::Timer for Stopping {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.hand.poll(cx)
+    }
+
+    fn default_slack(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn has_budget(&self) -> bool {

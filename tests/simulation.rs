@@ -480,6 +480,10 @@ impl ws_timeout::Timer for Alarm {
         Poll::Pending
     }
 
+    fn default_slack(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn turns(&self) -> u32 {
         self.0.lock().turns
     }

@@ -2,6 +2,8 @@
 //! a real socket where only that can.
 
 mod common;
+#[path = "common/exact.rs"]
+mod exact;
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -11,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use common::off;
+use exact::wrap;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, TryFutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
@@ -18,7 +21,7 @@ use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::runtime::tokio::{Timer, open, wrap};
+use ws_timeout::runtime::tokio::{Timer, open};
 use ws_timeout::{
     CloseHandshake, CloseReason, Error, Metered, PongEvidence, Received, TimeoutConfig,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp, Verdict,
@@ -411,12 +414,31 @@ async fn the_connection_opens_when_the_handshake_is_done() {
         Ok::<_, WsError>(WebSocketStream::from_raw_socket(server, Role::Server, None).await)
     })
     .await
-    .unwrap();
+    .unwrap()
+    .with_timer_slack(Duration::ZERO);
     let start = now();
     assert_eq!(server.status().age, Duration::ZERO);
     let verdict = timed_out(server.recv().await);
     assert_eq!(verdict.reason, CloseReason::IdleTimeout);
     took(start, 10 * SECOND);
+}
+
+/// Without a word from the program.
+#[tokio::test(start_paused = true)]
+async fn connections_that_opened_apart_share_a_wake_up() {
+    let config = bare().idle_timeout(5 * SECOND).no_stall_tolerance();
+    let config = config.build().unwrap();
+    let mut ages = Vec::new();
+    let start = now();
+    for _ in 0..2 {
+        let (server, _client) = duplex(1024);
+        let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+        let mut server = ws_timeout::runtime::tokio::wrap(config, server);
+        tokio::time::sleep(3 * MS).await;
+        timed_out(server.recv().await);
+        ages.push(start.elapsed().as_millis() % 10);
+    }
+    assert_eq!(ages[0], ages[1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1535,6 +1557,10 @@ impl ws_timeout::Timer for Hasty {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
+
+    fn default_slack(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 #[test]
@@ -1600,16 +1626,17 @@ impl ws_timeout::Timer for Suspended {
         self.timer.instant(at)
     }
 
-    fn set(&mut self, at: Timestamp) {
-        assert!(
-            self.instant(at) <= self.now() + DAY,
-            "an alarm more than a day ahead"
-        );
+    fn set(&mut self, at: Self::Instant) {
+        assert!(at <= self.now() + DAY, "an alarm more than a day ahead");
         ws_timeout::Timer::set(&mut self.timer, at);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ws_timeout::Timer::poll(&mut self.timer, cx)
+    }
+
+    fn default_slack(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn has_budget(&self) -> bool {

@@ -1,6 +1,8 @@
 //! TLS with the meter below it, above it, and on both sides, as a server and as a client.
 
 mod common;
+#[path = "common/exact.rs"]
+mod exact;
 
 use std::io;
 use std::pin::Pin;
@@ -9,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use common::off;
+use exact::wrap;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
@@ -21,7 +24,7 @@ use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 use tungstenite::protocol::Role;
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::runtime::tokio::{Timer, wrap};
+use ws_timeout::runtime::tokio::Timer;
 use ws_timeout::{
     CloseReason, Error, Metered, PongEvidence, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket,
 };

@@ -76,8 +76,8 @@ impl crate::Timer for Timer {
         self.origin.checked_add(from_origin).unwrap_or_else(now)
     }
 
-    fn set(&mut self, at: Timestamp) {
-        self.alarm.set_at(self.instant(at));
+    fn set(&mut self, at: Instant) {
+        self.alarm.set_at(at);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,21 +1,17 @@
 //! tokio: its clock, its timer, and functions that wrap or open a socket with them.
 //!
-//! The runtime needs its time driver. Without [`Metered::socket`](crate::Metered::socket) a verdict on the
-//! peer comes 15 to 35 ms late, when tokio has learned of everything that arrived, and after a grace if
-//! `stall_tolerance` is below that.
+//! Needs the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), verdicts come 15 to
+//! 35 ms late, when tokio has learned of all that arrived; after a grace if `stall_tolerance` is below that.
 
 use std::boxed::Box;
 use std::fmt::Display;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ::tokio::time::{Instant, Sleep, sleep_until};
 use futures_core::TryStream;
 
-use crate::config::TimeoutConfig;
-use crate::socket::{Opening, TimeoutSocket};
-use crate::time::Timestamp;
+use crate::{Opening, TimeoutConfig, TimeoutSocket, Timestamp};
 
 /// Wraps a socket whose opening handshake is done.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
@@ -26,11 +22,7 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
 }
 
 /// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
-/// call, and wraps the socket that it returns; see [`TimeoutSocket::open`].
-///
-/// # Errors
-/// [`Error::Verdict`](crate::Error::Verdict) if the handshake takes too long.
-/// [`Error::Socket`](crate::Error::Socket) with the error of the handshake.
+/// call, and wraps the socket that it returns; see [`TimeoutSocket::open`], also for the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -42,12 +34,11 @@ pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Res
 #[derive(Debug)]
 pub struct Timer {
     origin: Instant,
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Option<std::pin::Pin<Box<Sleep>>>,
 }
 
 impl Timer {
-    /// Creates a clock with the origin that all of the process share, or with now as its origin if
-    /// the runtime's clock is paused before that.
+    /// Creates a clock with the origin that all of the process share, or from now if it was paused before.
     pub fn new() -> Self {
         Self {
             origin: Instant::from(super::origin()).min(now()),
@@ -75,19 +66,20 @@ impl crate::Timer for Timer {
     }
 
     fn instant(&self, at: Timestamp) -> Instant {
-        let from_origin = at.saturating_duration_since(Timestamp::ZERO);
-        self.origin.checked_add(from_origin).unwrap_or_else(now)
+        let at = self
+            .origin
+            .checked_add(at.saturating_duration_since(Timestamp::ZERO));
+        at.unwrap_or_else(now)
     }
 
-    fn set(&mut self, at: Timestamp) {
-        let at = self.instant(at);
+    fn set(&mut self, at: Instant) {
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
         alarm.as_mut().reset(at);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let alarm = self.alarm.as_mut();
-        alarm.map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
+        let alarm = self.alarm.as_mut().map(|alarm| alarm.as_mut().poll(cx));
+        alarm.unwrap_or(Poll::Pending)
     }
 
     /// Reaches 16,384 sockets: tokio learns of 1024 a turn (`max_io_events_per_tick`).

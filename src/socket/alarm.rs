@@ -119,7 +119,7 @@ impl<T: Timer> Alarm<T> {
         if self.set_to.is_some_and(|set_to| set_to <= at) {
             return false;
         }
-        self.timer.set(at);
+        self.timer.set(self.timer.instant(at));
         self.set_to = Some(at);
         self.poll()
     }

@@ -84,9 +84,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// policy is to be polled, a ping is out, a rare clock may run, messages may be heartbeats, or the
     /// connection is ending.
     pub(super) fn calm_until(&self) -> Option<T::Instant> {
-        let calm = self.inner.is_some()
-            && !self.read_eof
-            && !self.needs_poll
+        let calm = !self.needs_poll
             && !self.has_heartbeat
             && self.teardown.allows_sends()
             && self.policy.is_calm();
@@ -122,10 +120,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
 
     /// How late the alarm may fire.
     pub(super) fn slack(&self) -> Duration {
-        let slack = self
-            .options
-            .as_ref()
-            .map_or(Duration::ZERO, |options| options.slack);
+        let asked = self.options.as_ref().and_then(|options| options.slack);
+        let slack = asked.unwrap_or_else(|| self.alarm.timer().default_slack());
         let most = self.policy.config().stall_tolerance().map(|most| most / 2);
         most.map_or(slack, |most| slack.min(most))
     }

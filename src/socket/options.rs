@@ -19,8 +19,8 @@ use crate::timer::Timer;
 /// What the builders set.
 pub(super) struct Options<S> {
     pub(super) metering: Option<Metering>,
-    /// How late a timer may fire so that many fire together.
-    pub(super) slack: Duration,
+    /// How late a timer may fire so that many fire together; `None` leaves it to the timer.
+    pub(super) slack: Option<Duration>,
     pub(super) label: Option<Arc<str>>,
     pub(super) shutdown: Option<Shutdown<S>>,
 }
@@ -257,17 +257,15 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// Allows timers to fire up to `slack` late, and never early, so that many connections share a
     /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of a
-    /// ping. The default is zero.
+    /// ping. The default is 10 ms ([`Timer::default_slack`]). A test with a paused clock that counts
+    /// milliseconds sets zero.
     ///
     /// Pings, lifetimes, verdicts and the end of a closing handshake come later by as much, and
     /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
     /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
     /// given to a single call are not affected.
     pub fn with_timer_slack(mut self, slack: Duration) -> Self {
-        // Zero is the default, and needs no allocation.
-        if !slack.is_zero() || self.fast.driver().options.is_some() {
-            self.set_option(|options| options.slack = slack);
-        }
+        self.set_option(|options| options.slack = Some(slack));
         self
     }
 
@@ -276,7 +274,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
             set(driver.options.get_or_insert_with(|| {
                 Box::new(Options {
                     metering: None,
-                    slack: Duration::ZERO,
+                    slack: None,
                     label: None,
                     shutdown: None,
                 })
