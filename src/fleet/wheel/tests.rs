@@ -170,7 +170,8 @@ proptest! {
                     prop_assert_eq!(wheel.next_deadline().is_some(), is_set);
                 }
                 Call::Poll(nanos, again) => {
-                    now = now.max(after(now, nanos));
+                    let nanos = nanos.max(0);
+                    now = after(now, nanos);
                     let mut due: BTreeSet<u32> = (0..8)
                         .filter(|&slot| timers[slot as usize].is_some_and(|at| at <= now))
                         .collect();
@@ -181,7 +182,20 @@ proptest! {
                             first = false;
                             wheel.set_first(slot, now);
                             prop_assert!(!wheel.would_fire_earlier(slot, now));
+                            let other = (slot + 1) % 8;
+                            timers[other as usize] = set(&mut wheel, other, after(now, nanos + 1));
+                            due.remove(&other);
+                            prop_assert!(wheel.is_first(slot) && !wheel.is_first(other));
                             prop_assert_eq!(wheel.pop(now), Some(slot));
+                            prop_assert!(!wheel.is_first(slot));
+                            // A timer that is set anew no longer comes first.
+                            wheel.set_first(slot, now);
+                            timers[slot as usize] = set(&mut wheel, slot, after(now, nanos + 2));
+                            prop_assert!(!wheel.is_first(slot));
+                            if timers[slot as usize] <= Some(now) {
+                                due.insert(slot);
+                            }
+                            continue;
                         }
                         wheel.cancel(slot);
                         timers[slot as usize] = None;
