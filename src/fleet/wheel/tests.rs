@@ -185,6 +185,8 @@ proptest! {
                             let other = (slot + 1) % 8;
                             timers[other as usize] = set(&mut wheel, other, after(now, nanos + 1));
                             due.remove(&other);
+                            // Where the wheel lags behind, it may not reach as far.
+                            due.extend(timers[other as usize].filter(|&at| at <= now).map(|_| other));
                             prop_assert!(wheel.is_first(slot) && !wheel.is_first(other));
                             prop_assert_eq!(wheel.pop(now), Some(slot));
                             prop_assert!(!wheel.is_first(slot));
@@ -192,9 +194,7 @@ proptest! {
                             wheel.set_first(slot, now);
                             timers[slot as usize] = set(&mut wheel, slot, after(now, nanos + 2));
                             prop_assert!(!wheel.is_first(slot));
-                            if timers[slot as usize] <= Some(now) {
-                                due.insert(slot);
-                            }
+                            due.extend(timers[slot as usize].filter(|&at| at <= now).map(|_| slot));
                             continue;
                         }
                         wheel.cancel(slot);
