@@ -10,13 +10,18 @@ use ws_timeout::{ConfigError, Metered, TimeoutConfig};
 
 use crate::{Outcome, accept, echo, listen};
 
-pub const LITTLE_ALIGN: Duration = Duration::from_millis(10);
-pub const ALIGN: Duration = Duration::from_millis(125);
+pub const SLACK: Duration = Duration::from_millis(125);
 
 /// The one line around a socket.
-pub async fn task(ping: Duration, align: Duration) -> Outcome {
+pub async fn task(ping: Duration) -> Outcome {
     let config = Arc::new(config(ping)?);
-    accept(move |socket| echo(wrap(config.clone(), socket).with_timer_slack(align))).await
+    accept(move |socket| echo(wrap(config.clone(), socket))).await
+}
+
+/// The same with another timer slack.
+pub async fn task_with_slack(ping: Duration, slack: Duration) -> Outcome {
+    let config = Arc::new(config(ping)?);
+    accept(move |socket| echo(wrap(config.clone(), socket).with_timer_slack(slack))).await
 }
 
 /// The server of the README.
@@ -30,8 +35,8 @@ pub async fn metered(ping: Duration) -> Outcome {
             let stream = Metered::socket(stream);
             let meter = stream.meter();
             let handshake = accept_async_with_config(stream, Some(tungstenite_config()));
-            if let Ok(socket) = open(config, handshake).await {
-                echo(socket.with_meter(meter)).await;
+            if let Ok(socket) = open(config, handshake).with_meter(meter).await {
+                echo(socket).await;
             }
         });
     }

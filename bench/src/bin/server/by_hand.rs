@@ -1,10 +1,11 @@
 //! What people write around tokio-tungstenite.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{MissedTickBehavior, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use crate::{Socket, is_data};
@@ -36,6 +37,30 @@ pub async fn interval(mut socket: Socket, ping: Duration) {
                 }
             }
             _ = ticks.tick() => {
+                if heard.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The same with an interval that is shortened by up to a tenth each time, as the crate's.
+pub async fn jittered(mut socket: Socket, ping: Duration) {
+    let next = || Instant::now() + ping.mul_f64(1.0 - rand::random_range(0.0..0.1));
+    let mut tick = pin!(sleep_until(next().into()));
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            message = socket.next() => {
+                let Some(Ok(message)) = message else { break };
+                heard = Instant::now();
+                if is_data(&message) && socket.send(message).await.is_err() {
+                    break;
+                }
+            }
+            () = tick.as_mut() => {
+                tick.as_mut().reset(next().into());
                 if heard.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
                     break;
                 }
