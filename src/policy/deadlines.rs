@@ -59,10 +59,10 @@ impl Horizon {
         written: Some(Timestamp::MAX),
     };
 
-    /// Whether a poll may decide the row, which expires `at`.
+    /// Whether a poll may decide a row about `party`, which expires `at`.
     #[inline(always)]
-    pub(super) fn covers(self, row: &Deadline, at: Option<Timestamp>) -> bool {
-        match row.party {
+    pub(super) fn covers(self, party: Party, at: Option<Timestamp>) -> bool {
+        match party {
             Party::Local => true,
             Party::Peer => at <= self.written,
             Party::PeerIfDrained => at <= self.read,
@@ -184,19 +184,22 @@ impl State {
         config: &TimeoutConfig,
         horizon: Horizon,
     ) -> (Option<Timestamp>, Option<Timestamp>) {
-        let known = |at: Option<Timestamp>, horizon| at.filter(|_| at <= horizon);
+        let covered = |party, at: Option<Timestamp>| at.filter(|_| horizon.covers(party, at));
         let lifetime = shortened(config.connection_timeout, config.jitter, self.lifetime_draw);
-        let write = known(self.write_deadline, horizon.written);
+        let write = covered(Party::Peer, self.write_deadline);
         let idle = self.idle_since(config).deadline(config.idle_timeout);
         let others = earlier(self.opened.deadline(lifetime), write);
-        let others = earlier(others, known(idle, horizon.read));
+        let others = earlier(others, covered(Party::PeerIfDrained, idle));
         let of_ping = match self.ping {
             Ping::Quiet => return (others, self.next_ordinary_ping(config)),
             Ping::Asked => {
                 let limit = config.message_timeout.or(config.pong_timeout);
-                known(self.ping_since.deadline(limit), horizon.written)
+                covered(Party::Peer, self.ping_since.deadline(limit))
             }
-            Ping::InFlight => known(self.ping_since.deadline(config.pong_timeout), horizon.read),
+            Ping::InFlight => {
+                let pong = self.ping_since.deadline(config.pong_timeout);
+                covered(Party::PeerIfDrained, pong)
+            }
         };
         (earlier(others, of_ping), None)
     }
@@ -211,7 +214,7 @@ impl State {
         let mut next = None;
         self.each_deadline::<false>(now, config, |row| {
             let at = self.effective_deadline(config, &row);
-            if horizon.covers(&row, at) {
+            if horizon.covers(row.party, at) {
                 next = earlier(next, at);
             }
         });

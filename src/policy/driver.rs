@@ -53,7 +53,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
             let at = self.state.effective_deadline(config, &row);
             if at.is_some_and(|at| at > now) {
                 next = earlier(next, at);
-            } else if at > visible && !horizon.covers(&row, at) {
+            } else if at > visible && !horizon.covers(row.party, at) {
                 unproven = earlier(unproven, at);
             }
         });

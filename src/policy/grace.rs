@@ -72,7 +72,7 @@ impl State {
         let mut first = None;
         self.each_deadline::<true>(now, config, |row| {
             let at = expired(&row);
-            if first.is_some() || at.is_none() || !horizon.covers(&row, at) {
+            if first.is_some() || at.is_none() || !horizon.covers(row.party, at) {
                 return;
             }
             let about_peer = row.party != Party::Local;
