@@ -152,7 +152,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     #[inline(never)]
     fn record(&mut self, slot: u32, event: Event) {
         let now = self.now;
-        let Some(Body { config, state }) = self.slots.up_to_date(slot) else {
+        let Some((header, Body { config, state })) = self.slots.up_to_date(slot) else {
             return;
         };
         let config = (*config).borrow();
@@ -173,7 +173,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
             _ => state.earliest(now, config, Horizon::EVERYTHING),
         };
         let wake_at = state.next_wakeup(now, config, next);
-        self.slots.update_tag(slot);
+        header.update_tag(state);
         match asked_now {
             true => self.set_timer(slot, wake_at),
             false => self.wake_by(slot, wake_at),
@@ -192,23 +192,27 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
                 self.slots.prefetch(slot);
             }
             let slot = self.wheel.pop(now)?;
-            let Some(Body { config, state }) = self.slots.up_to_date(slot) else {
+            let Some((header, Body { config, state })) = self.slots.up_to_date(slot) else {
                 continue;
             };
             let config = (*config).borrow();
             let due = state.next_action(now, config, Horizon::EVERYTHING, |_| {});
+            header.update_tag(state);
+            let key = header.key(slot);
             match due {
-                Ok(Action::Abort(_)) => self.set_timer(slot, None),
-                // The driver may have carried it out by the next poll, which sees what comes then.
-                Ok(_) => self.wheel.set_first(slot, now),
+                Ok(action) => {
+                    match action {
+                        Action::Abort(_) => self.set_timer(slot, None),
+                        // The driver may have carried it out by the next poll, which sees what comes
+                        // then.
+                        _ => self.wheel.set_first(slot, now),
+                    }
+                    return Some((key, action));
+                }
                 Err(next) => {
                     let wake_at = state.next_wakeup(now, config, next);
                     self.set_timer(slot, wake_at);
                 }
-            }
-            self.slots.update_tag(slot);
-            if let (Ok(action), Some(key)) = (due, self.slots.key(slot)) {
-                return Some((key, action));
             }
         }
     }
@@ -237,7 +241,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
             return false;
         };
         body.config = config;
-        if let Some(body) = self.slots.up_to_date(key.slot) {
+        if let Some((_, body)) = self.slots.up_to_date(key.slot) {
             body.state.follow_config(body.config.borrow());
         }
         self.reschedule(key.slot);
@@ -287,12 +291,12 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// Brings the timer of a connection forward after a change that may have touched any deadline.
     fn reschedule(&mut self, slot: u32) {
         let now = self.now;
-        let wake_at = self.slots.up_to_date(slot).and_then(|body| {
+        let wake_at = self.slots.up_to_date(slot).and_then(|(header, body)| {
             let (state, config) = (&body.state, body.config.borrow());
+            header.update_tag(state);
             let next = state.earliest(now, config, Horizon::EVERYTHING);
             state.next_wakeup(now, config, next)
         });
-        self.slots.update_tag(slot);
         self.wake_by(slot, wake_at);
     }
 

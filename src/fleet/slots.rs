@@ -120,24 +120,12 @@ impl<C> Slots<C> {
     }
 
     /// Returns the connection in a slot, if there is one, with the deferred message applied.
-    pub(super) fn up_to_date(&mut self, slot: u32) -> Option<&mut Body<C>> {
-        let message = self.last_message(slot);
+    #[inline]
+    pub(super) fn up_to_date(&mut self, slot: u32) -> Option<(&mut Header, &mut Body<C>)> {
+        let header = self.headers.get_mut(slot)?;
         let body = self.bodies.get_mut(slot)?.as_mut()?;
-        body.state.record_message(message);
-        Some(body)
-    }
-
-    /// Settles whether messages may be deferred from now on. The state must be [up to
-    /// date](Self::up_to_date).
-    pub(super) fn update_tag(&mut self, slot: u32) {
-        if let (Some(Header { tag, .. }), Some(Some(body))) =
-            (self.headers.get_mut(slot), self.bodies.get(slot))
-        {
-            tag.0 = match body.state.is_plain() {
-                true => tag.generation(),
-                false => tag.generation() | Tag::NEEDS_RECORD,
-            };
-        }
+        body.state.record_message(header.last_message());
+        Some((header, body))
     }
 
     /// Brings what a poll reads of a connection into the cache. Several fetches at once take no
@@ -190,6 +178,23 @@ impl Header {
     fn last_message(&self) -> Timestamp {
         let [low, high] = self.last_message.map(u64::from);
         Timestamp::from_nanos(high << 32 | low)
+    }
+
+    /// Settles whether messages may be deferred from now on. The state must be [up to
+    /// date](Slots::up_to_date).
+    #[inline]
+    pub(super) fn update_tag(&mut self, state: &State) {
+        self.tag.0 = match state.is_plain() {
+            true => self.tag.generation(),
+            false => self.tag.generation() | Tag::NEEDS_RECORD,
+        };
+    }
+
+    /// Returns the key of the connection in this slot.
+    #[inline]
+    pub(super) fn key(&self, slot: u32) -> FleetKey {
+        let generation = self.tag.generation();
+        FleetKey { slot, generation }
     }
 
     #[inline]

@@ -26,6 +26,9 @@ const BUCKETS: usize = 1024; // 34 s
 /// work off all of these timers, in every round.
 const FAR_BUCKETS: u64 = 256; // 9 s
 
+/// How many entries a bucket has room for at first, and keeps room for.
+const SMALL: usize = 4;
+
 /// How many stale entries are never worth a compaction.
 pub(super) const SPARE_ENTRIES: usize = 1024;
 
@@ -224,7 +227,7 @@ impl Wheel {
             self.occupied.get_mut(index / 64),
         ) {
             if bucket.len() == bucket.capacity() {
-                bucket.reserve_exact(4 + bucket.len() / 4); // all the buckets together are large
+                bucket.reserve_exact(SMALL + bucket.len() / 4); // all the buckets together are large
             }
             let offset = offset_of(at);
             bucket.push(Entry { offset, slot });
@@ -262,7 +265,10 @@ impl Wheel {
                     self.buckets.get_mut(index),
                     self.occupied.get_mut(index / 64),
                 ) {
-                    self.current = mem::take(bucket);
+                    let emptied = mem::replace(&mut self.current, mem::take(bucket));
+                    if emptied.capacity() <= SMALL {
+                        *bucket = emptied;
+                    }
                     self.prefetched = 0;
                     self.in_buckets -= self.current.len();
                     *word &= !(1 << (index % 64));
