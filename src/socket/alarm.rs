@@ -34,8 +34,8 @@ pub(super) struct Alarm<T> {
     horizon: Option<Timestamp>,
     /// Counts the turns that will move the horizon.
     count: Option<TurnCount>,
-    /// How long the machine had been suspended when this was last asked.
-    time_suspended: Duration,
+    /// How many nanoseconds the machine had been suspended when this was last asked.
+    time_suspended: u64,
 }
 
 /// Successive turns of the reactor in which the timer fired.
@@ -49,7 +49,7 @@ struct TurnCount {
 impl<T: Timer> Alarm<T> {
     pub(super) fn new(timer: T, waker: Arc<AlarmWaker>) -> Self {
         Self {
-            time_suspended: timer.time_suspended(),
+            time_suspended: saturating_nanos(timer.time_suspended()),
             timer,
             waker,
             set_to: None,
@@ -167,10 +167,10 @@ impl<T: Timer> Alarm<T> {
 
     /// How long the machine was suspended since this was last asked.
     pub(super) fn suspended_for(&mut self) -> Duration {
-        let total = self.timer.time_suspended();
+        let total = saturating_nanos(self.timer.time_suspended());
         let suspended = total.saturating_sub(self.time_suspended);
         self.time_suspended = total;
-        suspended
+        Duration::from_nanos(suspended)
     }
 }
 

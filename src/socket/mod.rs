@@ -127,7 +127,6 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     {
         let now = timer.timestamp(timer.now());
         let policy = TimeoutPolicy::opening(config.into(), random_seed(), now);
-        // A task is for all its life as large as it ever gets, and handshakes are large.
         Opening::new(policy, timer, Box::pin(handshake))
     }
 

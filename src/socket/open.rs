@@ -29,18 +29,19 @@ use crate::timer::Timer;
 #[must_use = "futures do nothing unless polled"]
 pub struct Opening<F, T> {
     handshake: Pin<Box<F>>,
-    meter: Option<Meter>,
-    label: Option<Arc<str>>,
-    /// `None` once the handshake is over.
-    driver: Option<Handshake<T>>,
+    /// `None` once the handshake is over. In a box, since a task is for all its life as large as it ever
+    /// gets.
+    driver: Option<Box<Handshake<T>>>,
 }
 
-/// What becomes part of the socket, and what it knows so far.
+/// What becomes part of the socket, and what is known so far.
 struct Handshake<T> {
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
     wakers: Wakers,
     horizon: Horizon,
+    meter: Option<Meter>,
+    label: Option<Arc<str>>,
 }
 
 /// Only the handshake is pinned, and it is in a box.
@@ -55,21 +56,23 @@ impl<F, T: Timer> Opening<F, T> {
         let wakers = Wakers::new();
         Self {
             handshake,
-            meter: None,
-            label: None,
-            driver: Some(Handshake {
+            driver: Some(Box::new(Handshake {
                 policy,
                 alarm: Alarm::new(timer, wakers.alarm_waker()),
                 wakers,
                 horizon: Horizon::default(),
-            }),
+                meter: None,
+                label: None,
+            })),
         }
     }
 
     /// Names the connection in the log, as [`TimeoutSocket::with_label`] does, also if the handshake
     /// fails.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.label = Some(label.into());
+        if let Some(driver) = &mut self.driver {
+            driver.label = Some(label.into());
+        }
         self
     }
 
@@ -77,7 +80,9 @@ impl<F, T: Timer> Opening<F, T> {
     /// [`Metered::socket`](crate::Metered::socket) the kernel is asked before the handshake counts as too
     /// late.
     pub fn with_meter(mut self, meter: Meter) -> Self {
-        self.meter = Some(meter);
+        if let Some(driver) = &mut self.driver {
+            driver.meter = Some(meter);
+        }
         self
     }
 }
@@ -96,12 +101,11 @@ where
         let Some(driver) = &mut this.driver else {
             return Poll::Pending;
         };
-        let label = this.label.as_deref().unwrap_or("-");
-        let meter = this.meter.as_ref();
-        let done = match driver.poll_handshake(this.handshake.as_mut(), meter, cx) {
+        let done = match driver.poll_handshake(this.handshake.as_mut(), cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(done) => done,
         };
+        let label = driver.label.as_deref().unwrap_or("-");
         match &done {
             Ok(_) => {}
             Err(Error::Verdict(verdict)) => {
@@ -109,23 +113,25 @@ where
             }
             Err(error) => report::handshake_failed(label, error),
         }
-        let Some(Handshake {
+        let Some(driver) = this.driver.take() else {
+            return Poll::Pending;
+        };
+        let Handshake {
             mut policy,
             mut alarm,
             wakers,
+            meter,
+            label,
             ..
-        }) = this.driver.take()
-        else {
-            return Poll::Pending;
-        };
+        } = *driver;
         Poll::Ready(done.map(|inner| {
             policy.observe(alarm.now(), Event::Opened);
             alarm.consume_fire();
             let mut socket = TimeoutSocket::with_parts(policy, alarm, wakers, inner);
-            if let Some(meter) = this.meter.take() {
+            if let Some(meter) = meter {
                 socket = socket.with_meter(meter);
             }
-            if let Some(label) = this.label.take() {
+            if let Some(label) = label {
                 socket = socket.with_label(label);
             }
             socket
@@ -139,17 +145,16 @@ impl<T: Timer> Handshake<T> {
     fn poll_handshake<S, E>(
         &mut self,
         mut handshake: Pin<&mut impl Future<Output = Result<S, E>>>,
-        meter: Option<&Meter>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S, Error<E>>> {
         self.wakers.register_reader(cx);
         loop {
             self.alarm.poll_fired();
-            let asked = self.ask_kernel(meter);
+            let asked = self.ask_kernel();
             if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
                 return Poll::Ready(done.map_err(Error::Socket));
             }
-            self.advance_horizon(meter, asked, cx);
+            self.advance_horizon(asked, cx);
             let now = self.alarm.now();
             let visible = self.alarm.horizon();
             let mut status = None;
@@ -181,8 +186,8 @@ impl<T: Timer> Handshake<T> {
 
     /// Has the next tries ask the kernel if a verdict may follow. Returns the instant that its answers are
     /// about.
-    fn ask_kernel(&self, meter: Option<&Meter>) -> Option<Timestamp> {
-        let meter = meter.filter(|meter| meter.can_ask())?;
+    fn ask_kernel(&self) -> Option<Timestamp> {
+        let meter = self.meter.as_ref().filter(|meter| meter.can_ask())?;
         let fire = self.alarm.last_fire();
         let asked = fire.filter(|_| self.policy.peer_deadline_has_expired(self.alarm.now()));
         meter.ask(asked.is_some());
@@ -190,12 +195,8 @@ impl<T: Timer> Handshake<T> {
     }
 
     /// Moves the horizon after a try that did not finish the handshake.
-    fn advance_horizon(
-        &mut self,
-        meter: Option<&Meter>,
-        asked: Option<Timestamp>,
-        cx: &Context<'_>,
-    ) {
+    fn advance_horizon(&mut self, asked: Option<Timestamp>, cx: &Context<'_>) {
+        let meter = self.meter.as_ref();
         let answers = meter.map_or_else(Answers::default, Meter::answers);
         let asked = asked.filter(|_| answers.no_input || answers.no_room);
         let mut proved = self.alarm.horizon();
@@ -214,9 +215,9 @@ impl<T: Timer> Handshake<T> {
 
 impl<F, T: fmt::Debug> fmt::Debug for Opening<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let driver = self.driver.as_ref();
         f.debug_struct("Opening")
-            .field("label", &self.label)
-            .field("meter", &self.meter)
+            .field("label", &driver.and_then(|driver| driver.label.as_ref()))
             .finish_non_exhaustive()
     }
 }

@@ -35,9 +35,9 @@ pub async fn metered(ping: Duration) -> Outcome {
             let stream = Metered::socket(stream);
             let meter = stream.meter();
             let handshake = accept_async_with_config(stream, Some(tungstenite_config()));
-            if let Ok(socket) = open(config, handshake).with_meter(meter).await {
-                echo(socket).await;
-            }
+            let opening = open(config, handshake).with_meter(meter);
+            let Ok(socket) = opening.await else { return };
+            echo(socket).await;
         });
     }
 }
