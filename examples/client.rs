@@ -110,19 +110,19 @@ async fn on_tokio(
     heartbeat: Heartbeat,
     lines: Lines,
 ) -> Result<(), Failure> {
-    let mut meter = Meter::default();
+    let meter = Meter::default();
     let handshake = async {
         let tcp = tokio::net::TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let transport = Metered::socket(tcp);
-        meter = transport.meter();
+        let transport = Metered::socket(tcp).with_meter(&meter);
         let limits = Some(tungstenite_config());
         let (socket, _) =
             tokio_tungstenite::client_async_with_config(request, transport, limits).await?;
         Ok(socket)
     };
-    let socket = runtime::tokio::open(config, handshake).await?;
-    converse(heartbeat.at_client(socket.with_meter(meter)), lines).await
+    let opening = runtime::tokio::open(config, handshake);
+    let socket = opening.with_meter(meter.clone()).await?;
+    converse(heartbeat.at_client(socket), lines).await
 }
 
 async fn on_smol(
@@ -132,19 +132,19 @@ async fn on_smol(
     heartbeat: Heartbeat,
     lines: Lines,
 ) -> Result<(), Failure> {
-    let mut meter = Meter::default();
+    let meter = Meter::default();
     let handshake = async {
         let tcp = smol::net::TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let transport = Metered::socket(tcp);
-        meter = transport.meter();
+        let transport = Metered::socket(tcp).with_meter(&meter);
         let limits = Some(tungstenite_config());
         let (socket, _) =
             async_tungstenite::client_async_with_config(request, transport, limits).await?;
         Ok(socket)
     };
-    let socket = runtime::smol::open(config, handshake).await?;
-    converse(heartbeat.at_client(socket.with_meter(meter)), lines).await
+    let opening = runtime::smol::open(config, handshake);
+    let socket = opening.with_meter(meter.clone()).await?;
+    converse(heartbeat.at_client(socket), lines).await
 }
 
 async fn on_async_std(
@@ -154,19 +154,19 @@ async fn on_async_std(
     heartbeat: Heartbeat,
     lines: Lines,
 ) -> Result<(), Failure> {
-    let mut meter = Meter::default();
+    let meter = Meter::default();
     let handshake = async {
         let tcp = async_std::net::TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let transport = Metered::new(tcp);
-        meter = transport.meter();
+        let transport = Metered::new(tcp).with_meter(&meter);
         let limits = Some(tungstenite_config());
         let (socket, _) =
             async_tungstenite::client_async_with_config(request, transport, limits).await?;
         Ok(socket)
     };
-    let socket = runtime::async_std::open(config, handshake).await?;
-    converse(heartbeat.at_client(socket.with_meter(meter)), lines).await
+    let opening = runtime::async_std::open(config, handshake);
+    let socket = opening.with_meter(meter.clone()).await?;
+    converse(heartbeat.at_client(socket), lines).await
 }
 
 /// Sends what is typed and prints what comes, until the connection ends.

@@ -21,13 +21,17 @@ use crate::time::brief;
 
 const TARGET: &str = "ws_timeout";
 
-pub(crate) fn opened(label: &str, config: &TimeoutConfig, metered: bool) {
+pub(crate) fn opened(label: &str, config: &TimeoutConfig, slack: Duration, metered: bool) {
     let label = OneLine(label);
+    // The ping is asked for late by up to the slack, and the verdict is too.
+    let bound = config
+        .detection_bound()
+        .map(|bound| bound.saturating_add(2 * slack));
     let write = config.message_timeout().filter(|_| !metered);
     let write = write.map_or(String::new(), |limit| {
         format!("; without a meter a message has {limit:?} to leave, however large")
     });
-    match config.detection_bound() {
+    match bound {
         Some(bound) => {
             info!(target: TARGET, event = "opened", label:% = label, metered, bound:? = bound; "{label}: opened, a silent peer is noticed within {bound:?}{write}");
         }

@@ -56,8 +56,7 @@ mod clocks {
 
     /// The time since boot. On these systems `CLOCK_MONOTONIC` counts suspension.
     pub(super) fn total() -> Duration {
-        let since_boot: Duration =
-            clock_gettime_dynamic(DynamicClockId::Known(ClockId::Monotonic)).ok();
+        let since_boot = clock_gettime_dynamic(DynamicClockId::Known(ClockId::Monotonic)).ok();
         since_boot
             .and_then(|time| time.try_into().ok())
             .unwrap_or_default()

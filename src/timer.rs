@@ -8,8 +8,45 @@ use crate::time::Timestamp;
 
 /// The clock and the one timer of a [`TimeoutSocket`](crate::TimeoutSocket).
 ///
-/// [`runtime`](crate::runtime) implements it for each runtime. Any other runtime needs about 30 lines;
-/// in tests, implement it on a clock that the test moves.
+/// [`runtime`](crate::runtime) implements it for each runtime. Another runtime needs a clock and one timer:
+///
+/// ```
+/// use std::pin::Pin;
+/// use std::task::{Context, Poll};
+/// use std::time::{Duration, Instant};
+/// use ws_timeout::{Timer, Timestamp};
+///
+/// struct AsyncIo {
+///     origin: Instant,
+///     timer: async_io::Timer,
+/// }
+///
+/// impl Timer for AsyncIo {
+///     type Instant = Instant;
+///
+///     fn now(&self) -> Instant {
+///         Instant::now()
+///     }
+///
+///     fn timestamp(&self, at: Instant) -> Timestamp {
+///         Timestamp::from_duration(at.saturating_duration_since(self.origin))
+///     }
+///
+///     fn instant(&self, at: Timestamp) -> Instant {
+///         self.origin + Duration::from_nanos(at.as_nanos())
+///     }
+///
+///     fn set(&mut self, at: Instant) {
+///         self.timer.set_at(at);
+///     }
+///
+///     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+///         Future::poll(Pin::new(&mut self.timer), cx).map(drop)
+///     }
+/// }
+/// ```
+///
+/// In tests, implement it on a clock that the test moves, with [`Timestamp`] as the instant.
 pub trait Timer {
     /// An instant of the runtime's clock: [`Timestamp`], or a type of the runtime that is cheaper to get.
     ///
@@ -26,7 +63,10 @@ pub trait Timer {
     /// since the origin, so only timers with the same origin share a wake-up.
     fn timestamp(&self, at: Self::Instant) -> Timestamp;
 
-    /// Returns the instant of a timestamp, the inverse of [`timestamp`](Self::timestamp).
+    /// Returns the instant of a timestamp: the first one whose [`timestamp`](Self::timestamp) is not earlier.
+    ///
+    /// A coarse clock rounds up here. If it rounded down, its timer would fire before the deadline, and be
+    /// set to the same instant again and again until the clock moves on.
     fn instant(&self, at: Timestamp) -> Self::Instant;
 
     /// Sets the timer to `at`, replacing the previous setting. `at` is at most a day ahead. The timer
@@ -62,8 +102,8 @@ pub trait Timer {
     /// Returns how late the timer may fire so that many connections share a wake-up, unless
     /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack) says otherwise.
     ///
-    /// By default 10 ms: short beside every limit, and a server with thousands of connections wakes up a
-    /// hundred times a second at most.
+    /// By default 10 ms: short beside the usual limits, and a server with thousands of connections wakes up
+    /// a hundred times a second at most. Limits of a few milliseconds need a shorter one.
     fn default_slack(&self) -> Duration {
         Duration::from_millis(10)
     }

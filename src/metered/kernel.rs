@@ -33,9 +33,6 @@ impl<IO: std::os::fd::AsFd> Kernel<IO> {
 impl<IO> Kernel<IO> {
     /// Reads what has arrived. `Pending` if nothing has.
     pub(super) fn recv(&self, io: &IO, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if buf.is_empty() {
-            return Poll::Pending;
-        }
         unless_it_would_block(|| {
             let received = rustix::net::recv((self.fd)(io), &mut *buf, RecvFlags::DONTWAIT);
             received.map(|(_, bytes)| bytes)

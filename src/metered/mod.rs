@@ -84,8 +84,8 @@ pub struct Meter {
     counts: Arc<Counts>,
 }
 
-/// Only the transport writes the counts, which wrap around. The guarded socket also writes the flags; it
-/// owns the transport, so never at the same time.
+/// Only the transport writes the counts, which wrap around. The flags are also written by the guarded socket,
+/// and by an opening handshake, whose transport may be in another task.
 #[derive(Debug, Default)]
 struct Counts {
     read: AtomicUsize,
@@ -183,6 +183,38 @@ impl<IO> Metered<IO> {
         }
     }
 
+    /// Counts in `meter` instead of a meter of its own. Nothing may have passed through yet.
+    ///
+    /// So a client can give [`Opening::with_meter`](crate::Opening::with_meter) a meter before it has
+    /// connected:
+    ///
+    /// ```
+    /// # use tokio::net::TcpStream;
+    /// # use ws_timeout::message::tungstenite_config;
+    /// # use ws_timeout::{Meter, Metered, TimeoutConfig, runtime::tokio::open};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let meter = Meter::default();
+    /// let handshake = async {
+    ///     let tcp = TcpStream::connect("localhost:8080").await?;
+    ///     let transport = Metered::socket(tcp).with_meter(&meter);
+    ///     let settings = Some(tungstenite_config());
+    ///     tokio_tungstenite::client_async_with_config("ws://localhost/", transport, settings)
+    ///         .await
+    ///         .map(|(socket, _)| socket)
+    /// };
+    /// let socket = open(TimeoutConfig::default(), handshake).with_meter(meter.clone()).await?;
+    /// # drop(socket);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_meter(mut self, meter: &Meter) -> Self {
+        if self.meter.can_ask() {
+            meter.set(flag::CAN_ASK);
+        }
+        self.meter = meter.clone();
+        self
+    }
+
     /// Returns the counts, which go on with the transport.
     pub fn meter(&self) -> Meter {
         self.meter.clone()
@@ -270,7 +302,7 @@ impl<IO> Metered<IO> {
     /// Repeats on the socket itself a read that the runtime answered with `Pending`.
     fn retry_read(&mut self, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
         let read = match &self.kernel {
-            Some(kernel) if self.meter.is_asking() => {
+            Some(kernel) if self.meter.is_asking() && !buf.is_empty() => {
                 let read = kernel.recv(&self.io, buf);
                 if read.is_pending() {
                     self.meter.set(flag::NO_INPUT);
@@ -337,15 +369,13 @@ impl Meter {
     }
 
     fn set(&self, flag: u16) {
-        let flags = self.flags();
-        if flags & flag != flag {
-            self.counts.flags.store(flags | flag, Ordering::Relaxed);
+        if self.flags() & flag != flag {
+            self.counts.flags.fetch_or(flag, Ordering::Relaxed);
         }
     }
 
     fn clear(&self, flag: u16) {
-        let flags = self.flags() & !flag;
-        self.counts.flags.store(flags, Ordering::Relaxed);
+        self.counts.flags.fetch_and(!flag, Ordering::Relaxed);
     }
 
     #[inline]
@@ -362,9 +392,12 @@ impl Meter {
     pub(crate) fn ask(&self, asks: bool) {
         const LASTING: u16 =
             flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::GUARDED;
-        let asking = if asks { flag::ASKING } else { 0 };
-        let flags = (self.flags() & LASTING) | asking;
-        self.counts.flags.store(flags, Ordering::Relaxed);
+        if self.flags() & !LASTING != 0 {
+            self.clear(!LASTING);
+        }
+        if asks {
+            self.set(flag::ASKING);
+        }
     }
 
     pub(crate) fn answers(&self) -> Answers {

@@ -1,7 +1,7 @@
 //! tokio: its clock, its timer, and functions that wrap or open a socket with them.
 //!
 //! Needs the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), verdicts come 15 to
-//! 35 ms late, when tokio has learned of all that arrived; after a grace if `stall_tolerance` is below that.
+//! 35 ms later, when tokio has learned of all that arrived; after a grace if `stall_tolerance` is below 50 ms.
 
 use std::boxed::Box;
 use std::fmt::Display;

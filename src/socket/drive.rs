@@ -245,7 +245,8 @@ where
         if !self.open_logged {
             self.open_logged = true;
             let metered = self.metering().is_some();
-            report::opened(self.label_or_dash(), self.policy.config(), metered);
+            let slack = self.slack();
+            report::opened(self.label_or_dash(), self.policy.config(), slack, metered);
         }
     }
 

@@ -112,9 +112,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// Runs `handshake` under `handshake_timeout` and guards the socket that it returns.
     ///
+    /// The future must read and write the transport itself. If a task of its own did, what has arrived might
+    /// be unread when the time is up.
+    ///
     /// # Errors
     /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from this call. It is
-    /// dropped with the [`Opening`], and the transport with it.
+    /// dropped then, and the transport with it.
     /// [`Error::Socket`] with the error of the handshake.
     pub fn open<E, F>(
         config: impl Into<Arc<TimeoutConfig>>,

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_core::TryStream;
+use futures_core::{FusedFuture, TryStream};
 
 use super::TimeoutSocket;
 use super::alarm::Alarm;
@@ -28,7 +28,8 @@ use crate::timer::Timer;
 /// polling it again returns `Pending`.
 #[must_use = "futures do nothing unless polled"]
 pub struct Opening<F, T> {
-    handshake: Pin<Box<F>>,
+    /// `None` once the handshake is over, which drops its transport if it failed.
+    handshake: Option<Pin<Box<F>>>,
     /// `None` once the handshake is over. In a box, since a task is for all its life as large as it ever
     /// gets.
     driver: Option<Box<Handshake<T>>>,
@@ -55,7 +56,7 @@ impl<F, T: Timer> Opening<F, T> {
     ) -> Self {
         let wakers = Wakers::new();
         Self {
-            handshake,
+            handshake: Some(handshake),
             driver: Some(Box::new(Handshake {
                 policy,
                 alarm: Alarm::new(timer, wakers.alarm_waker()),
@@ -98,13 +99,14 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some(driver) = &mut this.driver else {
+        let (Some(driver), Some(handshake)) = (&mut this.driver, &mut this.handshake) else {
             return Poll::Pending;
         };
-        let done = match driver.poll_handshake(this.handshake.as_mut(), cx) {
+        let done = match driver.poll_handshake(handshake.as_mut(), cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(done) => done,
         };
+        this.handshake = None;
         let label = driver.label.as_deref().unwrap_or("-");
         match &done {
             Ok(_) => {}
@@ -136,6 +138,18 @@ where
             }
             socket
         }))
+    }
+}
+
+impl<F, S, E, T> FusedFuture for Opening<F, T>
+where
+    F: Future<Output = Result<S, E>>,
+    S: TryStream,
+    E: fmt::Display,
+    T: Timer,
+{
+    fn is_terminated(&self) -> bool {
+        self.driver.is_none()
     }
 }
 

@@ -257,8 +257,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// Allows timers to fire up to `slack` late, and never early, so that many connections share a
     /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of a
-    /// ping. The default is 10 ms ([`Timer::default_slack`]). A test with a paused clock that counts
-    /// milliseconds sets zero.
+    /// ping. The default is 10 ms ([`Timer::default_slack`]). Set zero for limits of a few milliseconds, and
+    /// in a test with a paused clock that counts milliseconds: the instants at which timers fire together
+    /// differ from run to run.
     ///
     /// Pings, lifetimes, verdicts and the end of a closing handshake come later by as much, and
     /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
@@ -271,6 +272,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     fn set_option(&mut self, set: impl FnOnce(&mut Options<S>)) {
         self.fast.drive(|driver| {
+            // A shorter slack may bring the alarm nearer.
+            driver.needs_poll = true;
             set(driver.options.get_or_insert_with(|| {
                 Box::new(Options {
                     metering: None,
