@@ -60,7 +60,7 @@ async fn converse(
     let transport = Metered::new(tcp); // counts bytes, so that large messages are seen to move
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    // The guarded socket. Before: `let socket = handshake.await?;`
+    // The guarded socket. Without timeouts: `let socket = handshake.await?;`
     let opening = runtime::async_std::open(config, handshake);
     let mut socket = opening.with_meter(meter).await?;
 

@@ -61,7 +61,7 @@ async fn converse(
     let transport = Metered::socket(tcp); // counts bytes, and asks the kernel before a verdict
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    // The guarded socket. Before: `let socket = handshake.await?;`
+    // The guarded socket. Without timeouts: `let socket = handshake.await?;`
     let opening = runtime::smol::open(config, handshake);
     let mut socket = opening.with_meter(meter).await?;
 

@@ -197,10 +197,9 @@ impl TimeoutConfig {
     /// * `ping_interval` + `message_timeout` + `pong_timeout`, if the first and the last are on.
     ///   With `message_timeout` off, `pong_timeout` counts twice.
     ///
-    /// Late polls add to it, such as the timer slack of a socket, which counts twice (20 ms by default),
-    /// and up to two stall graces. `connection_timeout` is left out. After a
-    /// verdict that starts a closing handshake, such as that of `idle_timeout`, a socket's stream
-    /// ends up to `close_timeout` later.
+    /// Late polls and up to two stall graces add to it, and so does twice the timer slack of a socket
+    /// (20 ms by default). `connection_timeout` is left out. After a verdict that starts a closing
+    /// handshake, such as that of `idle_timeout`, a socket's stream ends up to `close_timeout` later.
     ///
     /// ```
     /// use core::time::Duration;

@@ -23,7 +23,7 @@ const TARGET: &str = "ws_timeout";
 
 pub(crate) fn opened(label: &str, config: &TimeoutConfig, slack: Duration, metered: bool) {
     let label = OneLine(label);
-    // The ping is asked for late by up to the slack, and the verdict is too.
+    // The ping can be late by the slack, and the verdict again.
     let bound = config
         .detection_bound()
         .map(|bound| bound.saturating_add(2 * slack));

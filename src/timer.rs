@@ -48,22 +48,22 @@ use crate::time::Timestamp;
 ///
 /// In tests, implement it on a clock that the test moves, with [`Timestamp`] as the instant.
 pub trait Timer {
-    /// An instant of the runtime's clock: [`Timestamp`], or a type of the runtime that is cheaper to get.
+    /// An instant of the runtime's clock, such as `std::time::Instant`; [`Timestamp`] if it has none.
     ///
-    /// Most messages of a [`TimeoutSocket`](crate::TimeoutSocket) need an instant only to compare it with
-    /// another, so they do not pay for the conversion.
+    /// A [`TimeoutSocket`](crate::TimeoutSocket) compares instants at each message, and converts one only
+    /// when the policy needs it.
     type Instant: Copy + Ord + Send + Sync + Unpin + 'static;
 
     /// Reads the runtime's clock, which must never run backwards.
     fn now(&self) -> Self::Instant;
 
-    /// Returns an instant as the time since a fixed origin.
+    /// Returns the time from a fixed origin to `at`.
     ///
     /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack) rounds up to multiples of the slack
     /// since the origin, so only timers with the same origin share a wake-up.
     fn timestamp(&self, at: Self::Instant) -> Timestamp;
 
-    /// Returns the instant of a timestamp: the first one whose [`timestamp`](Self::timestamp) is not earlier.
+    /// Returns the first instant whose [`timestamp`](Self::timestamp) is `at` or later. `at` is at most a day ahead.
     ///
     /// A coarse clock rounds up here. If it rounded down, its timer would fire before the deadline, and be
     /// set to the same instant again and again until the clock moves on.
@@ -99,11 +99,11 @@ pub trait Timer {
         true
     }
 
-    /// Returns how late the timer may fire so that many connections share a wake-up, unless
-    /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack) says otherwise.
+    /// Returns the slack of a socket that sets none with
+    /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack): how late its timer may fire.
     ///
-    /// By default 10 ms: short beside the usual limits, and a server with thousands of connections wakes up
-    /// a hundred times a second at most. Limits of a few milliseconds need a shorter one.
+    /// By default 10 ms: short beside the usual limits, and the timers of thousands of idle connections then
+    /// cause about 100 wake-ups a second. Limits of a few milliseconds need a shorter one.
     fn default_slack(&self) -> Duration {
         Duration::from_millis(10)
     }

@@ -189,7 +189,7 @@ async fn a_handshake_that_the_runtime_does_not_know_of_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_does_not_come_is_judged_without_delay() {
+async fn a_missing_handshake_times_out_without_delay() {
     let (opening, _client) = opening(Unaware::READS_NOTHING);
     let start = now();
     let verdict = timed_out(opening.await);
@@ -197,9 +197,9 @@ async fn a_handshake_that_does_not_come_is_judged_without_delay() {
     took(start, SECOND);
 }
 
-/// It may wait for something else than the transport.
+/// It may be waiting for something other than the transport.
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_does_not_read_is_judged_after_turns() {
+async fn a_handshake_that_does_not_read_times_out_after_turns() {
     let (server, _client) = UnixStream::pair().unwrap();
     let meter = Metered::socket(Unaware::READS_NOTHING(server)).meter();
     let handshake = std::future::pending::<Result<Inner, WsError>>();

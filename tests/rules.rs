@@ -2938,9 +2938,9 @@ fn a_peer_that_pings_without_pause_has_begun_no_message() {
     assert_eq!(socket.status().partial_bytes, 0);
 }
 
-/// The policy is told of them later, and in the order in which they happened.
+/// The policy records them later, in the order in which they happened.
 #[test]
-fn the_status_knows_messages_that_were_only_noted() {
+fn the_status_includes_deferred_messages() {
     for sent_first in [true, false] {
         let shared = Shared::default();
         let mut socket = shared.socket(off().idle_timeout(60 * SECOND));
@@ -2963,7 +2963,7 @@ fn the_status_knows_messages_that_were_only_noted() {
             let status = socket.status();
             assert_eq!(status.since_sent, sent);
             assert_eq!(status.silent, received);
-            // The policy is told.
+            // This makes the policy record them.
             socket.probe(60 * SECOND);
         }
     }
@@ -2991,7 +2991,7 @@ fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_an
 }
 
 #[test]
-fn a_handshake_that_was_too_late_lets_go_of_its_transport() {
+fn a_handshake_that_times_out_drops_its_transport() {
     let shared = Shared::default();
     shared.world().turns = true;
     let config = off().handshake_timeout(SECOND).build().unwrap();
@@ -3010,7 +3010,7 @@ fn a_handshake_that_was_too_late_lets_go_of_its_transport() {
 }
 
 #[test]
-fn a_slack_that_is_made_shorter_holds() {
+fn a_shorter_slack_moves_the_alarm() {
     let shared = Shared::default();
     let config = off().connection_timeout(1500 * MS);
     let mut socket = shared.socket(config).with_timer_slack(SECOND);
@@ -3023,7 +3023,7 @@ fn a_slack_that_is_made_shorter_holds() {
 /// What happens to a socket.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Time passes: so many microseconds, or until the alarm, or until a nanosecond before it.
+    /// So many microseconds pass. Below: until the alarm, or until a nanosecond before it.
     Wait(u64),
     WaitForAlarm,
     WaitAlmostForAlarm,
@@ -3127,7 +3127,7 @@ impl Step {
     }
 }
 
-/// What a call returned, without what differs from one socket to another: the payloads of its pings.
+/// Formats the result of a call, without the payloads of pings, which are random.
 fn seen<T: Debug>(returned: Option<Option<Result<T, Error<WsError>>>>) -> String {
     match returned {
         Some(Some(Err(Error::Verdict(verdict)))) => {
@@ -3146,7 +3146,7 @@ proptest! {
 
     /// A socket whose messages may be heartbeats is never calm.
     #[test]
-    fn a_calm_socket_does_what_one_does_that_never_is(
+    fn a_calm_socket_behaves_like_one_that_is_never_calm(
         config in any_limits(),
         slack in prop::sample::select(vec![0, 10, 40]),
         turns in 0..3_u32,

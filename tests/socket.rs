@@ -423,7 +423,7 @@ async fn the_connection_opens_when_the_handshake_is_done() {
     took(start, 10 * SECOND);
 }
 
-/// Without a word from the program.
+/// With the default timer slack.
 #[tokio::test(start_paused = true)]
 async fn connections_that_opened_apart_share_a_wake_up() {
     let config = bare().idle_timeout(5 * SECOND).no_stall_tolerance();

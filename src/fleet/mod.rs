@@ -158,10 +158,10 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         let config = (*config).borrow();
         let (plain, cold_armed) = (state.is_plain(), state.cold_armed);
         state.record(now, config, event);
-        // The ping that was just asked for has left, so the slot need not be polled again at once.
-        let asked_now = matches!(event, Event::PingSent(_)) && self.wheel.is_first(slot);
+        // The ping of the last poll was sent, so the slot need not be polled again at once.
+        let was_requested = matches!(event, Event::PingSent(_)) && self.wheel.is_first(slot);
         let next = match event {
-            _ if asked_now => state.earliest(now, config, Horizon::EVERYTHING),
+            _ if was_requested => state.earliest(now, config, Horizon::EVERYTHING),
             // Whole messages and flushes only move deadlines later if no ping is in flight and no
             // grace runs.
             Event::Recv | Event::SendOk | Event::Flushed if plain => None,
@@ -174,7 +174,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         };
         let wake_at = state.next_wakeup(now, config, next);
         header.update_tag(state);
-        match asked_now {
+        match was_requested {
             true => self.set_timer(slot, wake_at),
             false => self.wake_by(slot, wake_at),
         }

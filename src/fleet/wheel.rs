@@ -7,8 +7,8 @@
 //! When a tick comes, its bucket is sorted and emptied from the earliest entry. A timer that is
 //! set within the current tick goes into a heap.
 //!
-//! Setting a timer again, or cancelling it, leaves its old entry where it is. For each slot the wheel
-//! keeps when it fires; entries for other instants are stale, and are skipped when they come up.
+//! Setting a timer again, or cancelling it, leaves its old entry where it is. The wheel keeps the instant
+//! at which each slot fires; entries for other instants are stale, and are skipped when they come up.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -26,8 +26,8 @@ const BUCKETS: usize = 1024; // 34 s
 /// work off all of these timers, in every round.
 const FAR_BUCKETS: u64 = 256; // 9 s
 
-/// How many entries a bucket has room for at first, and keeps room for.
-const SMALL: usize = 4;
+/// The first capacity of a bucket. A buffer no larger than that is reused.
+const MIN_CAPACITY: usize = 4;
 
 /// How many stale entries are never worth a compaction.
 pub(super) const SPARE_ENTRIES: usize = 1024;
@@ -121,7 +121,7 @@ impl Wheel {
                 }
                 self.current.pop();
                 self.prefetched = self.prefetched.saturating_sub(1);
-                if is_of(self.timer(entry.slot), at) {
+                if matches_timer(self.timer(entry.slot), at) {
                     return Some(entry.slot);
                 }
             }
@@ -177,8 +177,9 @@ impl Wheel {
         let keep_valid = |entries: &mut Vec<Entry>, tick| {
             entries.sort_unstable_by_key(|&entry| Reverse(entry));
             entries.dedup();
-            entries
-                .retain(|entry| is_of(timers.get(entry.slot).copied().flatten(), entry.at(tick)));
+            entries.retain(|entry| {
+                matches_timer(timers.get(entry.slot).copied().flatten(), entry.at(tick))
+            });
             entries.shrink_to_fit();
         };
         keep_valid(&mut self.current, self.tick);
@@ -227,7 +228,7 @@ impl Wheel {
             self.occupied.get_mut(index / 64),
         ) {
             if bucket.len() == bucket.capacity() {
-                bucket.reserve_exact(SMALL + bucket.len() / 4); // all the buckets together are large
+                bucket.reserve_exact(MIN_CAPACITY + bucket.len() / 4); // all the buckets together are large
             }
             let offset = offset_of(at);
             bucket.push(Entry { offset, slot });
@@ -266,7 +267,7 @@ impl Wheel {
                     self.occupied.get_mut(index / 64),
                 ) {
                     let emptied = mem::replace(&mut self.current, mem::take(bucket));
-                    if emptied.capacity() <= SMALL {
+                    if emptied.capacity() <= MIN_CAPACITY {
                         *bucket = emptied;
                     }
                     self.prefetched = 0;
@@ -314,8 +315,8 @@ impl Entry {
     }
 }
 
-/// Whether an entry is that of a timer. After a long time without a poll it comes up whole rounds late.
-fn is_of(timer: Option<Timestamp>, entry: Timestamp) -> bool {
+/// Whether an entry belongs to a timer. After a long time without a poll it comes up whole rounds late.
+fn matches_timer(timer: Option<Timestamp>, entry: Timestamp) -> bool {
     const ROUND: u64 = (BUCKETS as u64) << TICK_BITS;
     timer.is_some_and(|timer| (timer.as_nanos() ^ entry.as_nanos()) % ROUND == 0)
 }

@@ -18,6 +18,7 @@ pub(super) struct Kernel<IO> {
 
 /// There is none: nothing can be asked.
 #[cfg(not(unix))]
+#[expect(dead_code, reason = "there is none, so nobody makes one")]
 pub(super) enum Kernel<IO> {
     Never(core::convert::Infallible, core::marker::PhantomData<fn(IO)>),
 }

@@ -85,7 +85,7 @@ pub struct Meter {
 }
 
 /// Only the transport writes the counts, which wrap around. The flags are also written by the guarded socket,
-/// and by an opening handshake, whose transport may be in another task.
+/// and by an opening handshake, whose transport may be in another task, so they change atomically.
 #[derive(Debug, Default)]
 struct Counts {
     read: AtomicUsize,
@@ -101,9 +101,9 @@ struct Counts {
 /// What the kernel said since it was last asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answers {
-    /// Everything is read that had arrived then.
+    /// Everything that had arrived by then has been read.
     pub(crate) no_input: bool,
-    /// It takes nothing more.
+    /// The send buffer is full.
     pub(crate) no_room: bool,
 }
 
@@ -183,10 +183,11 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Counts in `meter` instead of a meter of its own. Nothing may have passed through yet.
+    /// Counts in `meter`, a new one for each connection. Call this before any bytes pass, after
+    /// [`new`](Self::new) or [`socket`](Self::socket).
     ///
-    /// So a client can give [`Opening::with_meter`](crate::Opening::with_meter) a meter before it has
-    /// connected:
+    /// A client can then pass the meter to [`Opening::with_meter`](crate::Opening::with_meter) before it
+    /// has connected:
     ///
     /// ```
     /// # use tokio::net::TcpStream;

@@ -169,17 +169,17 @@ impl State {
         horizon: Horizon,
     ) -> Option<Timestamp> {
         if self.phase == Phase::Open && !self.cold_armed {
-            let (others, ping) = self.deadlines_if_plain(config, horizon);
+            let (others, ping) = self.deadlines_unless_cold(config, horizon);
             earlier(others, ping)
         } else {
             self.earliest_of_table(now, config, horizon)
         }
     }
 
-    /// What the table gives for an open connection while none of the cold clocks runs, in a straight line:
-    /// the earliest deadline that the horizon covers but that of the next ping, and that one.
+    /// Computes, without the table, the earliest covered deadline but the next ping's, and the next ping's.
+    /// Requires an open connection with no cold clock armed.
     #[inline(always)]
-    fn deadlines_if_plain(
+    fn deadlines_unless_cold(
         &self,
         config: &TimeoutConfig,
         horizon: Horizon,
@@ -259,7 +259,7 @@ impl State {
         }
         let is_to_come = |at: Option<Timestamp>| at.is_none_or(|at| at > now);
         if self.phase == Phase::Open && !self.cold_armed {
-            let (others, ping) = self.deadlines_if_plain(config, horizon);
+            let (others, ping) = self.deadlines_unless_cold(config, horizon);
             let next = earlier(others, ping);
             if is_to_come(next) {
                 return Err(next);
@@ -398,7 +398,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
         #[test]
-        fn the_straight_line_gives_what_the_table_gives(
+        fn deadlines_without_the_table_match_the_table(
             config in config(),
             steps in prop::collection::vec((0..40_000_u64, event()), 1..12),
             horizon in (prop::option::of(0..200_u64), prop::option::of(0..200_u64)),
@@ -414,7 +414,7 @@ mod tests {
                 policy.observe(now, event);
                 let state = &policy.state;
                 if state.phase == Phase::Open && !state.cold_armed {
-                    let (others, ping) = state.deadlines_if_plain(&config, horizon);
+                    let (others, ping) = state.deadlines_unless_cold(&config, horizon);
                     let of_table = state.earliest_of_table(now, &config, horizon);
                     prop_assert_eq!(earlier(others, ping), of_table);
                     let in_table = state.deadline(now, &config, DeadlineKind::NextPing);

@@ -116,8 +116,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         end.is_some_and(|end| now < end)
     }
 
-    /// Whether whole messages, in either direction, do nothing but move deadlines away, so that the
-    /// latest of each says all.
+    /// Whether whole messages, in either direction, only move deadlines later, so that recording the
+    /// latest of each is enough.
     pub(crate) fn is_calm(&self) -> bool {
         self.state.is_plain() && self.state.ping == Ping::Quiet
     }
@@ -132,7 +132,7 @@ mod tests {
 
     /// With everything that three events, and the polls between them, can make of a connection.
     #[test]
-    fn while_calm_the_latest_message_of_each_direction_says_all() {
+    fn while_calm_recording_the_latest_message_of_each_direction_is_enough() {
         let at = Timestamp::from_secs;
         let config = TimeoutConfig::default();
         let within = Duration::from_secs(1);

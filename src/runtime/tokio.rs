@@ -1,7 +1,7 @@
 //! tokio: its clock, its timer, and functions that wrap or open a socket with them.
 //!
-//! Needs the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), verdicts come 15 to
-//! 35 ms later, when tokio has learned of all that arrived; after a grace if `stall_tolerance` is below 50 ms.
+//! Needs the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), a verdict on the peer
+//! comes 15 to 35 ms later, when tokio knows of all that arrived, or after a grace if `stall_tolerance` is less.
 
 use std::boxed::Box;
 use std::fmt::Display;
@@ -22,7 +22,7 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
 }
 
 /// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
-/// call, and wraps the socket that it returns; see [`TimeoutSocket::open`], also for the errors.
+/// call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     config: impl Into<Arc<TimeoutConfig>>,
     handshake: F,
@@ -38,7 +38,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a clock with the origin that all of the process share, or from now if it was paused before.
+    /// Creates a clock with the process's common origin, or with now as origin if a paused clock is earlier.
     pub fn new() -> Self {
         Self {
             origin: Instant::from(super::origin()).min(now()),

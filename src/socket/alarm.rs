@@ -34,7 +34,7 @@ pub(super) struct Alarm<T> {
     horizon: Option<Timestamp>,
     /// Counts the turns that will move the horizon.
     count: Option<TurnCount>,
-    /// How many nanoseconds the machine had been suspended when this was last asked.
+    /// How long the machine had been suspended when this was last read, in nanoseconds.
     time_suspended: u64,
 }
 

@@ -228,7 +228,7 @@ where
             match sent.is_pending() {
                 true => self
                     .fast
-                    .drive(|driver| driver.check_send_limit(deadline, within)),
+                    .drive(|driver| driver.enforce_send_limit(deadline, within)),
                 false => sent,
             }
         })

@@ -1,4 +1,4 @@
-//! Everything that a socket consists of, and what is asked of it as a whole.
+//! The driver: all the state of a socket, and what concerns it as a whole.
 
 use std::boxed::Box;
 use std::fmt;
@@ -50,7 +50,7 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     /// Whether the transport is being shut down.
     pub(super) shuts_down: bool,
     pub(super) open_logged: bool,
-    /// `None` where the program asked for nothing.
+    /// `None` until a builder sets one.
     pub(super) options: Option<Box<Options<S>>>,
 }
 
@@ -80,9 +80,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Until when a whole message needs nothing but to be recorded. `None` if one may need more now: the
-    /// policy is to be polled, a ping is out, a rare clock may run, messages may be heartbeats, or the
-    /// connection is ending.
+    /// Returns until when a data message only needs to be recorded. `None` if one may need more now: the
+    /// policy must be polled, a ping is due or in flight, a cold clock may run, messages may be heartbeats,
+    /// or the connection is ending.
     pub(super) fn calm_until(&self) -> Option<T::Instant> {
         let calm = !self.needs_poll
             && !self.has_heartbeat
@@ -113,15 +113,15 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.alarm.set_to().is_some_and(|at| at <= now)
     }
 
-    /// Whether nothing stands in the way of the sending half: the rule, and cheap to see.
+    /// Whether the sending half needs no further check. Usually true, and cheap to find out.
     pub(super) fn is_free_to_send(&self) -> bool {
         self.policy.phase() == Phase::Open && self.teardown.allows_sends()
     }
 
     /// How late the alarm may fire.
     pub(super) fn slack(&self) -> Duration {
-        let asked = self.options.as_ref().and_then(|options| options.slack);
-        let slack = asked.unwrap_or_else(|| self.alarm.timer().default_slack());
+        let configured = self.options.as_ref().and_then(|options| options.slack);
+        let slack = configured.unwrap_or_else(|| self.alarm.timer().default_slack());
         let most = self.policy.config().stall_tolerance().map(|most| most / 2);
         most.map_or(slack, |most| slack.min(most))
     }
@@ -139,7 +139,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.label().unwrap_or("-")
     }
 
-    /// A snapshot of what `policy`, a copy that may know more, says of the connection.
+    /// Returns a snapshot from `policy`, which may be newer than the driver's own.
     pub(super) fn status_of(
         &self,
         policy: &TimeoutPolicy<Arc<TimeoutConfig>>,
@@ -188,7 +188,7 @@ where
         self.hand_over(message, data)
     }
 
-    /// Gives a message to the inner sink, or keeps it.
+    /// Passes a message to the inner sink, or keeps it if another took its place.
     #[inline(always)]
     pub(super) fn hand_over(&mut self, message: M, data: bool) -> Result<(), Error<E>> {
         match &mut self.inner {

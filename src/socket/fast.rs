@@ -1,9 +1,9 @@
 //! Fast paths: most messages need nothing but to be recorded.
 //!
-//! The socket is *calm* while that is so for every whole message, read or flushed, until the alarm; see
-//! [`Driver::calm_until`]. Then one comparison with the clock is all that a message takes. It is only
-//! noted, and the policy is told before anything else happens. [`FastPath::drive`] is the only way to
-//! change the driver, so nothing can forget to end the calm, or to tell the policy of what was noted.
+//! The socket is *calm* while that holds for every data message, read or flushed, until the alarm; see
+//! [`Driver::calm_until`]. Then a message costs one comparison with the clock: only its time is kept, and
+//! the policy records it before anything else happens. Other modules can change the driver only through
+//! [`FastPath::drive`], so none can forget to record the deferred messages or to end the calm.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use crate::policy::TimeoutPolicy;
 use crate::status::Status;
 use crate::timer::Timer;
 
-/// A driver, and the way past it.
+/// A driver, and the fast paths around it.
 pub(super) struct FastPath<S: TryStream, T: Timer> {
     /// Until when the socket is calm; `None` if it is not.
     calm_until: Option<T::Instant>,
-    noted: Noted<T::Instant>,
+    deferred: Deferred<T::Instant>,
     driver: Driver<S, T>,
 }
 
-/// What the policy has not been told.
-struct Noted<I> {
+/// The times of the messages that the policy has not recorded yet.
+struct Deferred<I> {
     /// When a message was last read.
     received: Option<I>,
     /// When messages were last flushed.
@@ -44,7 +44,7 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
     pub(super) fn new(driver: Driver<S, T>) -> Self {
         Self {
             calm_until: None,
-            noted: Noted {
+            deferred: Deferred {
                 received: None,
                 flushed: None,
             },
@@ -52,18 +52,19 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
         }
     }
 
-    /// The driver, whose policy may not know the latest messages.
+    /// The driver. Its policy may lack the deferred messages.
     pub(super) fn driver(&self) -> &Driver<S, T> {
         &self.driver
     }
 
-    /// Has the driver do something, after it has learned what was noted.
+    /// Records the deferred messages, runs `call` on the driver, and computes the calm anew.
     pub(super) fn drive<R>(&mut self, call: impl FnOnce(&mut Driver<S, T>) -> R) -> R {
         self.calm_until = None;
         let driver = &mut self.driver;
-        self.noted.tell(driver.alarm.timer(), &mut driver.policy);
-        self.noted.received = None;
-        self.noted.flushed = None;
+        self.deferred
+            .record_in(driver.alarm.timer(), &mut driver.policy);
+        self.deferred.received = None;
+        self.deferred.flushed = None;
         let done = call(driver);
         self.calm_until = driver.calm_until();
         done
@@ -72,7 +73,7 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
     pub(super) fn status(&self) -> Status {
         let driver = &self.driver;
         let mut policy = driver.policy.clone();
-        self.noted.tell(driver.alarm.timer(), &mut policy);
+        self.deferred.record_in(driver.alarm.timer(), &mut policy);
         driver.status_of(&policy, driver.alarm.now())
     }
 }
@@ -94,7 +95,7 @@ where
             self.drive(Driver::take_alarm);
         }
         match self.driver.poll_inner(cx) {
-            Poll::Ready(Some(Ok(message))) if self.note_received(&message) => {
+            Poll::Ready(Some(Ok(message))) if self.try_defer_received(&message) => {
                 self.driver.reads_left -= 1;
                 Poll::Ready(Some(Ok(message)))
             }
@@ -106,24 +107,24 @@ where
         }
     }
 
-    /// Notes a message, if that is all there is to do. Returns whether it did.
+    /// Defers a message if nothing else is to be done. Returns whether it did.
     #[inline]
-    fn note_received(&mut self, message: &M) -> bool {
+    fn try_defer_received(&mut self, message: &M) -> bool {
         let Some(calm_until) = self.calm_until else {
             return false;
         };
         let now = self.driver.alarm.timer().now();
-        let notes = now < calm_until && matches!(message.kind(), MessageKind::Data);
-        if notes {
-            self.noted.received = Some(now);
+        let defers = now < calm_until && matches!(message.kind(), MessageKind::Data);
+        if defers {
+            self.deferred.received = Some(now);
             if self.driver.options.is_some() {
                 self.driver.on_whole_message();
             }
         }
-        notes
+        defers
     }
 
-    /// Whether there is nothing to do but wait, where there was nothing to read.
+    /// Whether the task can wait, after a read that found nothing.
     #[inline]
     fn can_park(&mut self, cx: &Context<'_>) -> bool {
         let driver = &mut self.driver;
@@ -144,7 +145,7 @@ where
         })
     }
 
-    /// Asks the inner sink for room, if that is all there is to do. `None` leaves it to the driver.
+    /// Polls the inner sink for room, if nothing else is to be done. `None` leaves it to the driver.
     #[inline]
     fn try_reserve(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
         let driver = &mut self.driver;
@@ -154,14 +155,14 @@ where
         if driver.outbox.has_place() {
             return Some(Ok(()));
         }
-        // A write that waited may be through.
+        // A pending write may have completed.
         if driver.outbox.has_displaced() || driver.policy.write_clock_runs() {
             return None;
         }
         match driver.poll_room_inner(cx) {
             Poll::Ready(Ok(())) => Some(Ok(())),
             Poll::Ready(Err(error)) => Some(self.fail_write(error)),
-            // The driver asks again, and registers the task.
+            // The driver polls again, with the task registered.
             Poll::Pending => None,
         }
     }
@@ -200,7 +201,7 @@ where
                 if now >= calm_until {
                     return None;
                 }
-                self.noted.flushed = Some(now);
+                self.deferred.flushed = Some(now);
                 driver.outbox.on_flushed();
                 if driver.options.is_some() {
                     driver.forget_progress();
@@ -218,9 +219,9 @@ where
     }
 }
 
-impl<I: Copy + Ord> Noted<I> {
-    /// Tells a policy, in the order of time.
-    fn tell(
+impl<I: Copy + Ord> Deferred<I> {
+    /// Records the messages in a policy, the earlier one first.
+    fn record_in(
         &self,
         timer: &impl Timer<Instant = I>,
         policy: &mut TimeoutPolicy<Arc<TimeoutConfig>>,

@@ -1,4 +1,4 @@
-//! What a program asks of a living connection: limits for one call, other limits, a probe, a drain.
+//! Limits of a single call, and what changes an open connection: a configuration, a probe, a drain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         false
     }
 
-    /// Whether the limit of a send has expired, after a try that has not sent. As with every limit on the
+    /// Whether the limit of a send has expired, after a try that did not send. As with every limit on the
     /// peer, only a try past the horizon counts. If the limit has not expired, the alarm is set.
     fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
@@ -83,7 +83,7 @@ where
     T: Timer,
 {
     /// Aborts the connection if a message has not left within `within`, that is by `deadline`.
-    pub(super) fn check_send_limit(
+    pub(super) fn enforce_send_limit(
         &mut self,
         deadline: Option<Timestamp>,
         within: Duration,

@@ -1,7 +1,7 @@
 //! The guarded socket: the type, its builders, and the traits it implements.
 //!
-//! A [`TimeoutSocket`] is a driver of the policy. Its state is in values that can be tested by
-//! themselves, and one loop works on them:
+//! A [`TimeoutSocket`] is a [`Driver`] behind fast paths. Its state is in values that can be tested
+//! separately, and one loop works on them:
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -10,15 +10,15 @@
 //! | [`teardown`] | how the connection ends, and who has been told |
 //! | [`heartbeat`] | the layer below: messages that serve as Ping and Pong frames |
 //! | [`wakers`] | which tasks are woken |
-//! | [`driver`] | all of that in one value |
+//! | [`driver`] | all of the above in one value |
 //! | [`drive`] | the loop on it: read, write, decide, arm |
 //! | [`evidence`] | what a verdict rests on: the horizon, the kernel's word, the backlog |
 //! | [`fairness`] | when to stop reading, for other tasks or for a peer that does not read |
-//! | [`fast`] | the short cuts past the loop, for most messages |
+//! | [`fast`] | the fast paths, which skip the loop for most messages |
 //! | [`input`], [`output`] | what a received message means; how the outbox is drained |
 //! | [`ending`] | carrying out a close or an abort |
 //! | [`options`], [`calls`], [`open`] | the builders; calls that are one future each; the opening handshake |
-//! | [`limits`] | limits of such calls, and what else a program asks of a living connection |
+//! | [`limits`] | limits of such calls; a new configuration, a probe, a drain |
 
 mod alarm;
 mod calls;
@@ -112,13 +112,13 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     /// Runs `handshake` under `handshake_timeout` and guards the socket that it returns.
     ///
-    /// The future must read and write the transport itself. If a task of its own did, what has arrived might
-    /// be unread when the time is up.
+    /// The future must read and write the transport itself. If another task did, input that has arrived
+    /// might still be unread at the timeout.
     ///
     /// # Errors
-    /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from this call. It is
-    /// dropped then, and the transport with it.
-    /// [`Error::Socket`] with the error of the handshake.
+    /// The future returns [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from
+    /// this call, and drops the handshake and its transport. It returns [`Error::Socket`] if the handshake
+    /// fails.
     pub fn open<E, F>(
         config: impl Into<Arc<TimeoutConfig>>,
         timer: T,

@@ -24,19 +24,33 @@ use crate::timer::Timer;
 
 /// An opening handshake with a timeout: a future that returns a guarded socket.
 ///
-/// [`TimeoutSocket::open`] and the functions in [`runtime`](crate::runtime) make one. Once it is ready,
-/// polling it again returns `Pending`.
+/// [`TimeoutSocket::open`], which lists its errors, and the functions in [`runtime`](crate::runtime) make
+/// one. Once it is ready, polling it again returns `Pending`.
+///
+/// ```
+/// # use tokio::net::TcpStream;
+/// # use ws_timeout::{Metered, TimeoutConfig, runtime::tokio::open};
+/// # async fn example(tcp: TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+/// let tcp = Metered::socket(tcp);
+/// let meter = tcp.meter();
+/// let handshake = tokio_tungstenite::accept_async(tcp);
+/// let opening = open(TimeoutConfig::DEFAULT, handshake).with_meter(meter);
+/// let socket = opening.with_label("user 7").await?;
+/// # drop(socket);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Opening<F, T> {
-    /// `None` once the handshake is over, which drops its transport if it failed.
+    /// `None` once the handshake is over: a failed one is dropped at once, with its transport.
     handshake: Option<Pin<Box<F>>>,
-    /// `None` once the handshake is over. In a box, since a task is for all its life as large as it ever
-    /// gets.
-    driver: Option<Box<Handshake<T>>>,
+    /// `None` once the handshake is over. Boxed, since a task always takes the memory of its largest
+    /// state.
+    driver: Option<Box<HandshakeDriver<T>>>,
 }
 
-/// What becomes part of the socket, and what is known so far.
-struct Handshake<T> {
+/// The parts of the socket to come, and the horizon of the handshake.
+struct HandshakeDriver<T> {
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
     wakers: Wakers,
@@ -57,7 +71,7 @@ impl<F, T: Timer> Opening<F, T> {
         let wakers = Wakers::new();
         Self {
             handshake: Some(handshake),
-            driver: Some(Box::new(Handshake {
+            driver: Some(Box::new(HandshakeDriver {
                 policy,
                 alarm: Alarm::new(timer, wakers.alarm_waker()),
                 wakers,
@@ -77,9 +91,9 @@ impl<F, T: Timer> Opening<F, T> {
         self
     }
 
-    /// Gives the socket this meter, as [`TimeoutSocket::with_meter`] does. Over a
-    /// [`Metered::socket`](crate::Metered::socket) the kernel is asked before the handshake counts as too
-    /// late.
+    /// Sets the meter of the socket, as [`TimeoutSocket::with_meter`] does. Over a
+    /// [`Metered::socket`](crate::Metered::socket), the handshake also checks the kernel for unread input
+    /// or room before it times out.
     pub fn with_meter(mut self, meter: Meter) -> Self {
         if let Some(driver) = &mut self.driver {
             driver.meter = Some(meter);
@@ -118,7 +132,7 @@ where
         let Some(driver) = this.driver.take() else {
             return Poll::Pending;
         };
-        let Handshake {
+        let HandshakeDriver {
             mut policy,
             mut alarm,
             wakers,
@@ -153,8 +167,8 @@ where
     }
 }
 
-impl<T: Timer> Handshake<T> {
-    /// Runs the handshake until it is done or too late. The steps are those of a pass in
+impl<T: Timer> HandshakeDriver<T> {
+    /// Runs the handshake until it is done or times out. The steps are those of a pass in
     /// [`drive`](super::drive): take the alarm, try, take over the horizon, decide, arm.
     fn poll_handshake<S, E>(
         &mut self,
@@ -188,7 +202,7 @@ impl<T: Timer> Handshake<T> {
                     let next = earlier(turn, until);
                     let fired = next.is_some_and(|at| self.alarm.set_no_later_than(now, at));
                     if fired || self.alarm.may_have_fired() {
-                        // Not at once: see `poll_send`.
+                        // Yield instead of looping: see `poll_send`.
                         cx.waker().wake_by_ref();
                     }
                     return Poll::Pending;
@@ -198,8 +212,8 @@ impl<T: Timer> Handshake<T> {
         }
     }
 
-    /// Has the next tries ask the kernel if a verdict may follow. Returns the instant that its answers are
-    /// about.
+    /// Makes the next reads and writes ask the kernel if a verdict may follow. Returns the instant up to
+    /// which its answers are evidence.
     fn ask_kernel(&self) -> Option<Timestamp> {
         let meter = self.meter.as_ref().filter(|meter| meter.can_ask())?;
         let fire = self.alarm.last_fire();

@@ -258,13 +258,13 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Allows timers to fire up to `slack` late, and never early, so that many connections share a
     /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of a
     /// ping. The default is 10 ms ([`Timer::default_slack`]). Set zero for limits of a few milliseconds, and
-    /// in a test with a paused clock that counts milliseconds: the instants at which timers fire together
+    /// in tests that assert exact times: the shared instants are counted from the timer's origin, so they
     /// differ from run to run.
     ///
-    /// Pings, lifetimes, verdicts and the end of a closing handshake come later by as much, and
-    /// [`detection_bound`](TimeoutConfig::detection_bound) twice as much. More than half of
-    /// `stall_tolerance` counts as half of it, or our own lateness would be taken for a stall. Limits
-    /// given to a single call are not affected.
+    /// Pings, lifetimes, verdicts and the end of a closing handshake come up to `slack` late. A dead peer is
+    /// detected up to twice `slack` after [`detection_bound`](TimeoutConfig::detection_bound). The slack is
+    /// capped at half of `stall_tolerance`, so that it never looks like a stall. It does not affect limits
+    /// given to a single call.
     pub fn with_timer_slack(mut self, slack: Duration) -> Self {
         self.set_option(|options| options.slack = Some(slack));
         self

@@ -1,4 +1,4 @@
-//! A socket whose timers fire to the millisecond.
+//! Sockets without timer slack, for tests that assert exact times.
 
 use std::time::Duration;
 

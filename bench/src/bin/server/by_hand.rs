@@ -45,7 +45,7 @@ pub async fn interval(mut socket: Socket, ping: Duration) {
     }
 }
 
-/// The same with an interval that is shortened by up to a tenth each time, as the crate's.
+/// The same, with each interval up to a tenth shorter, like the crate's jitter.
 pub async fn jittered(mut socket: Socket, ping: Duration) {
     let next = || Instant::now() + ping.mul_f64(1.0 - rand::random_range(0.0..0.1));
     let mut tick = pin!(sleep_until(next().into()));

@@ -52,7 +52,7 @@ fn serve(stack: &str, ping: Duration) -> Outcome {
     match stack {
         "floor" => floor::serve(ping),
         "fleet" => fleet::serve(ping, Duration::ZERO),
-        "fleet, aligned" => fleet::serve(ping, ours::SLACK),
+        "fleet, 125 ms" => fleet::serve(ping, ours::SLACK),
         "actix-ws" => actix::serve(ping),
         "axum" => on_tokio(axum::serve(ping)),
         "jsonrpsee" => on_tokio(jsonrpsee::serve(ping)),
