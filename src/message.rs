@@ -118,7 +118,7 @@ mod for_tungstenite {
     ///
     /// | setting | here | tungstenite's own | why |
     /// |---|---|---|---|
-    /// | `read_buffer_size` | 4 KiB | 128 KiB | it is allocated for each connection and zeroed at each read |
+    /// | `read_buffer_size` | 4 KiB | 128 KiB | each connection has one, zeroed at each read; a smaller one makes large messages slow |
     /// | `write_buffer_size` | 4 KiB | 128 KiB | what may wait before it goes to the transport |
     /// | `max_write_buffer_size` | 17 MiB | unlimited | a peer that pings and never reads would fill the memory with pongs |
     /// | `max_frame_size` | 16 MiB | 16 MiB | the largest frame that fits the write buffer, so what can be received can be sent back |

@@ -95,7 +95,8 @@ fn simulate(faults: impl Future<Output = ()> + Send + 'static) -> Option<Verdict
             .jitter(0.0)
             .build()?;
         let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-        let mut socket = open(config, handshake).with_meter(meter).await?;
+        let socket = open(config, handshake).with_meter(meter).await?;
+        let mut socket = socket.with_timer_slack(Duration::ZERO);
         tokio::spawn(faults);
         decided.send(match socket.recv_timeout(6 * SECOND).await {
             Err(Error::Verdict(verdict)) => Some(verdict),
