@@ -37,24 +37,31 @@ pub(super) enum Party {
     PeerIfDrained,
 }
 
-/// How far a driver's knowledge reaches. A poll decides a row about the peer only if the row expired
-/// at or before the horizon, each row by itself. The default covers none of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Horizon {
+/// How far a driver's knowledge reaches, for
+/// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to).
+///
+/// A poll decides a deadline about the peer only if it expired at or before the horizon, each deadline by
+/// itself. The default covers none of them. A runtime may cache what the kernel said of a transport, so a
+/// read that found nothing proves less than it seems to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Horizon {
     /// Everything that had arrived by then has been read and observed.
-    pub(crate) read: Option<Timestamp>,
+    pub read: Option<Timestamp>,
     /// Every write that could have been done by then has been tried.
-    pub(crate) written: Option<Timestamp>,
+    pub written: Option<Timestamp>,
 }
 
 impl Horizon {
-    pub(crate) const EVERYTHING: Self = Self {
+    /// Covers every deadline: [`TimeoutPolicy::poll`](crate::TimeoutPolicy::poll).
+    pub const EVERYTHING: Self = Self {
         read: Some(Timestamp::MAX),
         written: Some(Timestamp::MAX),
     };
 
-    /// For a driver that may still have input to read.
-    pub(crate) const UNREAD: Self = Self {
+    /// For a driver that may still have input to read:
+    /// [`TimeoutPolicy::poll_unread`](crate::TimeoutPolicy::poll_unread).
+    pub const UNREAD: Self = Self {
         read: None,
         written: Some(Timestamp::MAX),
     };

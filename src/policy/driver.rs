@@ -12,7 +12,7 @@ use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 
 /// The policy's answer to a driver with a [`Horizon`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Carry this out and decide again; likewise the two below.
     SendPing,
@@ -60,6 +60,16 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         Decision::Wait {
             until: self.state.next_wakeup(now, config, next),
             unproven,
+        }
+    }
+
+    /// The public form of a decision that was just made.
+    pub(crate) fn action_of(&self, decision: Decision) -> Action {
+        match decision {
+            Decision::SendPing => Action::SendPing(self.latest_ping()),
+            Decision::Close(reason) => Action::Close(reason),
+            Decision::Abort(reason) => Action::Abort(reason),
+            Decision::Wait { until, .. } => Action::Idle { until },
         }
     }
 

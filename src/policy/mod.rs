@@ -24,10 +24,12 @@
 //! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
 
 mod deadlines;
-#[cfg(feature = "socket")]
+#[cfg_attr(
+    not(feature = "socket"),
+    allow(dead_code, reason = "the socket uses it")
+)]
 mod driver;
 mod grace;
-#[cfg(any(feature = "alloc", feature = "socket"))]
 mod lookahead;
 #[cfg(test)]
 mod model;
@@ -45,7 +47,7 @@ use crate::seed::PingId;
 use crate::status::{DeadlineKind, Status};
 use crate::time::{Timestamp, earlier};
 
-pub(crate) use deadlines::Horizon;
+pub use deadlines::Horizon;
 #[cfg(feature = "socket")]
 pub(crate) use driver::Decision;
 pub(crate) use state::State;
@@ -146,6 +148,31 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// receive, probe, pong and idle. For a half that only sends, and between two messages.
     pub fn poll_unread(&mut self, now: Timestamp) -> Action {
         self.poll_within(now, Horizon::UNREAD)
+    }
+
+    /// Like [`poll`](Self::poll), for a driver whose knowledge reaches only up to `horizon`: the policy
+    /// decides a deadline about the peer only if it expired at or before that.
+    ///
+    /// `Idle { until }` ignores deadlines that have expired beyond the horizon: poll again once it has
+    /// moved on.
+    ///
+    /// ```
+    /// use ws_timeout::{Action, CloseReason, Horizon, TimeoutConfig, TimeoutPolicy, Timestamp};
+    ///
+    /// let at = Timestamp::from_secs;
+    /// let config = TimeoutConfig::builder().no_ping_interval().build()?;
+    /// let mut policy = TimeoutPolicy::new(config, 0, at(0));
+    /// let mut horizon = Horizon::default();
+    /// // The idle timeout has expired after 60 s, but the last read was at 59 s.
+    /// horizon.read = Some(at(59));
+    /// assert!(matches!(policy.poll_up_to(at(60), horizon), Action::Idle { .. }));
+    /// horizon.read = Some(at(60));
+    /// assert_eq!(policy.poll_up_to(at(60), horizon), Action::Close(CloseReason::IdleTimeout));
+    /// # Ok::<(), ws_timeout::ConfigError>(())
+    /// ```
+    pub fn poll_up_to(&mut self, now: Timestamp, horizon: Horizon) -> Action {
+        let decision = self.decide(now, horizon, None, |_| {});
+        self.action_of(decision)
     }
 
     /// Calls [`observe`](Self::observe), then [`poll`](Self::poll).
