@@ -177,6 +177,23 @@ impl TimeoutConfig {
         self.drain_code
     }
 
+    /// Returns the length of the limit that `reason` names; `None` if it is off or not a length.
+    #[cfg(feature = "socket")]
+    pub(crate) const fn limit_of(&self, reason: CloseReason) -> Option<Duration> {
+        match reason {
+            CloseReason::HandshakeTimeout => self.handshake_timeout(),
+            CloseReason::ConnectionTimeout => self.connection_timeout(),
+            CloseReason::MessageTimeout => match self.message_timeout() {
+                None => self.pong_timeout(),
+                limit => limit,
+            },
+            CloseReason::IdleTimeout => self.idle_timeout(),
+            CloseReason::PongTimeout => self.pong_timeout(),
+            CloseReason::CloseTimeout => Some(self.close_timeout()),
+            CloseReason::SlowReceive | CloseReason::PingFlood | CloseReason::Drain => None,
+        }
+    }
+
     /// Returns the code of the Close frame for `reason`, or `None` if no Close frame is sent.
     ///
     /// This is [`CloseReason::code`], except that a drain sends the configured

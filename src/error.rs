@@ -4,8 +4,10 @@ use std::boxed::Box;
 use std::fmt;
 use std::time::Duration;
 
-use crate::event::CloseReason;
-use crate::status::Status;
+use crate::config::TimeoutConfig;
+use crate::event::{CloseReason, Phase};
+use crate::status::{DeadlineKind, Status};
+use crate::time::Plain;
 
 /// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed.
 ///
@@ -36,6 +38,9 @@ pub enum Error<E> {
 pub struct Verdict {
     /// The limit that expired first.
     pub reason: CloseReason,
+    /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`; `None` if
+    /// it is not a length of time.
+    pub limit: Option<Duration>,
     /// The limit passed to a call such as `send_timeout`; `None` if a configured limit expired.
     pub within: Option<Duration>,
     /// The state that led to the verdict.
@@ -95,18 +100,98 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     }
 }
 
-/// The limit that expired, how the closing handshake went, and the status.
+impl Verdict {
+    pub(crate) fn new(
+        reason: CloseReason,
+        config: &TimeoutConfig,
+        status: Status,
+        close_handshake: CloseHandshake,
+    ) -> Self {
+        Self {
+            reason,
+            limit: config.limit_of(reason),
+            within: None,
+            status: Box::new(status),
+            close_handshake,
+        }
+    }
+
+    /// Writes what was measured, in words.
+    fn write_measured(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = &self.status;
+        let overdue = |kind| {
+            let at = status.deadlines.get(kind)?;
+            let late = status.at.saturating_duration_since(at);
+            self.limit?.checked_add(late)
+        };
+        match (self.reason, self.limit) {
+            (CloseReason::HandshakeTimeout, Some(_)) => {
+                write!(f, "the opening handshake took {}", Plain(status.age))
+            }
+            (CloseReason::ConnectionTimeout, Some(_)) => {
+                write!(f, "open for {}, jitter included", Plain(status.age))
+            }
+            (CloseReason::IdleTimeout, Some(limit)) if status.silent >= limit => {
+                write!(f, "received nothing for {}", Plain(status.silent))
+            }
+            (CloseReason::IdleTimeout, Some(_)) => {
+                let quiet = Plain(status.since_active);
+                write!(f, "no message in either direction for {quiet}")
+            }
+            (CloseReason::MessageTimeout, Some(_)) if self.within.is_some() => {
+                f.write_str("a send did not complete within the limit of its caller")
+            }
+            (CloseReason::MessageTimeout | CloseReason::PongTimeout, Some(_)) => {
+                match (status.ping_unsent, status.ping_unanswered) {
+                    (Some(unsent), _) if !status.write_waits => {
+                        write!(f, "a ping waited {} to be written", Plain(unsent))
+                    }
+                    (_, Some(unanswered)) if self.reason == CloseReason::PongTimeout => {
+                        write!(f, "ping unanswered for {}", Plain(unanswered))
+                    }
+                    _ => match overdue(DeadlineKind::Write) {
+                        Some(waited) => write!(f, "a write made no progress for {}", Plain(waited)),
+                        None => f.write_str(self.reason.text()),
+                    },
+                }
+            }
+            _ => f.write_str(self.reason.text()),
+        }
+    }
+}
+
+/// Writes the outcome of the closing handshake, the limit, what was measured, and what else is known.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, ", self.reason)?;
-        match self.within {
-            Some(within) => write!(
-                f,
-                "a send did not complete within the {within:?} that its caller allowed"
-            )?,
-            None => f.write_str(self.reason.text())?,
+        let status = &self.status;
+        write!(f, "{}: {}: ", self.close_handshake, self.reason)?;
+        self.write_measured(f)?;
+        if let Some(limit) = self.limit {
+            write!(f, " (limit {})", Plain(limit))?;
         }
-        write!(f, " ({}): {}", self.close_handshake, self.status)
+        let unanswered = status.ping_unanswered;
+        if let Some(waiting) = unanswered.filter(|_| self.reason != CloseReason::PongTimeout) {
+            write!(f, "; ping unanswered for {}", Plain(waiting))?;
+        }
+        if status.partial_bytes > 0 {
+            let bytes = status.partial_bytes;
+            write!(f, "; {bytes} bytes of an incomplete message")?;
+        }
+        if status.phase != Phase::Opening {
+            let plural = |count| if count == 1 { "" } else { "s" };
+            let (pings, pongs) = (status.pings_sent, status.pongs_received);
+            write!(f, "; age {}", Plain(status.age))?;
+            write!(
+                f,
+                "; {pings} ping{}, {pongs} pong{}",
+                plural(pings),
+                plural(pongs)
+            )?;
+        }
+        if let Some(rtt) = status.rtt {
+            write!(f, ", rtt {}", Plain(rtt.smoothed))?;
+        }
+        Ok(())
     }
 }
 

@@ -113,12 +113,13 @@
 //!
 //! # The log
 //!
-//! The socket logs with the `log` crate, target `ws_timeout`: routine as `debug`, open and close as `info`,
-//! a verdict as `warn`. Each line has the key-values `event` (`opened`, `ping`, `pong`, `stall grace`,
-//! `resumed`, `send error`, `receive error`, `handshake error`, `verdict`, `closed`, `dropped`) and `label`
-//! (the name given to the connection, `-` if none); where they apply `limit` (the reason's name), `allowed`
-//! (the limit as configured), `age` (of the connection), `code` (of the Close frame), `rtt_us`, `bound` (the
-//! detection bound), `asleep` and `error`.
+//! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was planned: a
+//! lifetime, a drain), how that connection ended and errors as `info`, and what healthy connections do as
+//! `debug`. Each line has the key-values `event` (`opened`, `ping`, `pong`, `stall grace`, `resumed`, `send
+//! error`, `receive error`, `handshake error`, `verdict`, `closed`, `dropped`) and `label` (the name given to
+//! the connection, `-` if none); where they apply `limit` (the reason's name), `allowed` (the length of the
+//! limit), `age` (of the connection), `code` (of the Close frame), `rtt_us`, `bound` (the detection bound),
+//! `asleep` and `error`. An [`Observer`] gets the same as values.
 //!
 //! # Features
 //!
@@ -176,6 +177,8 @@ pub mod message;
     allow(dead_code, reason = "the I/O traits of the runtimes use it")
 )]
 mod metered;
+#[cfg(feature = "socket")]
+mod observer;
 mod policy;
 #[cfg(feature = "socket")]
 mod report;
@@ -207,11 +210,15 @@ pub use fleet::{Fleet, FleetKey};
 pub use message::{Message, MessageKind};
 #[cfg(feature = "socket")]
 pub use metered::{Meter, Metered};
-pub use policy::TimeoutPolicy;
+#[cfg(feature = "socket")]
+pub use observer::{Connection, Observer, Report, Step};
+pub use policy::{Horizon, TimeoutPolicy};
+#[cfg(feature = "socket")]
+pub use report::Log;
 pub use rtt::Rtt;
 pub use seed::PingId;
 #[cfg(feature = "socket")]
-pub use socket::{Opening, Received, TimeoutSocket};
+pub use socket::{Handle, Opening, Received, TimeoutSocket, Timeouts};
 pub use status::{DeadlineKind, Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]

@@ -12,144 +12,150 @@ use std::time::Duration;
 use log::{Level, debug, info, log};
 
 use crate::config::TimeoutConfig;
-use crate::error::Verdict;
-use crate::event::CloseReason;
-use crate::rtt::Rtt;
-use crate::seed::PingId;
-use crate::status::Status;
-use crate::time::brief;
+use crate::error::{PeerClose, Verdict};
+use crate::observer::{Connection, Observer, Report};
+use crate::socket::Link;
+use crate::time::Plain;
 
 const TARGET: &str = "ws_timeout";
 
-pub(crate) fn opened(label: &str, config: &TimeoutConfig, slack: Duration, metered: bool) {
-    let label = OneLine(label);
-    // The ping can be late by the slack, and the verdict again.
-    let bound = config
-        .detection_bound()
-        .map(|bound| bound.saturating_add(2 * slack));
-    let write = config.message_timeout().filter(|_| !metered);
-    let write = write.map_or(String::new(), |limit| {
-        format!("; without a meter a message has {limit:?} to leave, however large")
-    });
-    match bound {
-        Some(bound) => {
-            info!(target: TARGET, event = "opened", label:% = label, metered, bound:? = bound; "{label}: opened, a silent peer is noticed within {bound:?}{write}");
-        }
-        None => {
-            info!(target: TARGET, event = "opened", label:% = label, metered; "{label}: opened, a silent peer can stay unnoticed{write}");
+/// Sends a report to the observer of a connection, or to the log if it has none.
+pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>) {
+    let connection = match link {
+        Some(link) => link.connection(label),
+        None => Connection { id: 0, label },
+    };
+    match link.and_then(Link::observer) {
+        Some(observer) => observer.report(&connection, report),
+        None => Log.report(&connection, report),
+    }
+}
+
+/// The default observer: one line of the `log` crate for each report.
+///
+/// The target is `ws_timeout`. A verdict is `warn`, or `info` if it was planned (a lifetime, a drain). How a
+/// connection with a verdict ended, errors, and sockets that the program dropped are `info`. What healthy
+/// connections do is `debug`: opened, pings, pongs, graces, closed by either side.
+///
+/// Your own observer can call it to keep the log; see [`Observer`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log;
+
+impl Observer for Log {
+    fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+        let label = OneLine(connection.label.unwrap_or("-"));
+        let event = report.name();
+        match *report {
+            Report::Opened {
+                config,
+                slack,
+                metered,
+            } => opened(&label, config, slack, metered),
+            Report::Ping { id } => {
+                let id = u64::from_be_bytes(id.payload());
+                debug!(target: TARGET, event, label:% = label; "{label}: ping {id:016x}");
+            }
+            Report::Pong { rtt } => {
+                let latest = rtt.map_or(Duration::ZERO, |rtt| rtt.latest);
+                let rtt_us = u64::try_from(latest.as_micros()).unwrap_or(u64::MAX);
+                debug!(target: TARGET, event, label:% = label, rtt_us; "{label}: pong after {}", Plain(latest));
+            }
+            Report::Grace { status } => {
+                debug!(target: TARGET, event, label:% = label; "{label}: this process was late, so the peer gets a grace: {status}");
+            }
+            Report::Resumed { suspended } => {
+                info!(target: TARGET, event, label:% = label, asleep:? = suspended; "{label}: probing the peer after a suspension of {}", Plain(suspended));
+            }
+            Report::SendError { error } => {
+                let error = OneLine(error);
+                info!(target: TARGET, event, label:% = label, error:% = error; "{label}: send error: {error}");
+            }
+            Report::ReceiveError { error, status } => {
+                let error = OneLine(error);
+                info!(target: TARGET, event, label:% = label, error:% = error; "{label}: receive error: {error}: {status}");
+            }
+            Report::HandshakeError { error } => {
+                let error = OneLine(error);
+                info!(target: TARGET, event, label:% = label, error:% = error; "{label}: the opening handshake failed: {error}");
+            }
+            Report::Dropped { status } => {
+                let age = status.age;
+                info!(target: TARGET, event, label:% = label, age:? = age; "{label}: dropped by the program after {}: {status}", Plain(age));
+            }
+            Report::Verdict { verdict, config } => {
+                let level = match verdict.reason.is_planned() {
+                    true => Level::Info,
+                    false => Level::Warn,
+                };
+                let limit = verdict.reason.name();
+                let allowed = OrNone(verdict.limit);
+                let code = OrNone(config.close_code(verdict.reason));
+                let age = verdict.status.age;
+                log!(
+                    target: TARGET, level, event, label:% = label, limit, allowed:? = allowed, age:? = age, code:? = code;
+                    "{label}: {verdict}"
+                );
+            }
+            Report::Closed {
+                verdict,
+                begun_here,
+                peer_close,
+                status,
+            } => closed(&label, verdict, begun_here, peer_close, status.age),
         }
     }
 }
 
-pub(crate) fn ping(label: &str, id: PingId) {
-    let label = OneLine(label);
-    let id = u64::from_be_bytes(id.payload());
-    debug!(target: TARGET, event = "ping", label:% = label; "{label}: ping {id:016x}");
+fn opened(label: &OneLine<&str>, config: &TimeoutConfig, slack: Duration, metered: bool) {
+    // The ping can be late by the slack, and the verdict again.
+    let bound = config.detection_bound();
+    let bound = bound.map(|bound| bound.saturating_add(2 * slack));
+    let write = config.message_timeout().filter(|_| !metered);
+    let write = write.map_or(String::new(), |limit| {
+        let limit = Plain(limit);
+        format!("; without a meter each message must be written within {limit}, however large")
+    });
+    match bound {
+        Some(bound) => {
+            let within = Plain(bound);
+            debug!(target: TARGET, event = "opened", label:% = label, metered, bound:? = bound; "{label}: opened, a dead peer is detected within {within}{write}");
+        }
+        None => {
+            debug!(target: TARGET, event = "opened", label:% = label, metered; "{label}: opened, a dead peer may stay undetected{write}");
+        }
+    }
 }
 
-pub(crate) fn pong(label: &str, rtt: Option<Rtt>) {
-    let label = OneLine(label);
-    let latest = rtt.map_or(Duration::ZERO, |rtt| rtt.latest);
-    let rtt_us = u64::try_from(latest.as_micros()).unwrap_or(u64::MAX);
-    debug!(target: TARGET, event = "pong", label:% = label, rtt_us; "{label}: pong after {latest:?}");
-}
-
-pub(crate) fn grace(label: &str, status: &Status) {
-    let label = OneLine(label);
-    debug!(target: TARGET, event = "stall grace", label:% = label; "{label}: this process was late, the peer has a grace: {status}");
-}
-
-pub(crate) fn resumed(label: &str, asleep: Duration) {
-    let label = OneLine(label);
-    info!(target: TARGET, event = "resumed", label:% = label, asleep:? = asleep; "{label}: probing after a suspension of {asleep:?}");
-}
-
-pub(crate) fn send_error(label: &str, error: &impl fmt::Display) {
-    let label = OneLine(label);
-    let error = OneLine(error);
-    info!(target: TARGET, event = "send error", label:% = label, error:% = error; "{label}: send error: {error}");
-}
-
-pub(crate) fn receive_error(label: &str, error: &impl fmt::Display, status: &Status) {
-    let label = OneLine(label);
-    let error = OneLine(error);
-    info!(target: TARGET, event = "receive error", label:% = label, error:% = error; "{label}: receive error: {error}: {status}");
-}
-
-pub(crate) fn handshake_failed(label: &str, error: &impl fmt::Display) {
-    let label = OneLine(label);
-    let error = OneLine(error);
-    info!(target: TARGET, event = "handshake error", label:% = label, error:% = error; "{label}: the opening handshake failed: {error}");
-}
-
-pub(crate) fn dropped(label: &str, status: &Status) {
-    let label = OneLine(label);
-    let age = status.age;
-    info!(target: TARGET, event = "dropped", label:% = label, age:? = age; "{label}: dropped by the program after {:?}: {status}", brief(age));
-}
-
-pub(crate) fn verdict(label: &str, verdict: &Verdict, config: &TimeoutConfig) {
-    let label = OneLine(label);
-    let level = if verdict.reason.is_planned() {
-        Level::Info
-    } else {
-        Level::Warn
-    };
-    let limit = verdict.reason.name();
-    let allowed = OrNone(verdict.within.or_else(|| limit_of(verdict.reason, config)));
-    let code = OrNone(config.close_code(verdict.reason));
-    let age = verdict.status.age;
-    log!(
-        target: TARGET, level, event = "verdict", label:% = label, limit, allowed:? = allowed, age:? = age, code:? = code;
-        "{label}: {verdict}"
-    );
-}
-
-pub(crate) fn closed(
-    label: &str,
+fn closed(
+    label: &OneLine<&str>,
     verdict: Option<&Verdict>,
     begun_here: bool,
-    peer_code: Option<Option<u16>>,
-    status: &Status,
+    peer_close: Option<PeerClose>,
+    age: Duration,
 ) {
-    let label = OneLine(label);
-    let age = status.age;
-    match (verdict, peer_code) {
+    let after = Plain(age);
+    match (verdict, peer_close) {
         (Some(verdict), _) => {
             let limit = verdict.reason.name();
             info!(
                 target: TARGET, event = "closed", label:% = label, limit, age:? = age;
-                "{label}: closed after {:?}: {limit}, {}", brief(age), verdict.close_handshake
+                "{label}: closed after {after}: {limit}, {}", verdict.close_handshake
             );
         }
-        (None, Some(code)) => {
+        (None, Some(PeerClose { code })) => {
             let code = OrNone(code);
-            let how = if begun_here {
-                "by this side, the peer answered"
-            } else {
-                "by the peer"
+            let how = match begun_here {
+                true => "by this side, the peer answered",
+                false => "by the peer",
             };
-            info!(
+            debug!(
                 target: TARGET, event = "closed", label:% = label, age:? = age, code:? = code;
-                "{label}: closed after {:?} {how} with code {code:?}", brief(age)
+                "{label}: closed after {after} {how} with code {code:?}"
             );
         }
         (None, None) => {
-            info!(target: TARGET, event = "closed", label:% = label, age:? = age; "{label}: closed after {:?}", brief(age));
+            debug!(target: TARGET, event = "closed", label:% = label, age:? = age; "{label}: closed after {after}");
         }
-    }
-}
-
-/// The configured length of the limit that a reason names, where it is a length.
-fn limit_of(reason: CloseReason, config: &TimeoutConfig) -> Option<Duration> {
-    match reason {
-        CloseReason::HandshakeTimeout => config.handshake_timeout(),
-        CloseReason::ConnectionTimeout => config.connection_timeout(),
-        CloseReason::MessageTimeout => config.message_timeout(),
-        CloseReason::IdleTimeout => config.idle_timeout(),
-        CloseReason::PongTimeout => config.pong_timeout(),
-        CloseReason::CloseTimeout => Some(config.close_timeout()),
-        CloseReason::SlowReceive | CloseReason::PingFlood | CloseReason::Drain => None,
     }
 }
 

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use crate::event::{CloseReason, Phase};
 use crate::rtt::Rtt;
-use crate::time::{Timestamp, brief};
+use crate::time::{Plain, Timestamp};
 
 /// The state of a policy at one instant, returned by
 /// [`TimeoutPolicy::status`](crate::TimeoutPolicy::status).
@@ -59,7 +59,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |count| if count == 1 { "" } else { "s" };
 
-        write!(f, "{}, age {:?}", self.phase, brief(self.age))?;
+        write!(f, "{}, age {}", self.phase, Plain(self.age))?;
         if let Some(cause) = self
             .cause
             .filter(|&cause| self.phase != Phase::Aborted(cause))
@@ -68,15 +68,15 @@ impl fmt::Display for Status {
         }
         write!(
             f,
-            "; silent for {:?}, last flush {:?} ago",
-            brief(self.silent),
-            brief(self.since_sent)
+            "; silent for {}, last flush {} ago",
+            Plain(self.silent),
+            Plain(self.since_sent)
         )?;
         if let Some(waiting) = self.ping_unsent {
-            write!(f, "; ping unsent for {:?}", brief(waiting))?;
+            write!(f, "; ping unsent for {}", Plain(waiting))?;
         }
         if let Some(waiting) = self.ping_unanswered {
-            write!(f, "; ping unanswered for {:?}", brief(waiting))?;
+            write!(f, "; ping unanswered for {}", Plain(waiting))?;
         }
         if self.write_waits {
             f.write_str("; write waiting")?;
@@ -94,18 +94,18 @@ impl fmt::Display for Status {
             plural(self.pongs_received)
         )?;
         if let Some(rtt) = self.rtt {
-            write!(f, ", rtt {:?}", rtt.smoothed)?;
+            write!(f, ", rtt {}", Plain(rtt.smoothed))?;
         }
         if let Some(left) = self.grace_left {
-            write!(f, "; grace ends in {:?}", brief(left))?;
+            write!(f, "; grace ends in {}", Plain(left))?;
         }
         for (kind, at) in self.deadlines.iter() {
             if at > self.at {
-                let left = brief(at.saturating_duration_since(self.at));
-                write!(f, "; {kind} in {left:?}")?;
+                let left = Plain(at.saturating_duration_since(self.at));
+                write!(f, "; {kind} in {left}")?;
             } else {
-                let late = brief(self.at.saturating_duration_since(at));
-                write!(f, "; {kind} overdue by {late:?}")?;
+                let late = Plain(self.at.saturating_duration_since(at));
+                write!(f, "; {kind} overdue by {late}")?;
             }
         }
         Ok(())
@@ -286,8 +286,8 @@ mod tests {
     fn a_quiet_connection_is_one_short_line() {
         assert_eq!(
             quiet().to_string(),
-            "open, age 60.035s; silent for 60.035s, last flush 37s ago; 0 pings, 2 pongs; \
-             pong in 22.5s; idle overdue by 35ms"
+            "open, age 60.035 s; silent for 60.035 s, last flush 37 s ago; 0 pings, 2 pongs; \
+             pong in 22.5 s; idle overdue by 35 ms"
         );
     }
 
@@ -308,9 +308,9 @@ mod tests {
         };
         assert_eq!(
             status.to_string(),
-            "closing, age 60.035s, cause idle_timeout; silent for 60.035s, last flush 37s ago; \
-             ping unsent for 1s; ping unanswered for 2s; write waiting; \
-             1 byte of an incomplete message; 1 ping, 2 pongs, rtt 40ms; grace ends in 3s"
+            "closing, age 60.035 s, cause idle_timeout; silent for 60.035 s, last flush 37 s ago; \
+             ping unsent for 1 s; ping unanswered for 2 s; write waiting; \
+             1 byte of an incomplete message; 1 ping, 2 pongs, rtt 40 ms; grace ends in 3 s"
         );
     }
 
@@ -328,12 +328,12 @@ mod tests {
         };
         let line = aborted(CloseReason::CloseTimeout);
         assert!(
-            line.starts_with("aborted (close_timeout), age 60.035s; "),
+            line.starts_with("aborted (close_timeout), age 60.035 s; "),
             "{line}"
         );
         let line = aborted(CloseReason::Drain);
         assert!(
-            line.starts_with("aborted (close_timeout), age 60.035s, cause drain; "),
+            line.starts_with("aborted (close_timeout), age 60.035 s, cause drain; "),
             "{line}"
         );
     }

@@ -133,16 +133,26 @@ pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
     }
 }
 
-/// Rounds `length` down for a log: to milliseconds, or to microseconds if it is shorter than a
-/// second.
-pub(crate) const fn brief(length: Duration) -> Duration {
-    let nanos = length.subsec_nanos();
-    let step = if length.as_secs() > 0 {
-        1_000_000
-    } else {
-        1000
-    };
-    Duration::new(length.as_secs(), nanos - nanos % step)
+/// Writes a length for people: `60.035 s`, `37.5 ms`, `12 us`, with at most three decimals, rounded down.
+pub(crate) struct Plain(pub(crate) Duration);
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.subsec_nanos();
+        let (whole, thousandths, unit) = if self.0.as_secs() > 0 || nanos == 0 {
+            (self.0.as_secs(), nanos / 1_000_000, "s")
+        } else if nanos >= 1_000_000 {
+            (u64::from(nanos / 1_000_000), nanos / 1_000 % 1_000, "ms")
+        } else {
+            (u64::from(nanos / 1_000), nanos % 1_000, "us")
+        };
+        match thousandths {
+            0 => write!(f, "{whole} {unit}"),
+            part if part % 100 == 0 => write!(f, "{whole}.{} {unit}", part / 100),
+            part if part % 10 == 0 => write!(f, "{whole}.{:02} {unit}", part / 10),
+            part => write!(f, "{whole}.{part:03} {unit}"),
+        }
+    }
 }
 
 /// Returns the earlier of two deadlines. `None` never comes.
@@ -155,6 +165,10 @@ pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Time
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+
     use super::*;
 
     #[test]
@@ -165,15 +179,20 @@ mod tests {
 
     /// A second is the shortest length that is rounded to milliseconds.
     #[test]
-    fn lengths_for_a_log_are_rounded_down() {
-        for (nanos, rounded) in [
-            (1999, 1000),
-            (999_999_999, 999_999_000),
-            (1_000_999_999, 1_000_000_000),
-            (61_234_567_890, 61_234_000_000),
+    fn a_length_is_written_for_people() {
+        for (nanos, written) in [
+            (0, "0 s"),
+            (999, "0.999 us"),
+            (12_000, "12 us"),
+            (37_461_999, "37.461 ms"),
+            (300_000_000, "300 ms"),
+            (1_000_999_999, "1 s"),
+            (60_035_633_000, "60.035 s"),
+            (37_500_000_000, "37.5 s"),
+            (37_250_000_000, "37.25 s"),
+            (300_000_000_000, "300 s"),
         ] {
-            let length = brief(Duration::from_nanos(nanos));
-            assert_eq!(length, Duration::from_nanos(rounded));
+            assert_eq!(Plain(Duration::from_nanos(nanos)).to_string(), written);
         }
     }
 

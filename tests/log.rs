@@ -28,17 +28,22 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
     let mut socket = silent("silent", builder().idle_timeout(60 * SECOND)).await;
     socket.recv().await.unwrap_err();
     let [opened, verdict, closed] = lines("silent");
-    assert_eq!(opened.level, Level::Info);
+    assert_eq!(opened.level, Level::Debug);
     assert_eq!(
         opened.text,
-        "silent: opened, a silent peer is noticed within 60s; \
-         without a meter a message has 1s to leave, however large"
+        "silent: opened, a dead peer is detected within 60 s; \
+         without a meter each message must be written within 1 s, however large"
     );
     assert_eq!(verdict.level, Level::Warn);
     assert!(
-        verdict.text.starts_with(
-            "silent: idle_timeout, received no data for too long (closing): open, age 60"
-        ),
+        verdict
+            .text
+            .starts_with("silent: closing: idle_timeout: received nothing for 60"),
+        "{}",
+        verdict.text
+    );
+    assert!(
+        verdict.text.contains(" s (limit 60 s); age 60"),
         "{}",
         verdict.text
     );
@@ -93,7 +98,7 @@ async fn a_send_with_a_limit_of_its_own_names_that() {
     let large = "x".repeat(1000);
     let sent = socket.send_text_timeout(large, 300 * SECOND / 1000).await;
     let error = sent.unwrap_err().to_string();
-    let said = "message_timeout, a send did not complete within the 300ms that its caller allowed (dropped): open";
+    let said = "dropped: message_timeout: a send did not complete within the limit of its caller (limit 300 ms); age ";
     assert!(error.starts_with(said), "{error}");
     let [_, verdict, _] = lines("hurried");
     assert_eq!(verdict.text, format!("hurried: {error}"));
@@ -112,7 +117,7 @@ async fn with_a_meter_nothing_is_said_of_large_messages() {
     let mut socket = socket.with_label("metered");
     socket.recv().await.unwrap_err();
     let [opened, _, _] = lines("metered");
-    let expected = "metered: opened, a silent peer is noticed within 60s";
+    let expected = "metered: opened, a dead peer is detected within 60 s";
     assert_eq!(opened.text, expected);
 }
 
@@ -122,7 +127,8 @@ async fn who_closed_is_told() {
     left.close(4000, "").await.unwrap();
     let [_, closed] = lines("left");
     let by = "by this side, the peer answered with code 4000";
-    assert_eq!(closed.text, format!("left: closed after 0ns {by}"));
+    assert_eq!(closed.level, Level::Debug);
+    assert_eq!(closed.text, format!("left: closed after 0 s {by}"));
     closed.says(&[("event", "closed"), ("code", "4000")]);
 
     let (mut stayed, mut client) = pair("stayed", builder()).await;
@@ -130,9 +136,10 @@ async fn who_closed_is_told() {
     assert!(matches!(stayed.recv().await, Ok(Some(Message::Close(_)))));
     tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
     assert_eq!(stayed.recv().await.unwrap(), None);
-    let [_, closed] = lines("stayed");
+    let [opened, closed] = lines("stayed");
+    assert_eq!(opened.level, Level::Debug);
     let by = "by the peer with code none";
-    assert_eq!(closed.text, format!("stayed: closed after 0ns {by}"));
+    assert_eq!(closed.text, format!("stayed: closed after 0 s {by}"));
 }
 
 /// Nothing but `message_timeout` of a second.
@@ -162,11 +169,12 @@ async fn silent(label: &str, config: TimeoutConfigBuilder) -> Guarded {
     server
 }
 
-/// The lines of one connection.
+/// The lines of one connection, but those of its pings.
 #[track_caller]
 fn lines<const COUNT: usize>(label: &str) -> [Line; COUNT] {
     let all = COLLECTED.0.lock().unwrap();
     let own = all.iter().filter(|line| line.values["label"] == label);
+    let own = own.filter(|line| !matches!(&*line.values["event"], "ping" | "pong"));
     let own: Vec<Line> = own.cloned().collect();
     own.try_into().unwrap_or_else(|own| panic!("{own:#?}"))
 }
@@ -187,7 +195,7 @@ impl Line {
     }
 }
 
-/// The lines of all connections, but those of debugging.
+/// The lines of all connections.
 struct Collected(Mutex<Vec<Line>>);
 
 static COLLECTED: Collected = Collected(Mutex::new(Vec::new()));
@@ -196,7 +204,7 @@ impl Collected {
     fn begin() {
         // Another test may have done so.
         if log::set_logger(&COLLECTED).is_ok() {
-            log::set_max_level(LevelFilter::Info);
+            log::set_max_level(LevelFilter::Debug);
         }
     }
 }

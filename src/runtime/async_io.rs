@@ -2,22 +2,20 @@
 
 use std::fmt::Display;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_core::TryStream;
 
-use crate::config::TimeoutConfig;
-use crate::socket::{Opening, TimeoutSocket};
+use crate::socket::{Opening, TimeoutSocket, Timeouts};
 use crate::time::Timestamp;
 
 /// Wraps a socket whose opening handshake is done.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
-    config: impl Into<Arc<TimeoutConfig>>,
+    timeouts: impl Into<Timeouts>,
     socket: S,
 ) -> TimeoutSocket<S, Timer> {
-    TimeoutSocket::new(config, Timer::new(), socket)
+    TimeoutSocket::new(timeouts, Timer::new(), socket)
 }
 
 /// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
@@ -27,10 +25,10 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
 /// [`Error::Verdict`](crate::Error::Verdict) if the handshake takes too long.
 /// [`Error::Socket`](crate::Error::Socket) with the error of the handshake.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
-    config: impl Into<Arc<TimeoutConfig>>,
+    timeouts: impl Into<Timeouts>,
     handshake: F,
 ) -> Opening<F, Timer> {
-    TimeoutSocket::open(config, Timer::new(), handshake)
+    TimeoutSocket::open(timeouts, Timer::new(), handshake)
 }
 
 /// The monotonic clock, and an `async_io::Timer` as the timer.

@@ -5,29 +5,28 @@
 
 use std::boxed::Box;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ::tokio::time::{Instant, Sleep, sleep_until};
 use futures_core::TryStream;
 
-use crate::{Opening, TimeoutConfig, TimeoutSocket, Timestamp};
+use crate::{Opening, TimeoutSocket, Timeouts, Timestamp};
 
 /// Wraps a socket whose opening handshake is done.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
-    config: impl Into<Arc<TimeoutConfig>>,
+    timeouts: impl Into<Timeouts>,
     socket: S,
 ) -> TimeoutSocket<S, Timer> {
-    TimeoutSocket::new(config, Timer::new(), socket)
+    TimeoutSocket::new(timeouts, Timer::new(), socket)
 }
 
 /// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
 /// call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
-    config: impl Into<Arc<TimeoutConfig>>,
+    timeouts: impl Into<Timeouts>,
     handshake: F,
 ) -> Opening<F, Timer> {
-    TimeoutSocket::open(config, Timer::new(), handshake)
+    TimeoutSocket::open(timeouts, Timer::new(), handshake)
 }
 
 /// tokio's clock, and a `Sleep` as the timer.

@@ -101,6 +101,11 @@ impl<T: Timer> Alarm<T> {
         self.fired = false;
     }
 
+    /// The waker of the timer, which handles wake too.
+    pub(super) fn waker(&self) -> &Arc<AlarmWaker> {
+        &self.waker
+    }
+
     /// Whether the timer may have fired since it was last polled.
     #[inline]
     pub(super) fn may_have_fired(&self) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
-use super::TimeoutSocket;
+use super::{Handle, TimeoutSocket};
 use crate::config::TimeoutConfig;
 use crate::error::Error;
 #[cfg(doc)]
@@ -260,6 +260,13 @@ where
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+    /// Returns a handle for other tasks, which works on after a split and after the end.
+    pub fn handle(&mut self) -> Handle {
+        Handle {
+            link: self.fast.drive(|driver| driver.link()),
+        }
+    }
+
     /// Changes the limits of the connection; see [`TimeoutPolicy::set_config`].
     pub fn set_config(&mut self, config: impl Into<Arc<TimeoutConfig>>) {
         self.fast.drive(|driver| driver.set_config(config.into()));
@@ -274,10 +281,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// that shuts down do not all close at once. The reason is
     /// [`CloseReason::Drain`](crate::CloseReason::Drain).
     ///
-    /// Like [`probe`](Self::probe), [`status`](Self::status) and [`set_config`](Self::set_config) this
-    /// needs the whole socket; the halves of `StreamExt::split` do not have it. A task that keeps the
-    /// socket whole can wait for a message, for something to send and for the shutdown in one
-    /// `tokio::select!`: dropping the future of a receive loses nothing.
+    /// The halves of `StreamExt::split` do not have this method: get a [`handle`](Self::handle) before the
+    /// split. [`Timeouts::drain`](crate::Timeouts::drain) drains a whole server.
     pub fn drain(&mut self, within: Duration) {
         self.fast.drive(|driver| driver.drain(within));
     }
@@ -292,6 +297,6 @@ fn json<M: Message, E>(value: &(impl serde::Serialize + ?Sized)) -> Result<M, Er
 
 /// "1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
 /// endpoint", 1006 and 1015 likewise (RFC 6455, 7.4.1); 1004 and what is not registered mean nothing.
-fn can_be_sent(code: u16) -> bool {
+pub(super) fn can_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

@@ -40,8 +40,8 @@ use super::fairness::MAX_MESSAGES_PER_TURN;
 use crate::error::Error;
 use crate::event::Event;
 use crate::message::Message;
+use crate::observer::{Report, Step};
 use crate::policy::Decision;
-use crate::report;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
@@ -209,6 +209,19 @@ where
         }
     }
 
+    /// Step 1.
+    #[inline]
+    pub(super) fn take_alarm(&mut self) {
+        if self.alarm.may_have_fired() {
+            if self.alarm.poll_fired() {
+                self.on_fire();
+            }
+            if self.link.is_some() {
+                self.take_requests();
+            }
+        }
+    }
+
     /// Polls the policy and carries out what it says, then arms the alarm.
     pub(super) fn poll_policy(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         let grace = self.policy.grace();
@@ -216,7 +229,9 @@ where
         while self.inner.is_some() {
             let mut status = None;
             let snapshot = |known| status = Some(known);
-            match self.policy.decide(now, self.horizon, visible, snapshot) {
+            let decision = self.policy.decide(now, self.horizon, visible, snapshot);
+            self.trace_decision(now, decision);
+            match decision {
                 Decision::SendPing => {
                     self.outbox.queue_ping();
                     self.flush_before_deciding(now, cx);
@@ -240,13 +255,28 @@ where
             }
         }
         if self.policy.grace() != grace && self.policy.grace().is_some() {
-            report::grace(self.label_or_dash(), &self.policy.status(now));
+            let status = &self.policy.status(now);
+            self.report(Report::Grace { status });
+        }
+        if let Some(link) = &self.link {
+            link.answer_if_asked(|| self.status_at(now));
         }
         if !self.open_logged {
             self.open_logged = true;
             let metered = self.metering().is_some();
-            let slack = self.slack();
-            report::opened(self.label_or_dash(), self.policy.config(), slack, metered);
+            self.report(Report::Opened {
+                config: self.policy.config(),
+                slack: self.slack(),
+                metered,
+            });
+        }
+    }
+
+    #[inline]
+    fn trace_decision(&self, now: Timestamp, decision: Decision) {
+        if self.link.is_some() {
+            let (horizon, action) = (self.horizon, self.policy.action_of(decision));
+            self.trace(now, &Step::Polled { horizon, action });
         }
     }
 
@@ -256,21 +286,13 @@ where
         let suspended = self.alarm.suspended_for();
         let within = self.policy.config().resume_probe_within();
         if let Some(within) = within.filter(|_| suspended > SUSPENSION) {
-            report::resumed(self.label_or_dash(), suspended);
+            self.report(Report::Resumed { suspended });
             self.observe(now, Event::Probe { within });
         }
     }
 }
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
-    /// Step 1.
-    #[inline]
-    pub(super) fn take_alarm(&mut self) {
-        if self.alarm.may_have_fired() && self.alarm.poll_fired() {
-            self.on_fire();
-        }
-    }
-
     /// Step 6. The alarm only moves nearer; when it fires early, the policy is polled again.
     pub(super) fn arm(&mut self, now: Timestamp, at: Option<Timestamp>) {
         if at.is_some_and(|at| self.alarm.set_no_later_than(now, at)) {

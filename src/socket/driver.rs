@@ -12,6 +12,7 @@ use super::alarm::Alarm;
 use super::evidence::Backlog;
 use super::fairness::MAX_MESSAGES_PER_TURN;
 use super::heartbeat::Heartbeats;
+use super::link::Link;
 use super::options::Options;
 use super::outbox::Outbox;
 use super::teardown::Teardown;
@@ -21,6 +22,7 @@ use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
+use crate::observer::{Report, Step};
 use crate::policy::{Horizon, TimeoutPolicy};
 use crate::report;
 use crate::status::Status;
@@ -52,6 +54,8 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     pub(super) open_logged: bool,
     /// `None` until a builder sets one.
     pub(super) options: Option<Box<Options<S>>>,
+    /// `None` for a socket without handles that is on no list.
+    pub(super) link: Option<Arc<Link>>,
 }
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
@@ -59,6 +63,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         policy: TimeoutPolicy<Arc<TimeoutConfig>>,
         alarm: Alarm<T>,
         wakers: Wakers,
+        link: Option<Arc<Link>>,
         socket: S,
     ) -> Self {
         Self {
@@ -77,6 +82,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
             shuts_down: false,
             open_logged: false,
             options: None,
+            link,
         }
     }
 
@@ -97,8 +103,15 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
         let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
             && !self.policy.traffic_moves_deadlines_nearer(now);
-        self.policy.observe(now, event);
+        self.record(now, event);
         self.needs_poll = self.needs_poll || (!only_later && self.alarm_is_late());
+    }
+
+    /// Records an event that moves no deadline nearer.
+    #[inline]
+    pub(super) fn record(&mut self, now: Timestamp, event: Event) {
+        self.trace(now, &Step::Observed(event));
+        self.policy.observe(now, event);
     }
 
     /// Whether the alarm fires too late for the next deadline.
@@ -121,7 +134,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// How late the alarm may fire.
     pub(super) fn slack(&self) -> Duration {
         let configured = self.options.as_ref().and_then(|options| options.slack);
-        let slack = configured.unwrap_or_else(|| self.alarm.timer().default_slack());
+        let common = || self.link.as_ref().and_then(|link| link.common()?.slack());
+        let slack = configured.or_else(common);
+        let slack = slack.unwrap_or_else(|| self.alarm.timer().default_slack());
         let most = self.policy.config().stall_tolerance().map(|most| most / 2);
         most.map_or(slack, |most| slack.min(most))
     }
@@ -135,8 +150,16 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.options.as_ref()?.label.as_deref()
     }
 
-    pub(super) fn label_or_dash(&self) -> &str {
-        self.label().unwrap_or("-")
+    pub(super) fn report(&self, report: Report<'_>) {
+        report::send(self.link.as_deref(), self.label(), &report);
+    }
+
+    /// Passes a call of the policy to an observer that wants it.
+    #[inline]
+    pub(super) fn trace(&self, at: Timestamp, step: &Step<'_>) {
+        if let Some(link) = &self.link {
+            link.step(self.label(), at, step);
+        }
     }
 
     /// Returns a snapshot from `policy`, which may be newer than the driver's own.
@@ -157,11 +180,39 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.status_of(&self.policy, now)
     }
 
-    /// Logs that the program drops the connection, if it was logged as open.
-    pub(super) fn report_drop(&self) {
-        if self.inner.is_some() && self.open_logged {
-            let status = self.status_at(self.alarm.now());
-            report::dropped(self.label_or_dash(), &status);
+    /// What the socket shares with its handles, from now on.
+    pub(super) fn link(&mut self) -> Arc<Link> {
+        if let Some(link) = &self.link {
+            return link.clone();
+        }
+        let link = Link::new(self.alarm.waker().clone(), None);
+        if let Some(label) = self
+            .options
+            .as_ref()
+            .and_then(|options| options.label.clone())
+        {
+            link.set_label(label);
+        }
+        if let Some(close) = self.teardown.peer_close() {
+            link.set_peer_close(close);
+        }
+        if self.inner.is_none() {
+            link.end(self.status_at(self.alarm.now()));
+        }
+        self.link.insert(link).clone()
+    }
+
+    /// The program drops the connection, or takes it back.
+    pub(super) fn on_drop(&self) {
+        if self.inner.is_none() {
+            return;
+        }
+        let status = self.status_at(self.alarm.now());
+        if self.open_logged {
+            self.report(Report::Dropped { status: &status });
+        }
+        if let Some(link) = &self.link {
+            link.end(status);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Carrying out a verdict, and the end of the connection.
 
-use std::boxed::Box;
 use std::fmt;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use super::Driver;
 use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::{CloseReason, Event, Phase};
 use crate::message::{Message, close_message};
-use crate::report;
+use crate::observer::Report;
 use crate::status::Status;
 use crate::time::Timestamp;
 use crate::timer::Timer;
@@ -108,13 +107,13 @@ where
 
     /// Drops the transport because a message did not leave in the time that its sender gave it.
     pub(super) fn abort_send(&mut self, now: Timestamp, within: Duration) {
+        let status = self.policy.status(now);
         let verdict = Verdict {
-            reason: CloseReason::MessageTimeout,
+            limit: Some(within),
             within: Some(within),
-            status: Box::new(self.policy.status(now)),
-            close_handshake: CloseHandshake::NotSent,
+            ..self.verdict(CloseReason::MessageTimeout, status, CloseHandshake::NotSent)
         };
-        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
+        self.report_verdict(&verdict);
         self.teardown.set_verdict(verdict);
         self.observe(now, Event::Closed);
         self.report_end(now);
@@ -133,13 +132,9 @@ where
         if self.teardown.verdict().is_some() {
             return self.teardown.set_close_handshake(outcome);
         }
-        let verdict = Verdict {
-            reason,
-            within: None,
-            status: Box::new(status.unwrap_or_else(|| self.policy.status(now))),
-            close_handshake: outcome,
-        };
-        report::verdict(self.label_or_dash(), &verdict, self.policy.config());
+        let status = status.unwrap_or_else(|| self.policy.status(now));
+        let verdict = self.verdict(reason, status, outcome);
+        self.report_verdict(&verdict);
         self.teardown.set_verdict(verdict);
     }
 
@@ -159,8 +154,11 @@ where
         let clean = peer_closed || close_flushed || self.teardown.verdict().is_some();
         match error.filter(|_| !clean) {
             Some(error) => {
-                let status = self.policy.status(now);
-                report::receive_error(self.label_or_dash(), &error, &status);
+                let status = &self.policy.status(now);
+                self.report(Report::ReceiveError {
+                    error: &error,
+                    status,
+                });
                 self.end();
                 Some(self.teardown.report_error(error))
             }
@@ -195,18 +193,29 @@ where
         self.shuts_down
     }
 
+    fn verdict(&self, reason: CloseReason, status: Status, outcome: CloseHandshake) -> Verdict {
+        Verdict::new(reason, self.policy.config(), status, outcome)
+    }
+
+    fn report_verdict(&self, verdict: &Verdict) {
+        let config = self.policy.config();
+        self.report(Report::Verdict { verdict, config });
+    }
+
     fn report_end(&self, now: Timestamp) {
-        report::closed(
-            self.label_or_dash(),
-            self.teardown.verdict(),
-            self.outbox.is_closing(),
-            self.teardown.peer_close().map(|close| close.code),
-            &self.status_at(now),
-        );
+        self.report(Report::Closed {
+            verdict: self.teardown.verdict(),
+            begun_here: self.outbox.is_closing(),
+            peer_close: self.teardown.peer_close(),
+            status: &self.status_at(now),
+        });
     }
 
     /// Drops the inner socket at once: the other half may be held for long.
     fn end(&mut self) {
+        if let Some(link) = &self.link {
+            link.end(self.status_at(self.alarm.now()));
+        }
         self.inner = None;
         self.alarm.clear();
         self.wakers.wake_both();

@@ -6,7 +6,6 @@
 //! [`FastPath::drive`], so none can forget to record the deferred messages or to end the calm.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::{Stream, TryStream};
@@ -16,11 +15,9 @@ use super::drive::Want;
 use super::driver::Driver;
 use super::fairness::MAX_MESSAGES_PER_TURN;
 use super::output::WriteError;
-use crate::config::TimeoutConfig;
 use crate::error::Error;
 use crate::event::Event;
 use crate::message::{Message, MessageKind};
-use crate::policy::TimeoutPolicy;
 use crate::status::Status;
 use crate::timer::Timer;
 
@@ -61,8 +58,10 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
     pub(super) fn drive<R>(&mut self, call: impl FnOnce(&mut Driver<S, T>) -> R) -> R {
         self.calm_until = None;
         let driver = &mut self.driver;
-        self.deferred
-            .record_in(driver.alarm.timer(), &mut driver.policy);
+        for (at, event) in self.deferred.events() {
+            let at = driver.alarm.timer().timestamp(at);
+            driver.record(at, event);
+        }
         self.deferred.received = None;
         self.deferred.flushed = None;
         let done = call(driver);
@@ -73,7 +72,9 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
     pub(super) fn status(&self) -> Status {
         let driver = &self.driver;
         let mut policy = driver.policy.clone();
-        self.deferred.record_in(driver.alarm.timer(), &mut policy);
+        for (at, event) in self.deferred.events() {
+            policy.observe(driver.alarm.timer().timestamp(at), event);
+        }
         driver.status_of(&policy, driver.alarm.now())
     }
 }
@@ -220,20 +221,14 @@ where
 }
 
 impl<I: Copy + Ord> Deferred<I> {
-    /// Records the messages in a policy, the earlier one first.
-    fn record_in(
-        &self,
-        timer: &impl Timer<Instant = I>,
-        policy: &mut TimeoutPolicy<Arc<TimeoutConfig>>,
-    ) {
+    /// What the policy has yet to record, the earlier message first.
+    #[inline]
+    fn events(&self) -> impl Iterator<Item = (I, Event)> + use<I> {
         let mut events = [(self.received, Event::Recv), (self.flushed, Event::SendOk)];
         if self.flushed < self.received {
             events.reverse();
         }
-        for (at, event) in events {
-            if let Some(at) = at {
-                policy.observe(timer.timestamp(at), event);
-            }
-        }
+        let deferred = events.into_iter();
+        deferred.filter_map(|(at, event)| at.map(|at| (at, event)))
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, PeerClose};
 use crate::event::Event;
 use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
-use crate::report;
+use crate::observer::Report;
 use crate::seed::PingId;
 use crate::time::Timestamp;
 use crate::timer::Timer;
@@ -61,6 +61,9 @@ where
                 let lost = self.outbox.on_peer_close();
                 let ours = self.teardown.verdict().is_some();
                 self.teardown.set_peer_close(PeerClose { code });
+                if let Some(link) = &self.link {
+                    link.set_peer_close(PeerClose { code });
+                }
                 if lost && !ours {
                     self.teardown.set_refusal(Error::Closed);
                 }
@@ -90,7 +93,8 @@ where
         let before = self.policy.pongs_received();
         self.observe(now, Event::Pong(id));
         if self.policy.pongs_received() > before {
-            report::pong(self.label_or_dash(), self.policy.rtt());
+            let rtt = self.policy.rtt();
+            self.report(Report::Pong { rtt });
         }
     }
 

@@ -12,7 +12,8 @@ use super::driver::Driver;
 use crate::config::TimeoutConfig;
 use crate::error::Error;
 use crate::event::Event;
-use crate::message::Message;
+use crate::message::{Message, close_message};
+use crate::observer::Step;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
@@ -56,7 +57,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     }
 
     pub(super) fn set_config(&mut self, config: Arc<TimeoutConfig>) {
-        self.policy.set_config(self.alarm.now(), config);
+        let now = self.alarm.now();
+        self.trace(now, &Step::Configured(&config));
+        self.policy.set_config(now, config);
         // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
         self.horizon.read = None;
         self.needs_poll = true;
@@ -82,6 +85,29 @@ where
     E: fmt::Display,
     T: Timer,
 {
+    /// Carries out what handles have asked for.
+    #[cold]
+    pub(super) fn take_requests(&mut self) {
+        let Some(link) = self.link.clone() else {
+            return;
+        };
+        let requests = link.take_requests();
+        if let Some(config) = requests.config {
+            self.set_config(config);
+        }
+        if let Some(within) = requests.probe {
+            self.probe(within);
+        }
+        if let Some(within) = requests.drain {
+            self.drain(within);
+        }
+        if let Some((code, reason)) = requests.close {
+            self.begin_close(close_message(Some(code), &reason));
+        }
+        // The answer comes at the end of the pass.
+        self.needs_poll = self.needs_poll || requests.status;
+    }
+
     /// Aborts the connection if a message has not left within `within`, that is by `deadline`.
     pub(super) fn enforce_send_limit(
         &mut self,

@@ -19,6 +19,7 @@
 //! | [`ending`] | carrying out a close or an abort |
 //! | [`options`], [`calls`], [`open`] | the builders; calls that are one future each; the opening handshake |
 //! | [`limits`] | limits of such calls; a new configuration, a probe, a drain |
+//! | [`handle`], [`link`], [`timeouts`] | requests from other tasks; all connections of a server |
 
 mod alarm;
 mod calls;
@@ -28,21 +29,23 @@ mod ending;
 mod evidence;
 mod fairness;
 mod fast;
+mod handle;
 mod heartbeat;
 mod input;
 mod limits;
+mod link;
 mod open;
 mod options;
 mod outbox;
 mod output;
 mod teardown;
+mod timeouts;
 mod wakers;
 
 use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::{FusedStream, Stream, TryStream};
@@ -59,8 +62,11 @@ use alarm::Alarm;
 pub use calls::Received;
 use driver::Driver;
 use fast::FastPath;
+pub use handle::Handle;
 use heartbeat::Heartbeats;
+pub(crate) use link::Link;
 pub use open::Opening;
+pub use timeouts::Timeouts;
 use wakers::Wakers;
 
 /// A WebSocket that enforces timeouts. **Keep reading from it**: silence is noticed and pongs are
@@ -102,12 +108,17 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Guards `socket`, whose opening handshake is done, with the clock and timer of `timer`.
     ///
     /// The functions in [`runtime`](crate::runtime) are shorter.
-    pub fn new(config: impl Into<Arc<TimeoutConfig>>, timer: T, socket: S) -> Self {
-        let now = timer.timestamp(timer.now());
-        let policy = TimeoutPolicy::new(config.into(), random_seed(), now);
+    pub fn new(timeouts: impl Into<Timeouts>, timer: T, socket: S) -> Self {
+        let (config, common) = timeouts.into().into_parts();
+        let (now, seed) = (timer.timestamp(timer.now()), random_seed());
         let wakers = Wakers::new();
         let alarm = Alarm::new(timer, wakers.alarm_waker());
-        Self::with_parts(policy, alarm, wakers, socket)
+        let link = common.map(|common| Link::new(alarm.waker().clone(), Some(common)));
+        if let Some(link) = &link {
+            link.created(now, &config, seed, false);
+        }
+        let policy = TimeoutPolicy::new(config, seed, now);
+        Self::with_driver(Driver::new(policy, alarm, wakers, link, socket))
     }
 
     /// Runs `handshake` under `handshake_timeout` and guards the socket that it returns.
@@ -119,27 +130,15 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// The future returns [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from
     /// this call, and drops the handshake and its transport. It returns [`Error::Socket`] if the handshake
     /// fails.
-    pub fn open<E, F>(
-        config: impl Into<Arc<TimeoutConfig>>,
-        timer: T,
-        handshake: F,
-    ) -> Opening<F, T>
+    pub fn open<E, F>(timeouts: impl Into<Timeouts>, timer: T, handshake: F) -> Opening<F, T>
     where
         F: Future<Output = Result<S, E>>,
         E: fmt::Display,
     {
-        let now = timer.timestamp(timer.now());
-        let policy = TimeoutPolicy::opening(config.into(), random_seed(), now);
-        Opening::new(policy, timer, Box::pin(handshake))
+        Opening::new(timeouts.into(), timer, Box::pin(handshake))
     }
 
-    fn with_parts(
-        policy: TimeoutPolicy<Arc<TimeoutConfig>>,
-        alarm: Alarm<T>,
-        wakers: Wakers,
-        socket: S,
-    ) -> Self {
-        let driver = Driver::new(policy, alarm, wakers, socket);
+    fn with_driver(driver: Driver<S, T>) -> Self {
         Self {
             fast: FastPath::new(driver),
         }
@@ -160,7 +159,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// the inner socket has buffered stays there. A message, ping or reply that waited for room is lost.
     pub fn into_inner(mut self) -> Option<S> {
         self.fast.drive(|driver| {
-            driver.report_drop();
+            driver.on_drop();
             driver.inner.take().map(Heartbeats::into_inner)
         })
     }
@@ -246,7 +245,7 @@ where
 
 impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
     fn drop(&mut self) {
-        self.fast.drive(|driver| driver.report_drop());
+        self.fast.drive(|driver| driver.on_drop());
     }
 }
 

@@ -9,13 +9,16 @@ use std::task::{Context, Poll};
 
 use futures_core::{FusedFuture, TryStream};
 
-use super::TimeoutSocket;
 use super::alarm::Alarm;
+use super::driver::Driver;
+use super::link::Link;
 use super::wakers::Wakers;
+use super::{TimeoutSocket, Timeouts, random_seed};
 use crate::config::TimeoutConfig;
 use crate::error::{CloseHandshake, Error, Verdict};
 use crate::event::Event;
 use crate::metered::{Answers, Meter};
+use crate::observer::{Report, Step};
 use crate::policy::{Decision, Horizon, TimeoutPolicy};
 use crate::report;
 use crate::status::Status;
@@ -41,7 +44,7 @@ use crate::timer::Timer;
 /// # }
 /// ```
 #[must_use = "futures do nothing unless polled"]
-pub struct Opening<F, T> {
+pub struct Opening<F, T: Timer> {
     /// `None` once the handshake is over: a failed one is dropped at once, with its transport.
     handshake: Option<Pin<Box<F>>>,
     /// `None` once the handshake is over. Boxed, since a task always takes the memory of its largest
@@ -50,31 +53,36 @@ pub struct Opening<F, T> {
 }
 
 /// The parts of the socket to come, and the horizon of the handshake.
-struct HandshakeDriver<T> {
+struct HandshakeDriver<T: Timer> {
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
     wakers: Wakers,
     horizon: Horizon,
     meter: Option<Meter>,
     label: Option<Arc<str>>,
+    link: Option<Arc<Link>>,
 }
 
 /// Only the handshake is pinned, and it is in a box.
-impl<F, T> Unpin for Opening<F, T> {}
+impl<F, T: Timer> Unpin for Opening<F, T> {}
 
 impl<F, T: Timer> Opening<F, T> {
-    pub(super) fn new(
-        policy: TimeoutPolicy<Arc<TimeoutConfig>>,
-        timer: T,
-        handshake: Pin<Box<F>>,
-    ) -> Self {
+    pub(super) fn new(timeouts: Timeouts, timer: T, handshake: Pin<Box<F>>) -> Self {
+        let (config, common) = timeouts.into_parts();
+        let (now, seed) = (timer.timestamp(timer.now()), random_seed());
         let wakers = Wakers::new();
+        let alarm = Alarm::new(timer, wakers.alarm_waker());
+        let link = common.map(|common| Link::new(alarm.waker().clone(), Some(common)));
+        if let Some(link) = &link {
+            link.created(now, &config, seed, true);
+        }
         Self {
             handshake: Some(handshake),
             driver: Some(Box::new(HandshakeDriver {
-                policy,
-                alarm: Alarm::new(timer, wakers.alarm_waker()),
+                policy: TimeoutPolicy::opening(config, seed, now),
+                alarm,
                 wakers,
+                link,
                 horizon: Horizon::default(),
                 meter: None,
                 label: None,
@@ -86,7 +94,11 @@ impl<F, T: Timer> Opening<F, T> {
     /// fails.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         if let Some(driver) = &mut self.driver {
-            driver.label = Some(label.into());
+            let label = label.into();
+            if let Some(link) = &driver.link {
+                link.set_label(label.clone());
+            }
+            driver.label = Some(label);
         }
         self
     }
@@ -121,29 +133,38 @@ where
             Poll::Ready(done) => done,
         };
         this.handshake = None;
-        let label = driver.label.as_deref().unwrap_or("-");
         match &done {
             Ok(_) => {}
             Err(Error::Verdict(verdict)) => {
-                report::verdict(label, verdict, driver.policy.config());
+                let config = driver.policy.config();
+                driver.report(Report::Verdict { verdict, config });
             }
-            Err(error) => report::handshake_failed(label, error),
+            Err(error) => driver.report(Report::HandshakeError { error }),
+        }
+        if done.is_err() {
+            driver.end();
         }
         let Some(driver) = this.driver.take() else {
             return Poll::Pending;
         };
         let HandshakeDriver {
-            mut policy,
+            policy,
             mut alarm,
             wakers,
             meter,
             label,
+            link,
             ..
         } = *driver;
         Poll::Ready(done.map(|inner| {
-            policy.observe(alarm.now(), Event::Opened);
             alarm.consume_fire();
-            let mut socket = TimeoutSocket::with_parts(policy, alarm, wakers, inner);
+            let now = alarm.now();
+            let mut driver = Driver::new(policy, alarm, wakers, link, inner);
+            driver.observe(now, Event::Opened);
+            if let Some(link) = &driver.link {
+                link.keep_requests();
+            }
+            let mut socket = TimeoutSocket::with_driver(driver);
             if let Some(meter) = meter {
                 socket = socket.with_meter(meter);
             }
@@ -168,6 +189,17 @@ where
 }
 
 impl<T: Timer> HandshakeDriver<T> {
+    /// No connection comes of this.
+    fn end(&self) {
+        if let Some(link) = &self.link {
+            link.end(self.policy.status(self.alarm.now()));
+        }
+    }
+
+    fn report(&self, report: Report<'_>) {
+        report::send(self.link.as_deref(), self.label.as_deref(), &report);
+    }
+
     /// Runs the handshake until it is done or times out. The steps are those of a pass in
     /// [`drive`](super::drive): take the alarm, try, take over the horizon, decide, arm.
     fn poll_handshake<S, E>(
@@ -187,15 +219,19 @@ impl<T: Timer> HandshakeDriver<T> {
             let visible = self.alarm.horizon();
             let mut status = None;
             let snapshot = |known| status = Some(known);
-            match self.policy.decide(now, self.horizon, visible, snapshot) {
+            let decision = self.policy.decide(now, self.horizon, visible, snapshot);
+            if let Some(link) = &self.link {
+                let (horizon, action) = (self.horizon, self.policy.action_of(decision));
+                let step = Step::Polled { horizon, action };
+                link.step(self.label.as_deref(), now, &step);
+                link.answer_if_asked(|| self.policy.status(now));
+            }
+            match decision {
                 Decision::Abort(reason) => {
                     let status: Status = status.unwrap_or_else(|| self.policy.status(now));
-                    return Poll::Ready(Err(Error::Verdict(Verdict {
-                        reason,
-                        within: None,
-                        status: Box::new(status),
-                        close_handshake: CloseHandshake::NotSent,
-                    })));
+                    let outcome = CloseHandshake::NotSent;
+                    let verdict = Verdict::new(reason, self.policy.config(), status, outcome);
+                    return Poll::Ready(Err(Error::Verdict(verdict)));
                 }
                 Decision::Wait { until, unproven } => {
                     let turn = self.alarm.prove(now, unproven);
@@ -241,7 +277,15 @@ impl<T: Timer> HandshakeDriver<T> {
     }
 }
 
-impl<F, T: fmt::Debug> fmt::Debug for Opening<F, T> {
+impl<F, T: Timer> Drop for Opening<F, T> {
+    fn drop(&mut self) {
+        if let Some(driver) = &self.driver {
+            driver.end();
+        }
+    }
+}
+
+impl<F, T: Timer + fmt::Debug> fmt::Debug for Opening<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let driver = self.driver.as_ref();
         f.debug_struct("Opening")

@@ -31,7 +31,11 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Names the connection, by its user or its number, in every line of the log. Control characters
     /// are escaped there.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.set_option(|options| options.label = Some(label.into()));
+        let label = label.into();
+        self.set_option(|options| options.label = Some(label.clone()));
+        if let Some(link) = &self.fast.driver().link {
+            link.set_label(label);
+        }
         self
     }
 

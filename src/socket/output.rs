@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Event, Phase};
 use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
-use crate::report;
+use crate::observer::Report;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
@@ -170,7 +170,7 @@ where
                     break;
                 }
                 Poll::Ready(Err(WriteError::Refused(error))) => {
-                    report::send_error(self.label_or_dash(), &error);
+                    self.report(Report::SendError { error: &error });
                     self.teardown.set_refusal(Error::Socket(error));
                     self.wakers.wake_writer();
                 }
@@ -212,11 +212,11 @@ where
         if left.ping && !self.outbox.has_ping() {
             let id = self.policy.latest_ping();
             self.observe(now, Event::PingSent(id));
-            report::ping(self.label_or_dash(), id);
+            self.report(Report::Ping { id });
         }
         let refusal = self.inner.as_mut().and_then(Heartbeats::take_refusal);
         if let Some(error) = refusal {
-            report::send_error(self.label_or_dash(), &error);
+            self.report(Report::SendError { error: &error });
         }
         self.forget_progress();
     }
@@ -248,7 +248,7 @@ where
     /// for the sending half, unless it has it already.
     fn on_write_broken(&mut self, now: Timestamp, error: Option<E>) {
         if let Some(error) = error.as_ref().filter(|_| !self.teardown.write_failed()) {
-            report::send_error(self.label_or_dash(), error);
+            self.report(Report::SendError { error });
         }
         self.teardown.set_write_failure(error);
         self.outbox.on_broken();
@@ -270,7 +270,7 @@ where
         match error {
             WriteError::Refused(error) => Error::Socket(error),
             WriteError::Broken(error) => {
-                report::send_error(self.label_or_dash(), &error);
+                self.report(Report::SendError { error: &error });
                 self.on_write_broken(self.alarm.now(), None);
                 self.wakers.wake_reader();
                 Error::Socket(error)

@@ -138,6 +138,11 @@ impl AlarmWaker {
         self.woken.load(Ordering::Acquire)
     }
 
+    /// Has the next pass find it woken, without waking a task.
+    pub(super) fn set_woken(&self) {
+        self.woken.store(true, Ordering::Release);
+    }
+
     /// Whether it was woken since the last call.
     pub(super) fn take_woken(&self) -> bool {
         // A load is much cheaper than a swap, and the answer is mostly no.

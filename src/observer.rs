@@ -1,0 +1,216 @@
+//! What happens on guarded connections, as values for logs, metrics and recorders.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::TimeoutConfig;
+use crate::error::{PeerClose, Verdict};
+use crate::event::{Action, Event};
+use crate::policy::Horizon;
+use crate::rtt::Rtt;
+use crate::seed::PingId;
+use crate::status::Status;
+use crate::time::Timestamp;
+
+/// Receives what happens on the connections of a [`Timeouts`](crate::Timeouts).
+///
+/// Its methods run inside the task that polls the connection, so they must be short and must not block.
+/// Without an observer, connections are reported to the `log` crate by [`Log`](crate::Log).
+///
+/// An observer that counts verdicts, for metrics:
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use ws_timeout::{Connection, Log, Observer, Report, TimeoutConfig, Timeouts};
+///
+/// #[derive(Default)]
+/// struct Metrics {
+///     idle: AtomicUsize,
+///     other: AtomicUsize,
+/// }
+///
+/// impl Observer for Metrics {
+///     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+///         if let Report::Verdict { verdict, .. } = report {
+///             let count = match verdict.reason.name() {
+///                 "idle_timeout" => &self.idle,
+///                 _ => &self.other,
+///             };
+///             count.fetch_add(1, Ordering::Relaxed);
+///         }
+///         Log.report(connection, report); // keep the log
+///     }
+/// }
+///
+/// let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(Metrics::default());
+/// # drop(timeouts);
+/// ```
+pub trait Observer: Send + Sync + 'static {
+    /// Called when something happens on a connection.
+    fn report(&self, connection: &Connection<'_>, report: &Report<'_>);
+
+    /// Called for every call of the connection's policy, if [`wants_steps`](Self::wants_steps).
+    fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
+        let _ = (connection, at, step);
+    }
+
+    /// Returns whether [`step`](Self::step) is called. Asked once for each connection, when it begins.
+    fn wants_steps(&self) -> bool {
+        false
+    }
+}
+
+/// The connection that a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Connection<'a> {
+    /// The connection's number, unique among the connections of its [`Timeouts`](crate::Timeouts); 0
+    /// without one.
+    pub id: u64,
+    /// The name given by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label), if any. It may
+    /// contain what a user or a peer chose.
+    pub label: Option<&'a str>,
+}
+
+/// Something that happened on a connection.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub enum Report<'a> {
+    /// The socket was polled for the first time.
+    #[non_exhaustive]
+    Opened {
+        /// The limits of the connection.
+        config: &'a TimeoutConfig,
+        /// How late its timers may fire.
+        slack: Duration,
+        /// Whether a [`Meter`](crate::Meter) counts its bytes.
+        metered: bool,
+    },
+    /// The opening handshake failed, other than by a verdict.
+    #[non_exhaustive]
+    HandshakeError {
+        /// The error of the handshake.
+        error: &'a dyn fmt::Display,
+    },
+    /// A ping was flushed.
+    #[non_exhaustive]
+    Ping {
+        /// Its payload.
+        id: PingId,
+    },
+    /// The pong of the latest ping was received.
+    #[non_exhaustive]
+    Pong {
+        /// The round-trip estimate that includes it.
+        rtt: Option<Rtt>,
+    },
+    /// This process was late, so the peer has a grace instead of a verdict.
+    #[non_exhaustive]
+    Grace {
+        /// The state of the connection.
+        status: &'a Status,
+    },
+    /// The machine was suspended, and the peer is probed.
+    #[non_exhaustive]
+    Resumed {
+        /// The length of the suspension.
+        suspended: Duration,
+    },
+    /// The inner socket did not take a message, or failed to write.
+    #[non_exhaustive]
+    SendError {
+        /// The error of the inner socket.
+        error: &'a dyn fmt::Display,
+    },
+    /// The inner socket failed to read. The connection has ended.
+    #[non_exhaustive]
+    ReceiveError {
+        /// The error of the inner socket.
+        error: &'a dyn fmt::Display,
+        /// The state of the connection.
+        status: &'a Status,
+    },
+    /// The policy ended the connection. [`Closed`](Self::Closed) follows.
+    #[non_exhaustive]
+    Verdict {
+        /// Why.
+        verdict: &'a Verdict,
+        /// The limits of the connection.
+        config: &'a TimeoutConfig,
+    },
+    /// The connection has ended.
+    #[non_exhaustive]
+    Closed {
+        /// The verdict, if the policy ended it.
+        verdict: Option<&'a Verdict>,
+        /// Whether this side began the closing handshake.
+        begun_here: bool,
+        /// The peer's Close frame.
+        peer_close: Option<PeerClose>,
+        /// The state of the connection.
+        status: &'a Status,
+    },
+    /// The program dropped the socket before the connection had ended.
+    #[non_exhaustive]
+    Dropped {
+        /// The state of the connection.
+        status: &'a Status,
+    },
+}
+
+impl Report<'_> {
+    /// Returns the name of the variant, as the log writes it: a label for metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "opened",
+            Self::HandshakeError { .. } => "handshake error",
+            Self::Ping { .. } => "ping",
+            Self::Pong { .. } => "pong",
+            Self::Grace { .. } => "stall grace",
+            Self::Resumed { .. } => "resumed",
+            Self::SendError { .. } => "send error",
+            Self::ReceiveError { .. } => "receive error",
+            Self::Verdict { .. } => "verdict",
+            Self::Closed { .. } => "closed",
+            Self::Dropped { .. } => "dropped",
+        }
+    }
+}
+
+impl fmt::Debug for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call of a connection's policy. Repeating the calls of a connection, in order and at the same
+/// instants, on a [`TimeoutPolicy`](crate::TimeoutPolicy) gives the same actions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Step<'a> {
+    /// [`TimeoutPolicy::new`](crate::TimeoutPolicy::new), or
+    /// [`opening`](crate::TimeoutPolicy::opening). The first step of each connection.
+    #[non_exhaustive]
+    Created {
+        /// The limits.
+        config: &'a TimeoutConfig,
+        /// The seed.
+        seed: u64,
+        /// Whether the opening handshake is still to come.
+        opening: bool,
+    },
+    /// [`TimeoutPolicy::observe`](crate::TimeoutPolicy::observe).
+    Observed(Event),
+    /// [`TimeoutPolicy::set_config`](crate::TimeoutPolicy::set_config).
+    Configured(&'a TimeoutConfig),
+    /// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to), which returned an action.
+    #[non_exhaustive]
+    Polled {
+        /// How far the socket had evidence.
+        horizon: Horizon,
+        /// What the policy returned.
+        action: Action,
+    },
+}

@@ -1,0 +1,161 @@
+//! A handle to a socket that other tasks own, whole or split.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::string::ToString;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(doc)]
+use super::TimeoutSocket;
+use super::calls::can_be_sent;
+use super::link::Link;
+use crate::config::TimeoutConfig;
+use crate::error::{Error, PeerClose};
+use crate::status::{DeadlineKind, Status};
+
+/// A handle to a guarded socket, returned by [`TimeoutSocket::handle`].
+///
+/// It works from any task, also after `StreamExt::split`, and after the connection has ended. Clones are
+/// handles to the same socket. A handle does not keep the connection open.
+///
+/// The task that polls the socket carries requests out, at once if it waits for a message. A request to a
+/// socket that nobody polls has no effect until somebody does.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use futures_util::StreamExt;
+/// # use tokio_tungstenite::WebSocketStream;
+/// # use tungstenite::protocol::Role;
+/// # use ws_timeout::{CloseReason, TimeoutConfig, runtime::tokio::wrap};
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (ours, peers) = tokio::io::duplex(1024);
+/// # let stream = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+/// # let client = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
+/// # tokio::spawn(async move { client.for_each(|_| async {}).await });
+/// let socket = wrap(TimeoutConfig::default(), stream);
+/// let handle = socket.handle();
+/// let (_writer, mut reader) = socket.split();
+/// let reading = tokio::spawn(async move { while let Some(Ok(_)) = reader.next().await {} });
+///
+/// assert_eq!(handle.status().await.pings_sent, 0);
+/// handle.drain(Duration::from_secs(1))?;
+/// reading.await?;
+/// assert_eq!(handle.status().await.cause, Some(CloseReason::Drain));
+/// assert!(handle.drain(Duration::ZERO).is_err(), "the connection has ended");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) link: Arc<Link>,
+}
+
+impl Handle {
+    /// Returns the connection's number, unique among the connections of its
+    /// [`Timeouts`](crate::Timeouts); 0 without one.
+    pub fn id(&self) -> u64 {
+        self.link.id()
+    }
+
+    /// Returns the name given by [`TimeoutSocket::with_label`].
+    pub fn label(&self) -> Option<Arc<str>> {
+        self.link.label()
+    }
+
+    /// Returns whether the connection has ended.
+    pub fn has_ended(&self) -> bool {
+        self.link.has_ended()
+    }
+
+    /// Returns the peer's Close frame, also after the end; `None` if none came.
+    pub fn peer_close(&self) -> Option<PeerClose> {
+        self.link.peer_close()
+    }
+
+    /// Asks for a snapshot of everything known about the connection; after its end, returns the last one
+    /// at once.
+    ///
+    /// Waits until the task of the socket polls it, so put a limit around this if that task may be busy for
+    /// long.
+    pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
+        let link = self.link.clone();
+        let mut asked = None;
+        poll_fn(move |cx| link.poll_status(&mut asked, cx))
+    }
+
+    /// Asks how much of the connection's lifetime is left, at least zero; `None` if the lifetime is not
+    /// limited or the connection is not open. Waits as [`status`](Self::status) does.
+    pub fn remaining_lifetime(&self) -> impl Future<Output = Option<Duration>> + Send + use<> {
+        let status = self.status();
+        async move {
+            let status = status.await;
+            let end = status.deadlines.get(DeadlineKind::Connection)?;
+            Some(end.saturating_duration_since(status.at))
+        }
+    }
+
+    /// Schedules a graceful close, as [`TimeoutSocket::drain`] does.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the connection has ended.
+    pub fn drain(&self, within: Duration) -> Result<(), Error<Infallible>> {
+        taken(self.link.drain(within))
+    }
+
+    /// Requires proof of life within `within`, as [`TimeoutSocket::probe`] does. The time runs from when the
+    /// task carries this out.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the connection has ended.
+    pub fn probe(&self, within: Duration) -> Result<(), Error<Infallible>> {
+        taken(self.link.probe(within))
+    }
+
+    /// Changes the limits of the connection, as [`TimeoutSocket::set_config`] does.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the connection has ended.
+    pub fn set_config(
+        &self,
+        config: impl Into<Arc<TimeoutConfig>>,
+    ) -> Result<(), Error<Infallible>> {
+        let config = config.into();
+        taken(self.link.request(|requests| requests.config = Some(config)))
+    }
+
+    /// Begins the closing handshake with `code` and as much of `reason` as fits, unless it has begun. The
+    /// stream sees the end, at most `close_timeout` later.
+    ///
+    /// # Errors
+    /// [`Error::CloseCode`] for a code that must not be sent, [`Error::Closed`] if the connection has ended.
+    pub fn close(&self, code: u16, reason: &str) -> Result<(), Error<Infallible>> {
+        if !can_be_sent(code) {
+            return Err(Error::CloseCode(code));
+        }
+        let frame = (code, reason.to_string());
+        taken(self.link.request(|requests| {
+            requests.close.get_or_insert(frame);
+        }))
+    }
+}
+
+/// The result of a request that was taken, or came after the end.
+fn taken(taken: bool) -> Result<(), Error<Infallible>> {
+    match taken {
+        true => Ok(()),
+        false => Err(Error::Closed),
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("id", &self.id())
+            .field("label", &self.label())
+            .field("has_ended", &self.has_ended())
+            .finish()
+    }
+}

@@ -1,0 +1,250 @@
+//! What a socket shares with its handles and with the other connections of its [`Timeouts`].
+//!
+//! The state of a socket belongs to the task that polls it, so a handle only leaves a request here and
+//! wakes the task through the waker of the alarm. The next pass finds that waker woken, as it does when
+//! the timer fires, and carries the request out. So a message costs nothing more, and a socket without
+//! handles has no link.
+
+use std::boxed::Box;
+use std::string::String;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use std::vec::Vec;
+
+use futures_util::task::ArcWake;
+
+#[cfg(doc)]
+use super::Timeouts;
+use super::timeouts::Common;
+use super::wakers::AlarmWaker;
+use crate::config::TimeoutConfig;
+use crate::error::PeerClose;
+use crate::observer::{Connection, Observer, Step};
+use crate::status::Status;
+use crate::time::Timestamp;
+
+pub(crate) struct Link {
+    waker: Arc<AlarmWaker>,
+    /// `None` for a socket that was made of a configuration alone.
+    common: Option<Arc<Common>>,
+    /// The number of the connection in `common`.
+    id: u64,
+    /// Whether the observer wants every call of the policy.
+    wants_steps: bool,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    requests: Requests,
+    label: Option<Arc<str>>,
+    peer_close: Option<PeerClose>,
+    /// The answer to the latest question for the status, and how many were answered.
+    status: Option<Box<Status>>,
+    answers: u64,
+    /// The tasks that wait for the next answer.
+    waiters: Vec<Waker>,
+    has_ended: bool,
+}
+
+/// What handles have asked for since the last pass. Of several configurations, or closes, the last or the
+/// first counts.
+#[derive(Default)]
+pub(super) struct Requests {
+    pub(super) config: Option<Arc<TimeoutConfig>>,
+    pub(super) probe: Option<Duration>,
+    pub(super) drain: Option<Duration>,
+    pub(super) close: Option<(u16, String)>,
+    pub(super) status: bool,
+}
+
+impl Link {
+    pub(super) fn new(waker: Arc<AlarmWaker>, common: Option<Arc<Common>>) -> Arc<Self> {
+        let id = common.as_ref().map_or(0, |common| common.next_id());
+        let observer = common.as_ref().and_then(|common| common.observer());
+        let link = Arc::new(Self {
+            wants_steps: observer.is_some_and(Observer::wants_steps),
+            waker,
+            common,
+            id,
+            shared: Mutex::default(),
+        });
+        if let Some(common) = &link.common {
+            common.add(id, &link);
+        }
+        link
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn common(&self) -> Option<&Common> {
+        self.common.as_deref()
+    }
+
+    // ---- for the handles ----
+
+    /// Leaves a request for the next pass, and wakes the tasks. Returns false after the end.
+    pub(super) fn request(&self, change: impl FnOnce(&mut Requests)) -> bool {
+        let mut shared = self.lock();
+        if shared.has_ended {
+            return false;
+        }
+        change(&mut shared.requests);
+        drop(shared);
+        ArcWake::wake_by_ref(&self.waker);
+        true
+    }
+
+    /// Waits for the answer that follows the first `asked` answers; with `None`, asks first.
+    pub(super) fn poll_status(
+        &self,
+        asked: &mut Option<u64>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Status> {
+        let mut shared = self.lock();
+        let asks = asked.is_none() && !shared.has_ended;
+        let seen = *asked.get_or_insert(shared.answers);
+        match &shared.status {
+            Some(status) if shared.has_ended || shared.answers > seen => {
+                return Poll::Ready(**status);
+            }
+            _ => {}
+        }
+        if !shared
+            .waiters
+            .iter()
+            .any(|known| known.will_wake(cx.waker()))
+        {
+            shared.waiters.push(cx.waker().clone());
+        }
+        drop(shared);
+        if asks {
+            self.request(|requests| requests.status = true);
+        }
+        Poll::Pending
+    }
+
+    /// Asks for a drain within the shortest time that was asked for. Returns false after the end.
+    pub(super) fn drain(&self, within: Duration) -> bool {
+        self.request(|requests| requests.drain = shorter(requests.drain, within))
+    }
+
+    /// Asks for a probe within the shortest time that was asked for. Returns false after the end.
+    pub(super) fn probe(&self, within: Duration) -> bool {
+        self.request(|requests| requests.probe = shorter(requests.probe, within))
+    }
+
+    pub(super) fn label(&self) -> Option<Arc<str>> {
+        self.lock().label.clone()
+    }
+
+    pub(super) fn peer_close(&self) -> Option<PeerClose> {
+        self.lock().peer_close
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().has_ended
+    }
+
+    // ---- for the socket ----
+
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.common.as_ref()?.observer()
+    }
+
+    /// Passes a call of the policy to the observer, if it wants that.
+    #[inline]
+    pub(super) fn step(&self, label: Option<&str>, at: Timestamp, step: &Step<'_>) {
+        if let Some(observer) = self.observer().filter(|_| self.wants_steps) {
+            observer.step(&self.connection(label), at, step);
+        }
+    }
+
+    /// Passes the creation of the policy to the observer, if it wants that.
+    pub(super) fn created(&self, at: Timestamp, config: &TimeoutConfig, seed: u64, opening: bool) {
+        let step = Step::Created {
+            config,
+            seed,
+            opening,
+        };
+        self.step(None, at, &step);
+    }
+
+    pub(crate) fn connection<'a>(&self, label: Option<&'a str>) -> Connection<'a> {
+        Connection { id: self.id, label }
+    }
+
+    pub(super) fn set_label(&self, label: Arc<str>) {
+        self.lock().label = Some(label);
+    }
+
+    pub(super) fn set_peer_close(&self, close: PeerClose) {
+        self.lock().peer_close = Some(close);
+    }
+
+    /// Has the next pass carry out what was asked for during the opening handshake.
+    pub(super) fn keep_requests(&self) {
+        let Requests {
+            config,
+            probe,
+            drain,
+            close,
+            status,
+        } = &self.lock().requests;
+        let asked = config.is_some() || probe.is_some() || drain.is_some() || close.is_some();
+        if asked || *status {
+            self.waker.set_woken();
+        }
+    }
+
+    /// Answers a question for the status, and leaves all other requests.
+    pub(super) fn answer_if_asked(&self, status: impl FnOnce() -> Status) {
+        let asked = std::mem::take(&mut self.lock().requests.status);
+        if asked {
+            self.set_status(status(), false);
+        }
+    }
+
+    /// Takes all requests but the question for the status.
+    pub(super) fn take_requests(&self) -> Requests {
+        let requests = &mut self.lock().requests;
+        let status = requests.status;
+        let left = Requests {
+            status,
+            ..Requests::default()
+        };
+        std::mem::replace(requests, left)
+    }
+
+    /// The connection has ended, with this status.
+    pub(super) fn end(&self, status: Status) {
+        self.set_status(status, true);
+        if let Some(common) = &self.common {
+            common.remove(self.id);
+        }
+    }
+
+    fn set_status(&self, status: Status, ends: bool) {
+        let mut shared = self.lock();
+        if shared.has_ended {
+            return;
+        }
+        shared.status = Some(Box::new(status));
+        shared.answers += 1;
+        shared.has_ended = ends;
+        let waiters = std::mem::take(&mut shared.waiters);
+        drop(shared);
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shorter(known: Option<Duration>, within: Duration) -> Option<Duration> {
+    Some(known.map_or(within, |known| known.min(within)))
+}

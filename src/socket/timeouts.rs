@@ -1,0 +1,260 @@
+//! The timeouts of a whole server: its limits, its observer, and the connections that follow them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use std::vec::Vec;
+
+use super::handle::Handle;
+use super::link::Link;
+use crate::config::TimeoutConfig;
+use crate::observer::Observer;
+
+/// The timeouts of a server or a client: limits, an observer, and a list of the connections.
+///
+/// Pass a reference to it in place of a configuration, to [`runtime::tokio::wrap`] and `open` and the like,
+/// or to [`TimeoutSocket::new`](crate::TimeoutSocket::new). Clones, and the values that
+/// [`with_config`](Self::with_config) returns for single endpoints, share the list.
+///
+/// A connection is on the list from when its `open` or `wrap` is called until it ends.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use futures_util::StreamExt;
+/// # use tokio_tungstenite::WebSocketStream;
+/// # use tungstenite::protocol::Role;
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (ours, peers) = tokio::io::duplex(1024);
+/// # let stream = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+/// # let client = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
+/// # tokio::spawn(async move { client.for_each(|_| async {}).await });
+/// use ws_timeout::{TimeoutConfig, Timeouts, runtime::tokio::wrap};
+///
+/// let timeouts = Timeouts::new(TimeoutConfig::production());
+/// let mut socket = wrap(&timeouts, stream).with_label("user 7");
+/// tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} });
+/// assert_eq!(timeouts.len(), 1);
+///
+/// // At shutdown:
+/// timeouts.drain(Duration::from_secs(10)).await;
+/// assert!(timeouts.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`runtime::tokio::wrap`]: crate::runtime
+#[derive(Clone)]
+pub struct Timeouts {
+    config: Arc<TimeoutConfig>,
+    /// `None` for a configuration alone.
+    common: Option<Arc<Common>>,
+}
+
+/// What the endpoints of a server share.
+#[derive(Clone, Default)]
+pub(super) struct Common {
+    observer: Option<Arc<dyn Observer>>,
+    slack: Option<Duration>,
+    list: Arc<Mutex<List>>,
+}
+
+#[derive(Default)]
+struct List {
+    connections: BTreeMap<u64, Arc<Link>>,
+    next_id: u64,
+    /// Connections that begin now are drained within this.
+    draining: Option<Duration>,
+    /// Wait until the list is empty.
+    waiters: Vec<Waker>,
+}
+
+impl Timeouts {
+    /// Creates a list of connections that follow `config`.
+    pub fn new(config: impl Into<Arc<TimeoutConfig>>) -> Self {
+        Self {
+            config: config.into(),
+            common: Some(Arc::default()),
+        }
+    }
+
+    /// Returns the same with other limits, for one endpoint. Existing connections keep theirs.
+    pub fn with_config(&self, config: impl Into<Arc<TimeoutConfig>>) -> Self {
+        Self {
+            config: config.into(),
+            common: self.common.clone(),
+        }
+    }
+
+    /// Reports what happens on connections that begin from now on to `observer`, in place of the log.
+    #[must_use]
+    pub fn with_observer(self, observer: impl Observer) -> Self {
+        self.with_common(|common| common.observer = Some(Arc::new(observer)))
+    }
+
+    /// Sets the slack of connections that begin from now on; see
+    /// [`TimeoutSocket::with_timer_slack`](crate::TimeoutSocket::with_timer_slack), which takes precedence.
+    #[must_use]
+    pub fn with_timer_slack(self, slack: Duration) -> Self {
+        self.with_common(|common| common.slack = Some(slack))
+    }
+
+    fn with_common(mut self, set: impl FnOnce(&mut Common)) -> Self {
+        set(Arc::make_mut(self.common.get_or_insert_default()));
+        self
+    }
+
+    /// Returns the limits of connections that begin from now on.
+    pub fn config(&self) -> &Arc<TimeoutConfig> {
+        &self.config
+    }
+
+    /// Returns how many connections are on the list, those whose opening handshake is in progress included.
+    pub fn len(&self) -> usize {
+        self.list().map_or(0, |list| list.connections.len())
+    }
+
+    /// Returns whether no connection is on the list.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns handles to all connections on the list, the oldest first.
+    ///
+    /// The status of every connection that answers within a second:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use futures_util::future::join_all;
+    /// # use ws_timeout::{Status, Timeouts};
+    /// # async fn example(timeouts: &Timeouts) -> Vec<Status> {
+    /// let second = Duration::from_secs(1);
+    /// let handles = timeouts.handles();
+    /// let asked = handles.iter().map(|handle| tokio::time::timeout(second, handle.status()));
+    /// join_all(asked).await.into_iter().flatten().collect()
+    /// # }
+    /// ```
+    pub fn handles(&self) -> Vec<Handle> {
+        let list = self.list();
+        let links = list.iter().flat_map(|list| list.connections.values());
+        links.map(|link| Handle { link: link.clone() }).collect()
+    }
+
+    /// Closes all connections, each at a random point within `within`, and waits until the list is empty.
+    /// Connections that begin later are closed likewise.
+    ///
+    /// This takes at most `within`, the `close_timeout` and the timer slack, if all connections are polled.
+    /// A task that does not poll its socket delays it: put a limit around it at shutdown. Dropping the
+    /// future stops the waiting and not the drain.
+    pub fn drain(&self, within: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let common = self.common.clone();
+        let draining = common.iter().flat_map(|common| {
+            let mut list = common.lock();
+            list.draining = Some(within);
+            list.connections.values().cloned().collect::<Vec<_>>()
+        });
+        for link in draining {
+            link.drain(within);
+        }
+        poll_fn(move |cx| {
+            let Some(common) = &common else {
+                return Poll::Ready(());
+            };
+            let mut list = common.lock();
+            if list.connections.is_empty() {
+                return Poll::Ready(());
+            }
+            if !list.waiters.iter().any(|known| known.will_wake(cx.waker())) {
+                list.waiters.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn into_parts(self) -> (Arc<TimeoutConfig>, Option<Arc<Common>>) {
+        (self.config, self.common)
+    }
+
+    fn list(&self) -> Option<MutexGuard<'_, List>> {
+        self.common.as_ref().map(|common| common.lock())
+    }
+}
+
+/// The limits alone: no list, and the default log.
+impl From<Arc<TimeoutConfig>> for Timeouts {
+    fn from(config: Arc<TimeoutConfig>) -> Self {
+        Self {
+            config,
+            common: None,
+        }
+    }
+}
+
+/// The limits alone: no list, and the default log.
+impl From<TimeoutConfig> for Timeouts {
+    fn from(config: TimeoutConfig) -> Self {
+        Arc::new(config).into()
+    }
+}
+
+/// A clone, which shares the list.
+impl From<&Self> for Timeouts {
+    fn from(timeouts: &Self) -> Self {
+        timeouts.clone()
+    }
+}
+
+impl Common {
+    pub(super) fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.as_deref()
+    }
+
+    pub(super) fn slack(&self) -> Option<Duration> {
+        self.slack
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        let mut list = self.lock();
+        list.next_id += 1;
+        list.next_id
+    }
+
+    /// Puts a connection on the list.
+    pub(super) fn add(&self, id: u64, link: &Arc<Link>) {
+        let mut list = self.lock();
+        list.connections.insert(id, link.clone());
+        let draining = list.draining;
+        drop(list);
+        if let Some(within) = draining {
+            link.drain(within);
+        }
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        let mut list = self.lock();
+        let removed = list.connections.remove(&id);
+        let waiters = match list.connections.is_empty() {
+            true => std::mem::take(&mut list.waiters),
+            false => Vec::new(),
+        };
+        drop(list);
+        drop(removed);
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Timeouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeouts")
+            .field("config", &self.config)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
