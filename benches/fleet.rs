@@ -1,11 +1,11 @@
 //! A fleet beside what one would write by hand, in one run: the processor time of all timeouts while
-//! each connection gets a message. See `examples/fleet_million` for what happens in that second.
+//! each connection gets a message. See `benches/fleet_million` for what happens in that second.
 
 #[allow(dead_code, reason = "the example prints more of what it measures")]
-#[path = "../examples/fleet_million/keepers.rs"]
+#[path = "fleet_million/keepers.rs"]
 mod keepers;
 #[allow(dead_code, reason = "the example prints more of what it measures")]
-#[path = "../examples/fleet_million/world.rs"]
+#[path = "fleet_million/world.rs"]
 mod world;
 
 use std::time::Duration;

@@ -158,7 +158,7 @@
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
-#[cfg(feature = "std")]
+#[cfg(any(feature = "std", test))]
 extern crate std;
 
 mod config;
@@ -180,6 +180,8 @@ mod metered;
 #[cfg(feature = "socket")]
 mod observer;
 mod policy;
+#[cfg(test)]
+mod random;
 #[cfg(feature = "socket")]
 mod report;
 mod rtt;

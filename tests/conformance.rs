@@ -1,7 +1,7 @@
 //! Plays every case of every file in `tests/conformance/` through the policy, and through the
 //! oracle that the property tests compare it with. A new file needs no code.
 
-#[path = "conformance/cases.rs"]
+#[path = "../examples/replay/cases.rs"]
 mod cases;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod oracle;
@@ -29,7 +29,7 @@ fn every_case_through_the_oracle() {
 }
 
 fn play_every_case(run: impl Fn(&Case) -> Result<Outcome<'_>, String>) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
     let mut wrong = Vec::new();
     let mut count = 0;
     for entry in fs::read_dir(&folder).unwrap() {

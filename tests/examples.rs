@@ -672,5 +672,5 @@ fn whole(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 fn conformance() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
 }

@@ -4,7 +4,7 @@
 //! with that many random ones.
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
-#[path = "conformance/cases.rs"]
+#[path = "../examples/replay/cases.rs"]
 mod cases;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod oracle;
@@ -144,7 +144,7 @@ fn a_crowd_decides_what_single_policies_decide() {
 
 #[test]
 fn every_conformance_case_through_a_fleet_of_one() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
     let (mut played, mut wrong) = (0, Vec::new());
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();

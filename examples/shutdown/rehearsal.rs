@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
@@ -59,8 +60,11 @@ pub async fn run(clients: usize, config: TimeoutConfig, within: Duration) -> Res
 fn allowed(wanted: usize) -> Result<usize, Failure> {
     const FOR_THE_REST: usize = 100;
     let needed = wanted.saturating_add(FOR_THE_REST);
-    let files = rlimit::increase_nofile_limit(needed as u64)?;
-    let allowed = wanted.min((files as usize).saturating_sub(FOR_THE_REST));
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+    let files = maximum.map_or(needed, |files| usize::try_from(files).unwrap_or(needed));
+    let allowed = wanted.min(files.saturating_sub(FOR_THE_REST));
     if allowed < FEWEST {
         let fewest = FEWEST + FOR_THE_REST;
         return Err(format!(

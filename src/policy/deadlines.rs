@@ -359,80 +359,71 @@ pub(super) fn fraction_of(nanos: u64, fraction: u32) -> u64 {
 mod tests {
     use core::time::Duration;
 
-    use proptest::prelude::*;
-
     use super::*;
     use crate::config::PongEvidence;
     use crate::event::Event;
     use crate::policy::TimeoutPolicy;
+    use crate::random::{Random, for_each_case};
 
-    fn event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            Just(Event::Recv),
-            Just(Event::Ping),
-            Just(Event::SendStart),
-            Just(Event::SendOk),
-            Just(Event::Flushed),
-            Just(Event::SendProgress { bytes: 9 }),
-            Just(Event::Tick),
-        ]
+    fn config(random: &mut Random) -> TimeoutConfig {
+        let mut limit = || {
+            let is_on = random.percent(80);
+            is_on.then(|| Duration::from_secs(random.within(1..100) as u64))
+        };
+        TimeoutConfig::builder()
+            .maybe_connection_timeout(limit())
+            .maybe_message_timeout(limit())
+            .maybe_idle_timeout(limit())
+            .maybe_ping_interval(limit())
+            .maybe_pong_timeout(limit())
+            .idle_scope(random.one_of(&[IdleScope::Inbound, IdleScope::Messages]))
+            .pong_evidence(random.one_of(&[PongEvidence::Any, PongEvidence::Pong]))
+            .jitter(f64::from(random.below(50)) / 100.0)
+            .build()
+            .unwrap_or(TimeoutConfig::DEFAULT)
     }
 
-    fn limit() -> impl Strategy<Value = Option<Duration>> {
-        prop::option::weighted(0.8, (1..100_u64).prop_map(Duration::from_secs))
-    }
-
-    fn config() -> impl Strategy<Value = TimeoutConfig> {
-        let choices = (any::<bool>(), any::<bool>(), 0.0..0.5);
-        (limit(), limit(), limit(), limit(), limit(), choices).prop_map(
-            |(lifetime, message, idle, ping, pong, (scope, evidence, jitter))| {
-                TimeoutConfig::builder()
-                    .maybe_connection_timeout(lifetime)
-                    .maybe_message_timeout(message)
-                    .maybe_idle_timeout(idle)
-                    .maybe_ping_interval(ping)
-                    .maybe_pong_timeout(pong)
-                    .idle_scope([IdleScope::Inbound, IdleScope::Messages][usize::from(scope)])
-                    .pong_evidence([PongEvidence::Any, PongEvidence::Pong][usize::from(evidence)])
-                    .jitter(jitter)
-                    .build()
-                    .unwrap_or(TimeoutConfig::DEFAULT)
-            },
-        )
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-        #[test]
-        fn deadlines_without_the_table_match_the_table(
-            config in config(),
-            steps in prop::collection::vec((0..40_000_u64, event()), 1..12),
-            horizon in (prop::option::of(0..200_u64), prop::option::of(0..200_u64)),
-        ) {
+    #[test]
+    fn deadlines_without_the_table_match_the_table() {
+        const EVENTS: [Event; 7] = [
+            Event::Recv,
+            Event::Ping,
+            Event::SendStart,
+            Event::SendOk,
+            Event::Flushed,
+            Event::SendProgress { bytes: 9 },
+            Event::Tick,
+        ];
+        for_each_case(2000, |random| {
+            let config = config(random);
+            let mut proven = || {
+                let is_proven = random.percent(50);
+                is_proven.then(|| Timestamp::from_secs(random.within(0..200) as u64))
+            };
             let horizon = Horizon {
-                read: horizon.0.map(Timestamp::from_secs),
-                written: horizon.1.map(Timestamp::from_secs),
+                read: proven(),
+                written: proven(),
             };
             let mut now = Timestamp::ZERO;
             let mut policy = TimeoutPolicy::new(&config, 1, now);
-            for (millis, event) in steps {
-                now = now.checked_add(Duration::from_millis(millis)).unwrap();
-                policy.observe(now, event);
+            for _ in 0..=random.below(11) {
+                let step = Duration::from_millis(random.within(0..40_000) as u64);
+                now = now.checked_add(step).unwrap();
+                policy.observe(now, random.one_of(&EVENTS));
                 let state = &policy.state;
                 if state.phase == Phase::Open && !state.cold_armed {
                     let (others, ping) = state.deadlines_unless_cold(&config, horizon);
                     let of_table = state.earliest_of_table(now, &config, horizon);
-                    prop_assert_eq!(earlier(others, ping), of_table);
+                    assert_eq!(earlier(others, ping), of_table);
                     let in_table = state.deadline(now, &config, DeadlineKind::NextPing);
-                    prop_assert_eq!(ping, in_table);
+                    assert_eq!(ping, in_table);
                 }
                 if let Action::SendPing(id) = policy.poll(now) {
-                    if millis % 3 > 0 {
+                    if random.percent(67) {
                         policy.observe(now, Event::PingSent(id));
                     }
                 }
             }
-        }
+        });
     }
 }

@@ -3,12 +3,11 @@
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::config::TimeoutConfig;
 use crate::event::{Action, Event};
 use crate::fleet::Fleet;
+use crate::random::{Random, for_each_case};
 
 /// Asserts that the wheel holds few entries for the connections of a fleet.
 #[track_caller]
@@ -99,25 +98,34 @@ enum Call {
     Compact,
 }
 
-fn call() -> impl Strategy<Value = Call> {
+fn call(random: &mut Random) -> Call {
+    match random.below(14) {
+        0..6 => Call::Set(random.below(8), length(random)),
+        6 => Call::Cancel(random.below(8)),
+        7 => Call::Compact,
+        _ => {
+            let after = length(random);
+            let is_set_again = random.percent(50);
+            Call::Poll(after, is_set_again.then(|| length(random)))
+        }
+    }
+}
+
+/// Nanoseconds from now.
+fn length(random: &mut Random) -> i64 {
     const TICK: i64 = 1 << TICK_BITS;
-    let length = prop_oneof![
-        3 => 0..100_i64,
-        3 => 0..3 * TICK,
-        1 => -TICK..0_i64,
-        2 => 0..40_000_000_000_i64,
-        1 => 0..100 * 40_000_000_000_i64,
+    match random.below(12) {
+        0..3 => random.within(0..100),
+        3..6 => random.within(0..3 * TICK),
+        6 => random.within(-TICK..0),
+        7..9 => random.within(0..40_000_000_000),
+        9 => random.within(0..100 * 40_000_000_000),
         // Whole ticks, near the reach of the wheel too.
-        2 => (prop_oneof![0..3_i64, 764..770_i64, 1020..1030_i64], -20..20_i64)
-            .prop_map(|(ticks, off)| ticks * TICK + off),
-    ];
-    let (slot, again) = (0..8_u32, prop::option::of(length.clone()));
-    prop_oneof![
-        6 => (slot.clone(), length.clone()).prop_map(|(slot, after)| Call::Set(slot, after)),
-        1 => slot.prop_map(Call::Cancel),
-        6 => (length, again).prop_map(|(after, again)| Call::Poll(after, again)),
-        1 => Just(Call::Compact),
-    ]
+        _ => {
+            let ticks = random.one_of(&[(0, 3), (764, 770), (1020, 1030)]);
+            random.within(ticks.0..ticks.1) * TICK + random.within(-20..20)
+        }
+    }
 }
 
 /// Sets a timer, and returns when it fires.
@@ -141,23 +149,21 @@ fn fires_at(tick: u64, slot: u32, at: Timestamp) -> Timestamp {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn timers_fire_when_they_are_set_to(calls in prop::collection::vec(call(), 1..60)) {
+#[test]
+fn timers_fire_when_they_are_set_to() {
+    for_each_case(1000, |random| {
         let mut wheel = Wheel::new();
         let mut timers = [None; 8];
         for slot in 0..8 {
             wheel.make_room(slot);
         }
         let mut now = Timestamp::from_secs(3);
-        for call in calls {
-            match call {
+        for _ in 0..=random.below(59) {
+            match call(random) {
                 Call::Set(slot, nanos) => {
                     let at = fires_at(wheel.tick, slot, after(now, nanos));
                     let earlier = timers[slot as usize].is_none_or(|timer| at < timer);
-                    prop_assert_eq!(wheel.would_fire_earlier(slot, after(now, nanos)), earlier);
+                    assert_eq!(wheel.would_fire_earlier(slot, after(now, nanos)), earlier);
                     timers[slot as usize] = set(&mut wheel, slot, after(now, nanos));
                 }
                 Call::Cancel(slot) => {
@@ -167,7 +173,7 @@ proptest! {
                 Call::Compact => {
                     wheel.compact();
                     let is_set = timers.iter().any(Option::is_some);
-                    prop_assert_eq!(wheel.next_deadline().is_some(), is_set);
+                    assert_eq!(wheel.next_deadline().is_some(), is_set);
                 }
                 Call::Poll(nanos, again) => {
                     let nanos = nanos.max(0);
@@ -177,39 +183,43 @@ proptest! {
                         .collect();
                     let mut first = again.is_some();
                     while let Some(slot) = wheel.pop(now) {
-                        prop_assert!(due.remove(&slot), "{} fires", slot);
+                        assert!(due.remove(&slot), "{} fires", slot);
                         if first {
                             first = false;
                             wheel.set_first(slot, now);
-                            prop_assert!(!wheel.would_fire_earlier(slot, now));
+                            assert!(!wheel.would_fire_earlier(slot, now));
                             let other = (slot + 1) % 8;
                             timers[other as usize] = set(&mut wheel, other, after(now, nanos + 1));
                             due.remove(&other);
                             // Where the wheel lags behind, it may not reach as far.
-                            due.extend(timers[other as usize].filter(|&at| at <= now).map(|_| other));
-                            prop_assert!(wheel.is_first(slot) && !wheel.is_first(other));
-                            prop_assert_eq!(wheel.pop(now), Some(slot));
-                            prop_assert!(!wheel.is_first(slot));
+                            due.extend(
+                                timers[other as usize]
+                                    .filter(|&at| at <= now)
+                                    .map(|_| other),
+                            );
+                            assert!(wheel.is_first(slot) && !wheel.is_first(other));
+                            assert_eq!(wheel.pop(now), Some(slot));
+                            assert!(!wheel.is_first(slot));
                             // A timer that is set anew no longer comes first.
                             wheel.set_first(slot, now);
                             timers[slot as usize] = set(&mut wheel, slot, after(now, nanos + 2));
-                            prop_assert!(!wheel.is_first(slot));
+                            assert!(!wheel.is_first(slot));
                             due.extend(timers[slot as usize].filter(|&at| at <= now).map(|_| slot));
                             continue;
                         }
                         wheel.cancel(slot);
                         timers[slot as usize] = None;
                     }
-                    prop_assert!(due.is_empty(), "{:?} do not fire", due);
+                    assert!(due.is_empty(), "{:?} do not fire", due);
                     let next = timers.iter().flatten().min();
                     let deadline = wheel.next_deadline();
-                    prop_assert!(next.is_none_or(|&at| deadline.is_some_and(|deadline| deadline <= at)));
-                    prop_assert!(deadline.is_none_or(|deadline| deadline > now));
+                    assert!(next.is_none_or(|&at| deadline.is_some_and(|deadline| deadline <= at)));
+                    assert!(deadline.is_none_or(|deadline| deadline > now));
                     if let Some(nanos) = again {
                         timers[0] = set(&mut wheel, 0, after(now, nanos));
                     }
                 }
             }
         }
-    }
+    });
 }

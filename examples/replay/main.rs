@@ -10,7 +10,6 @@
 //! if there is one. A file that cannot be read or understood ends it with 2. The format is described in
 //! `tests/conformance/README.md`.
 
-#[path = "../tests/conformance/cases.rs"]
 mod cases;
 
 use std::io::{self, BufWriter, Write};
