@@ -162,6 +162,7 @@ mod tests {
         }
     }
 
+    /// Guards rule 14.
     #[test]
     fn a_reason_is_cut_for_every_library() {
         let Reason(reason) = close_message(Some(1000), &"x".repeat(200));

@@ -208,6 +208,7 @@ mod tests {
 
     use super::OneLine;
 
+    /// Guards rule 22.
     #[test]
     fn what_could_begin_a_line_is_escaped() {
         assert_eq!(OneLine("Zoë: a\\b").to_string(), "Zoë: a\\b");

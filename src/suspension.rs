@@ -90,6 +90,7 @@ mod tests {
     use super::*;
 
     /// The time of day is counted from 1970, and so is decades more than the time since boot.
+    /// Guards rule 19.
     #[test]
     fn the_time_of_day_has_no_part_in_it() {
         let suspended = time_suspended();
@@ -97,6 +98,7 @@ mod tests {
         assert!(suspended <= since_boot, "{suspended:?} of {since_boot:?}");
     }
 
+    /// Guards rule 19.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "time has to pass")]
     fn a_machine_that_runs_is_not_suspended() {

@@ -64,6 +64,7 @@ impl Sink<Message> for Ends {
     }
 }
 
+/// Guards rules 8 and 10.
 #[test]
 fn halves_on_two_threads_wake_each_other_and_lose_nothing() {
     let rounds = std::env::var("HALVES_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());

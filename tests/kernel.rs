@@ -145,6 +145,7 @@ fn pings() -> TimeoutConfigBuilder {
     off().ping_interval(SECOND).pong_timeout(2 * SECOND)
 }
 
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_the_runtime_does_not_know_of_counts() {
     let (mut server, mut client) = pair(pings(), Unaware::READS_NOTHING).await;
@@ -167,6 +168,7 @@ async fn an_answer_that_the_runtime_does_not_know_of_counts() {
     drop(client);
 }
 
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_judged_without_delay() {
     let (mut server, _client) = pair(pings(), Unaware::READS_NOTHING).await;
@@ -176,6 +178,7 @@ async fn a_silent_peer_is_judged_without_delay() {
     took(start, 3 * SECOND);
 }
 
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_the_runtime_does_not_know_of_counts() {
     let (opening, mut client) = opening(Unaware::READS_NOTHING);
@@ -188,6 +191,7 @@ async fn a_handshake_that_the_runtime_does_not_know_of_counts() {
     assert_eq!(socket.status().age, Duration::ZERO);
 }
 
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_missing_handshake_times_out_without_delay() {
     let (opening, _client) = opening(Unaware::READS_NOTHING);
@@ -198,6 +202,7 @@ async fn a_missing_handshake_times_out_without_delay() {
 }
 
 /// It may be waiting for something other than the transport.
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_does_not_read_times_out_after_turns() {
     let (server, _client) = UnixStream::pair().unwrap();
@@ -227,6 +232,7 @@ fn opening(
     (open(config, handshake).with_meter(meter), client)
 }
 
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn room_that_the_runtime_does_not_know_of_is_used() {
     let config = off().message_timeout(SECOND);
@@ -237,6 +243,7 @@ async fn room_that_the_runtime_does_not_know_of_is_used() {
     assert_eq!(client.read().unwrap(), Message::text("hello"));
 }
 
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_nothing_is_judged_without_delay() {
     const LARGE: usize = 16 << 20;
@@ -251,6 +258,7 @@ async fn a_peer_that_reads_nothing_is_judged_without_delay() {
 }
 
 /// Everything that had arrived has been read once as many bytes have been.
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_never_pauses_is_judged_when_its_backlog_is_read() {
     let config = pings().pong_evidence(PongEvidence::Pong);
@@ -272,6 +280,7 @@ async fn a_peer_that_never_pauses_is_judged_when_its_backlog_is_read() {
 }
 
 /// Fragments of one message fill the kernel, and the runtime knows of none of them.
+/// Guards rule 23.
 #[tokio::test(start_paused = true)]
 async fn a_transport_that_asks_yields_too() {
     const READ_BUFFER: u64 = 4096;
@@ -300,6 +309,7 @@ async fn a_transport_that_asks_yields_too() {
 
 /// When the receive clock has run out, a read finds bytes enough for twelve seconds, and another one a
 /// ping.
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_were_read_before_a_ping_count() {
     let (server, _client) = UnixStream::pair().unwrap();
@@ -383,6 +393,7 @@ impl AsyncWrite for Script {
 }
 
 /// With TLS there is a second meter above, which must not take the backlog for read.
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn an_answer_behind_a_backlog_counts_with_two_meters() {
     let (server, client) = UnixStream::pair().unwrap();

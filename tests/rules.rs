@@ -297,8 +297,9 @@ fn awaiting_a_pong(shared: &Shared, config: TimeoutConfigBuilder) -> Guarded {
     socket
 }
 
+/// Guards rule 1.
 #[test]
-fn rule_1_what_has_arrived_counts_however_late_we_look() {
+fn what_has_arrived_counts_however_late_we_look() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
@@ -308,8 +309,9 @@ fn rule_1_what_has_arrived_counts_however_late_we_look() {
     assert_eq!(socket.status().pongs_received, 1);
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read_after_it() {
+fn the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read_after_it() {
     for answered in [true, false] {
         let shared = Shared::default();
         // The alarm is set for a look at second 1.9, and the thread comes back at second five.
@@ -336,8 +338,9 @@ fn rule_2_the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read
     }
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
+fn what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
@@ -347,8 +350,9 @@ fn rule_2_what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
     assert_eq!(socket.status().pongs_received, 1);
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_judged() {
+fn what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_judged() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
@@ -361,8 +365,9 @@ fn rule_2_what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_j
     assert_eq!(socket.status().pongs_received, 1);
 }
 
+/// Guards rule 19.
 #[test]
-fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
+fn what_came_before_a_resume_says_nothing_of_the_link_after_it() {
     let shared = Shared::default();
     let config = off()
         .ping_interval(60 * SECOND)
@@ -383,8 +388,9 @@ fn rule_19_what_came_before_a_resume_says_nothing_of_the_link_after_it() {
     assert_eq!(reason(read), CloseReason::PongTimeout);
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_an_alarm_costs_one_read() {
+fn an_alarm_costs_one_read() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
@@ -395,8 +401,9 @@ fn rule_2_an_alarm_costs_one_read() {
     assert_eq!(shared.world().looks - looks, 1);
 }
 
+/// Guards rules 2 and 8.
 #[test]
-fn rule_2_a_task_that_takes_over_hears_the_ring_that_woke_the_other() {
+fn a_task_that_takes_over_hears_the_ring_that_woke_the_other() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
@@ -423,8 +430,9 @@ fn turn(shared: &Shared, socket: &mut Guarded, turns: u32) -> Option<Option<Read
     read
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
+fn the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     let mut socket = awaiting_a_pong(&shared, off());
@@ -454,8 +462,9 @@ fn rule_2_the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
     assert_eq!(reason(read), CloseReason::PongTimeout);
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_the_turns_for_one_deadline_do_not_count_for_another() {
+fn the_turns_for_one_deadline_do_not_count_for_another() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     let mut socket = awaiting_a_pong(&shared, off().message_timeout(998 * MS));
@@ -477,8 +486,9 @@ fn rule_2_the_turns_for_one_deadline_do_not_count_for_another() {
     assert_eq!(reason(read), CloseReason::MessageTimeout);
 }
 
+/// Guards rules 1 and 2.
 #[test]
-fn rule_2_the_turns_before_an_answer_do_not_count_after_a_block() {
+fn the_turns_before_an_answer_do_not_count_after_a_block() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     let mut socket = shared.socket(off().idle_timeout(2 * SECOND));
@@ -500,8 +510,9 @@ fn rule_2_the_turns_before_an_answer_do_not_count_after_a_block() {
     assert_eq!(turns, 4);
 }
 
+/// Guards rules 2 and 7.
 #[test]
-fn rule_2_a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
+fn a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
     for of_its_own in [true, false] {
         let shared = Shared::default();
         shared.world().turns_needed = 3;
@@ -525,8 +536,9 @@ fn rule_2_a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
     }
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
+fn a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     shared.world().turns = true;
@@ -543,8 +555,9 @@ fn rule_2_a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
     assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_a_handshake_has_its_turns_anew_after_a_grace() {
+fn a_handshake_has_its_turns_anew_after_a_grace() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     shared.world().turns = true;
@@ -565,8 +578,9 @@ fn rule_2_a_handshake_has_its_turns_anew_after_a_grace() {
     assert!(alarm.is_none(), "not judged in the third turn: {alarm:?}");
 }
 
+/// Guards rules 2 and 4.
 #[test]
-fn rule_4_between_messages_what_is_unread_is_not_judged() {
+fn between_messages_what_is_unread_is_not_judged() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off().pong_evidence(PongEvidence::Pong));
     let pong = shared.pong();
@@ -582,8 +596,9 @@ fn rule_4_between_messages_what_is_unread_is_not_judged() {
     assert_eq!(socket.status().pongs_received, 1);
 }
 
+/// Guards rules 2 and 5.
 #[test]
-fn rule_5_the_sending_half_does_not_judge_silence() {
+fn the_sending_half_does_not_judge_silence() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     shared.world().full = true;
@@ -596,8 +611,9 @@ fn rule_5_the_sending_half_does_not_judge_silence() {
     );
 }
 
+/// Guards rule 6.
 #[test]
-fn rule_6_what_is_owed_is_tried_before_it_is_judged() {
+fn what_is_owed_is_tried_before_it_is_judged() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
@@ -609,8 +625,9 @@ fn rule_6_what_is_owed_is_tried_before_it_is_judged() {
     assert_eq!(shared.world().sent, [data()]);
 }
 
+/// Guards rule 6.
 #[test]
-fn rule_6_the_sending_half_tries_again_when_the_alarm_has_rung() {
+fn the_sending_half_tries_again_when_the_alarm_has_rung() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
@@ -624,8 +641,9 @@ fn rule_6_the_sending_half_tries_again_when_the_alarm_has_rung() {
     assert_eq!(shared.world().sent, [data()]);
 }
 
+/// Guards rules 1 and 7.
 #[test]
-fn rule_7_a_message_does_not_touch_the_alarm() {
+fn a_message_does_not_touch_the_alarm() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().idle_timeout(10 * SECOND));
     waits(&mut socket);
@@ -647,8 +665,9 @@ fn rule_7_a_message_does_not_touch_the_alarm() {
 }
 
 /// A grace is longer than the limit that it puts off: with it over, the limit counts from the message.
+/// Guards rule 7.
 #[test]
-fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
+fn a_message_in_a_grace_brings_the_alarm_nearer() {
     let shared = Shared::default();
     let config = off().idle_timeout(SECOND).stall_tolerance(3 * SECOND);
     let mut socket = shared.socket(config);
@@ -664,7 +683,7 @@ fn rule_7_a_message_in_a_grace_brings_the_alarm_nearer() {
 }
 
 #[test]
-fn rule_7_a_send_in_a_grace_brings_the_alarm_nearer() {
+fn a_send_in_a_grace_brings_the_alarm_nearer() {
     let shared = Shared::default();
     let config = off().idle_timeout(SECOND).stall_tolerance(3 * SECOND);
     let mut socket = shared.socket(config.idle_scope(IdleScope::Messages));
@@ -680,7 +699,7 @@ fn rule_7_a_send_in_a_grace_brings_the_alarm_nearer() {
 
 /// By then the next ping is due, and no alarm is set for it.
 #[test]
-fn rule_7_a_message_that_answers_a_ping_late_asks_for_the_next() {
+fn a_message_that_answers_a_ping_late_asks_for_the_next() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
     let mut socket = shared.socket(config);
@@ -698,8 +717,9 @@ fn rule_7_a_message_that_answers_a_ping_late_asks_for_the_next() {
 }
 
 /// The alarm is set once a ping: when that goes out, to what the answer will leave.
+/// Guards rule 7.
 #[test]
-fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
+fn the_answer_to_a_ping_does_not_touch_the_alarm() {
     for align in [Duration::ZERO, 125 * MS] {
         let shared = Shared::default();
         let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
@@ -722,8 +742,9 @@ fn rule_7_the_answer_to_a_ping_does_not_touch_the_alarm() {
 }
 
 /// A transport keeps one waker for writing: that of the last who tried.
+/// Guards rule 8.
 #[test]
-fn rule_8_a_flush_of_the_reading_half_wakes_the_writer_too() {
+fn a_flush_of_the_reading_half_wakes_the_writer_too() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
@@ -783,8 +804,9 @@ impl Sink<Message> for OnePlace {
     }
 }
 
+/// Guards rule 8.
 #[test]
-fn rule_8_a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send() {
+fn a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send() {
     let wire = OnePlace::default();
     let hand = Hand(Shared::default());
     let mut socket = TimeoutSocket::new(off().build().unwrap(), hand, wire.clone());
@@ -799,8 +821,9 @@ fn rule_8_a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send()
     assert!(woken.0.load(Ordering::Relaxed), "the reader sleeps on");
 }
 
+/// Guards rule 8.
 #[test]
-fn rule_8_a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is_one() {
+fn a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is_one() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     waits(&mut socket);
@@ -817,8 +840,9 @@ fn rule_8_a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is
     assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
 }
 
+/// Guards rule 8.
 #[test]
-fn rule_8_a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
+fn a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
@@ -866,8 +890,9 @@ fn aligned_alarms_ring_together_late_and_never_early() {
     assert_eq!(aligned(10 * MS, 60 * SECOND), 1500 * MS);
 }
 
+/// Guards rule 9.
 #[test]
-fn rule_9_a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
+fn a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().idle_timeout(60 * SECOND).message_timeout(SECOND));
     let woken = Arc::new(Woken::default());
@@ -891,8 +916,9 @@ fn rule_9_a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
     );
 }
 
+/// Guards rule 11.
 #[test]
-fn rule_11_a_write_has_left_when_it_is_flushed_and_not_before() {
+fn a_write_has_left_when_it_is_flushed_and_not_before() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let mut socket = shared.socket(config.message_timeout(60 * SECOND));
@@ -921,8 +947,9 @@ fn rule_11_a_write_has_left_when_it_is_flushed_and_not_before() {
     assert_eq!(status.since_sent, Duration::ZERO);
 }
 
+/// Guards rule 11.
 #[test]
-fn rule_11_the_answer_to_a_ping_is_flushed_and_no_message() {
+fn the_answer_to_a_ping_is_flushed_and_no_message() {
     let shared = Shared::default();
     let config = off()
         .idle_timeout(10 * SECOND)
@@ -947,8 +974,9 @@ fn rule_11_the_answer_to_a_ping_is_flushed_and_no_message() {
     );
 }
 
+/// Guards rule 11.
 #[test]
-fn rule_11_the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
+fn the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
     let shared = Shared::default();
     let mut socket = shared
         .socket(off().idle_timeout(10 * SECOND))
@@ -987,8 +1015,9 @@ fn leaves_when_there_is_room(config: TimeoutConfigBuilder) -> Message {
     shared.world().sent[0].clone()
 }
 
+/// Guards rules 4, 6 and 11.
 #[test]
-fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
+fn what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
     assert!(leaves_when_there_is_room(off().ping_interval(SECOND)).is_ping());
 
     // The answer to the peer's.
@@ -1007,8 +1036,9 @@ fn rule_11_what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
     assert_eq!(shared.world().sent, [pong]);
 }
 
+/// Guards rule 11.
 #[test]
-fn rule_11_a_ping_that_was_refused_has_not_left() {
+fn a_ping_that_was_refused_has_not_left() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
     let mut socket = shared.socket(config);
@@ -1034,8 +1064,9 @@ fn rule_11_a_ping_that_was_refused_has_not_left() {
     assert!(status.ping_unsent.is_some(), "{status}");
 }
 
+/// Guards rule 14.
 #[test]
-fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
+fn a_close_leaves_though_the_peer_never_pauses() {
     assert!(leaves_when_there_is_room(off().connection_timeout(SECOND)).is_close());
 
     // One of the program, which did not flush it.
@@ -1047,8 +1078,9 @@ fn rule_14_a_close_leaves_though_the_peer_never_pauses() {
     assert!(shared.world().sent[0].is_close());
 }
 
+/// Guards rule 13.
 #[test]
-fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_though_halves_are_held() {
+fn an_abort_says_why_if_it_can_and_drops_the_transport_though_halves_are_held() {
     for full in [false, true] {
         let shared = Shared::default();
         let (sink, mut stream) = awaiting_a_pong(&shared, off()).split();
@@ -1075,8 +1107,9 @@ fn rule_13_an_abort_says_why_if_it_can_and_drops_the_transport_though_halves_are
 }
 
 /// With input unread the kernel sends a reset, which can overtake the Close frame.
+/// Guards rule 13.
 #[test]
-fn rule_13_what_is_there_is_read_before_the_transport_is_dropped() {
+fn what_is_there_is_read_before_the_transport_is_dropped() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().max_ping_rate(1));
     let flood = (0..100).map(|_| Message::Ping("x".into()));
@@ -1094,8 +1127,9 @@ fn rule_13_what_is_there_is_read_before_the_transport_is_dropped() {
     assert_eq!((world.dropped, world.unread), (true, 0));
 }
 
+/// Guards rule 15.
 #[test]
-fn rule_15_a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_end() {
+fn a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_end() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().close_timeout(2 * SECOND));
     waits(&mut socket);
@@ -1121,6 +1155,7 @@ fn rule_15_a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_e
 
 /// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455, 5.5.1), and the
 /// answer to the peer's is one.
+/// Guards rule 15.
 #[test]
 fn nothing_is_sent_once_the_peer_has_closed() {
     for our_own_waits in [false, true] {
@@ -1150,6 +1185,7 @@ fn nothing_is_sent_once_the_peer_has_closed() {
     }
 }
 
+/// Guards rule 15.
 #[test]
 fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
     for verdict in [false, true] {
@@ -1189,6 +1225,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
     }
 }
 
+/// Guards rule 10.
 #[test]
 fn a_promised_message_that_is_refused_fails_the_flush() {
     let shared = Shared::default();
@@ -1208,6 +1245,7 @@ fn a_promised_message_that_is_refused_fails_the_flush() {
     assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
 }
 
+/// Guards rule 15.
 #[test]
 fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
     let shared = Shared::default();
@@ -1227,8 +1265,9 @@ fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
     assert!(matches!(told, Poll::Ready(Err(Error::Closed))), "{told:?}");
 }
 
+/// Guards rule 17.
 #[test]
-fn rule_17_a_message_is_read_when_it_is_asked_for() {
+fn a_message_is_read_when_it_is_asked_for() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     shared.world().incoming.extend((0..10).map(|_| data()));
@@ -1260,6 +1299,7 @@ impl Drop for OwnsTheOtherEnd {
     }
 }
 
+/// Guards rule 8.
 #[test]
 fn a_half_that_changes_tasks_may_drop_the_old_task() {
     let (done, wait) = std::sync::mpsc::channel();
@@ -1282,6 +1322,7 @@ fn a_half_that_changes_tasks_may_drop_the_old_task() {
 }
 
 /// A peer that repeats a word of the heartbeat must not hold the task for ever.
+/// Guards rule 20.
 #[test]
 fn a_poll_takes_a_bounded_number_of_heartbeats() {
     for word in ["ping", "pong"] {
@@ -1306,6 +1347,7 @@ fn a_poll_takes_a_bounded_number_of_heartbeats() {
     }
 }
 
+/// Guards rule 16.
 #[test]
 fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
     let shared = Shared::default();
@@ -1338,8 +1380,9 @@ fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
     assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
 }
 
+/// Guards rule 4.
 #[test]
-fn rule_4_who_only_sends_meets_the_lifetime() {
+fn who_only_sends_meets_the_lifetime() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().connection_timeout(SECOND));
     for now in [0, 500, 999] {
@@ -1351,6 +1394,7 @@ fn rule_4_who_only_sends_meets_the_lifetime() {
     assert_eq!(reason(sent.map(Some)), CloseReason::ConnectionTimeout);
 }
 
+/// Guards rule 11.
 #[test]
 fn the_bytes_of_a_message_that_has_left_are_no_progress_of_the_next() {
     let shared = Shared::default();
@@ -1368,6 +1412,7 @@ fn the_bytes_of_a_message_that_has_left_are_no_progress_of_the_next() {
     assert_eq!(status.since_active, SECOND);
 }
 
+/// Guards rule 20.
 #[test]
 fn where_one_word_asks_and_answers_it_asks_unless_an_answer_is_awaited() {
     let shared = Shared::default();
@@ -1403,8 +1448,9 @@ fn replying(socket: Guarded) -> Guarded {
     })
 }
 
+/// Guards rule 20.
 #[test]
-fn rule_20_a_pong_answers_the_ping_that_it_names() {
+fn a_pong_answers_the_ping_that_it_names() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
     let mut socket = numbered(shared.socket(config));
@@ -1428,8 +1474,9 @@ fn rule_20_a_pong_answers_the_ping_that_it_names() {
     assert_eq!(rtt, Some(10 * MS));
 }
 
+/// Guards rule 20.
 #[test]
-fn rule_20_before_the_first_ping_a_pong_answers_none() {
+fn before_the_first_ping_a_pong_answers_none() {
     let shared = Shared::default();
     let (seen, sees) = std::sync::mpsc::channel();
     let mut socket = shared.socket(off()).with_heartbeat(
@@ -1445,8 +1492,9 @@ fn rule_20_before_the_first_ping_a_pong_answers_none() {
     assert_eq!((latest, socket.status().pongs_received), (Ok(0), 0));
 }
 
+/// Guards rule 20.
 #[test]
-fn rule_20_a_ping_that_was_refused_keeps_its_number() {
+fn a_ping_that_was_refused_keeps_its_number() {
     let shared = Shared::default();
     let mut socket = numbered(shared.socket(off().ping_interval(SECOND)));
     waits(&mut socket);
@@ -1460,8 +1508,9 @@ fn rule_20_a_ping_that_was_refused_keeps_its_number() {
     assert_eq!(socket.status().pings_sent, 1);
 }
 
+/// Guards rule 20.
 #[test]
-fn rule_20_of_several_pings_the_latest_gets_a_reply_once_there_is_room() {
+fn of_several_pings_the_latest_gets_a_reply_once_there_is_room() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off().message_timeout(SECOND)));
     waits(&mut socket);
@@ -1476,8 +1525,9 @@ fn rule_20_of_several_pings_the_latest_gets_a_reply_once_there_is_room() {
     assert!(!socket.status().write_waits);
 }
 
+/// Guards rules 11 and 20.
 #[test]
-fn rule_20_a_reply_that_a_full_buffer_refused_leaves_when_that_is_flushed() {
+fn a_reply_that_a_full_buffer_refused_leaves_when_that_is_flushed() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off()));
     waits(&mut socket);
@@ -1496,8 +1546,9 @@ fn rule_20_a_reply_that_a_full_buffer_refused_leaves_when_that_is_flushed() {
 }
 
 /// A program may ask for a place and send later; the reply must not wait for that.
+/// Guards rule 10.
 #[test]
-fn rule_10_a_message_keeps_its_place_behind_a_reply_that_took_it() {
+fn a_message_keeps_its_place_behind_a_reply_that_took_it() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off()));
     waits(&mut socket);
@@ -1511,8 +1562,9 @@ fn rule_10_a_message_keeps_its_place_behind_a_reply_that_took_it() {
     assert_eq!(shared.world().sent, [Message::text("pong 1"), data()]);
 }
 
+/// Guards rule 11.
 #[test]
-fn rule_11_a_message_does_not_overtake_a_reply() {
+fn a_message_does_not_overtake_a_reply() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off()));
     waits(&mut socket);
@@ -1558,6 +1610,7 @@ fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
     assert_eq!(shared.world().sent.len(), 1);
 }
 
+/// Guards rule 11.
 #[test]
 fn an_answer_that_is_refused_does_not_hold_up_our_own_ping() {
     let shared = Shared::default();
@@ -1628,6 +1681,7 @@ impl Executor {
     }
 }
 
+/// Guards rule 21.
 #[test]
 fn a_task_sleeps_while_its_ping_is_refused() {
     let shared = Shared::default();
@@ -1643,6 +1697,7 @@ fn a_task_sleeps_while_its_ping_is_refused() {
     task.run(|cx| socket.poll_next_unpin(cx).is_pending());
 }
 
+/// Guards rule 21.
 #[test]
 fn a_task_sleeps_while_it_closes_on_a_broken_sink() {
     let shared = Shared::default();
@@ -1654,6 +1709,7 @@ fn a_task_sleeps_while_it_closes_on_a_broken_sink() {
     task.run(|cx| close.as_mut().poll(cx).is_pending());
 }
 
+/// Guards rule 21.
 #[test]
 fn a_task_sleeps_though_its_promised_message_meets_a_broken_sink() {
     let shared = Shared::default();
@@ -1671,6 +1727,7 @@ fn a_task_sleeps_though_its_promised_message_meets_a_broken_sink() {
 }
 
 /// The transport gets the task's own waker, and a waker of both tasks only once there are two.
+/// Guards rule 8.
 #[test]
 fn the_transport_gets_the_waker_of_the_only_task() {
     let shared = Shared::default();
@@ -1699,6 +1756,7 @@ fn the_transport_gets_the_waker_of_the_only_task() {
     }
 }
 
+/// Guards rule 10.
 #[test]
 fn a_second_start_send_without_poll_ready_is_refused_and_the_first_message_leaves() {
     let shared = Shared::default();
@@ -1717,6 +1775,7 @@ fn a_second_start_send_without_poll_ready_is_refused_and_the_first_message_leave
     assert_eq!(shared.world().sent, sent);
 }
 
+/// Guards rule 4.
 #[test]
 fn a_program_that_only_feeds_meets_its_lifetime() {
     let shared = Shared::default();
@@ -1730,6 +1789,7 @@ fn a_program_that_only_feeds_meets_its_lifetime() {
     assert_eq!(reason(fed.map(Some)), CloseReason::ConnectionTimeout);
 }
 
+/// Guards rule 16.
 #[test]
 fn limits_of_single_calls_count_from_the_call() {
     let shared = Shared::default();
@@ -1752,6 +1812,7 @@ fn limits_of_single_calls_count_from_the_call() {
     assert_eq!(reason(sent.map(Some)), CloseReason::MessageTimeout);
 }
 
+/// Guards rule 12.
 #[test]
 fn a_stream_is_terminated_when_it_has_said_none_and_not_before() {
     let shared = Shared::default();
@@ -1766,6 +1827,7 @@ fn a_stream_is_terminated_when_it_has_said_none_and_not_before() {
 
 /// A peer that sends faster than the program reads: its unanswered ping is judged after 32 MiB, for by
 /// then everything that had arrived by the deadline is read.
+/// Guards rule 2.
 #[test]
 fn a_peer_that_keeps_its_reader_busy_is_judged_all_the_same() {
     const MIB: usize = 1 << 20;
@@ -1811,6 +1873,7 @@ fn a_peer_that_keeps_its_reader_busy_is_judged_all_the_same() {
 }
 
 /// The half that sends is judged by its own rows, whatever the reading half has not read.
+/// Guards rule 2.
 #[test]
 fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
     let shared = Shared::default();
@@ -1841,6 +1904,7 @@ fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
     }
 }
 
+/// Guards rules 2 and 4.
 #[test]
 fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
     let shared = Shared::default();
@@ -1859,6 +1923,7 @@ fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
     assert_eq!(reason(Some(read)), CloseReason::MessageTimeout);
 }
 
+/// Guards rule 6.
 #[test]
 fn a_send_goes_through_while_the_ping_is_refused() {
     let shared = Shared::default();
@@ -1875,6 +1940,7 @@ fn a_send_goes_through_while_the_ping_is_refused() {
     assert_eq!(shared.world().sent, [data()]);
 }
 
+/// Guards rule 11.
 #[test]
 fn a_message_that_the_inner_sink_refused_is_no_activity() {
     let shared = Shared::default();
@@ -1891,6 +1957,7 @@ fn a_message_that_the_inner_sink_refused_is_no_activity() {
     assert_eq!(socket.status().since_active, SECOND);
 }
 
+/// Guards rule 9.
 #[test]
 fn a_probe_asks_the_peer_at_once_though_timers_have_slack() {
     let shared = Shared::default();
@@ -1911,6 +1978,7 @@ fn a_probe_asks_the_peer_at_once_though_timers_have_slack() {
     assert_eq!(asked, 1, "not asked, and closed: {read:?}");
 }
 
+/// Guards rule 10.
 #[test]
 fn a_promise_of_room_is_kept_though_the_policy_is_polled_first() {
     let shared = Shared::default();
@@ -1927,6 +1995,7 @@ fn a_promise_of_room_is_kept_though_the_policy_is_polled_first() {
 }
 
 /// The answer has arrived, and is there to be read.
+/// Guards rule 5.
 #[test]
 fn a_limit_that_becomes_shorter_decides_only_after_a_read() {
     let shared = Shared::default();
@@ -1970,6 +2039,7 @@ fn assert_verdict_after(shared: &Shared, socket: &mut Guarded, mebibytes: usize)
 }
 
 /// 32 MiB prove what had arrived when the first of them was read, and nothing later.
+/// Guards rule 2.
 #[test]
 fn a_backlog_proves_what_had_arrived_when_it_began() {
     let shared = Shared::default();
@@ -1988,6 +2058,7 @@ fn a_backlog_proves_what_had_arrived_when_it_began() {
     assert_verdict_after(&shared, &mut socket, 34);
 }
 
+/// Guards rule 2.
 #[test]
 fn a_backlog_that_was_read_to_its_end_is_no_part_of_the_next() {
     let shared = Shared::default();
@@ -2013,8 +2084,9 @@ fn a_backlog_that_was_read_to_its_end_is_no_part_of_the_next() {
 
 /// A dozen healthy peers, whose messages wait in the kernel while the thread is blocked beyond their
 /// limit. In one turn the reactor learns of one socket.
+/// Guards rule 2.
 #[test]
-fn rule_2_tokio_learns_of_every_socket_before_a_verdict() {
+fn tokio_learns_of_every_socket_before_a_verdict() {
     use std::io::Write;
     use tokio_tungstenite::WebSocketStream;
 
@@ -2103,6 +2175,7 @@ impl ws_timeout::Timer for Stopping {
     }
 }
 
+/// Guards rule 2.
 #[test]
 fn a_spent_budget_does_not_cost_a_handshake_its_time() {
     let shared = Shared::default();
@@ -2124,6 +2197,7 @@ fn a_spent_budget_does_not_cost_a_handshake_its_time() {
     assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
 }
 
+/// Guards rules 3 and 4.
 #[test]
 fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_never_fires() {
     let shared = Shared::default();
@@ -2137,6 +2211,7 @@ fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_never_fires() {
 }
 
 /// The write clock of a message that has left is not that of the next, though the program never flushes.
+/// Guards rule 6.
 #[test]
 fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
     let shared = Shared::default();
@@ -2162,8 +2237,9 @@ fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
     assert_eq!(reason(fed.map(Some)), CloseReason::MessageTimeout);
 }
 
+/// Guards rules 6 and 8.
 #[test]
-fn rule_8_a_writer_that_waits_for_a_flush_is_woken_when_the_reader_has_flushed() {
+fn a_writer_that_waits_for_a_flush_is_woken_when_the_reader_has_flushed() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     waits(&mut socket);
@@ -2180,6 +2256,7 @@ fn rule_8_a_writer_that_waits_for_a_flush_is_woken_when_the_reader_has_flushed()
     assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
 }
 
+/// Guards rules 6 and 11.
 #[test]
 fn the_bytes_of_a_message_that_has_left_after_a_wait_are_no_progress_of_the_next() {
     let shared = Shared::default();
@@ -2202,6 +2279,7 @@ fn the_bytes_of_a_message_that_has_left_after_a_wait_are_no_progress_of_the_next
 }
 
 /// The failure begins the time for the peer's last messages, which the reading half has to end.
+/// Guards rule 12.
 #[test]
 fn a_reader_that_waits_learns_that_a_write_has_failed() {
     for flush in [false, true] {
@@ -2229,6 +2307,7 @@ fn a_reader_that_waits_learns_that_a_write_has_failed() {
     }
 }
 
+/// Guards rule 12.
 #[test]
 fn a_writer_that_waits_for_room_learns_that_the_policy_closes() {
     let shared = Shared::default();
@@ -2253,8 +2332,9 @@ fn a_writer_that_waits_for_room_learns_that_the_policy_closes() {
     );
 }
 
+/// Guards rule 14.
 #[test]
-fn rule_14_a_close_frame_waits_until_the_buffer_is_flushed() {
+fn a_close_frame_waits_until_the_buffer_is_flushed() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     waits(&mut socket);
@@ -2271,8 +2351,9 @@ fn rule_14_a_close_frame_waits_until_the_buffer_is_flushed() {
     assert_eq!(shared.world().sent, [data(), Message::Close(None)]);
 }
 
+/// Guards rule 19.
 #[test]
-fn rule_19_a_resume_allows_no_longer_than_the_pong_timeout() {
+fn a_resume_allows_no_longer_than_the_pong_timeout() {
     let shared = Shared::default();
     let config = off()
         .heartbeat_interval(SECOND)
@@ -2289,8 +2370,9 @@ fn rule_19_a_resume_allows_no_longer_than_the_pong_timeout() {
 }
 
 /// The sending half leaves silence to the reading half, which need not see another fire for it.
+/// Guards rule 5.
 #[test]
-fn rule_5_a_fire_that_the_sending_half_has_taken_counts_for_the_reading_half() {
+fn a_fire_that_the_sending_half_has_taken_counts_for_the_reading_half() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     shared.at(2 * SECOND);
@@ -2299,8 +2381,9 @@ fn rule_5_a_fire_that_the_sending_half_has_taken_counts_for_the_reading_half() {
     assert_eq!(reason(read), CloseReason::PongTimeout);
 }
 
+/// Guards rule 2.
 #[test]
-fn rule_2_a_read_that_the_runtime_has_stopped_is_made_up_for() {
+fn a_read_that_the_runtime_has_stopped_is_made_up_for() {
     let shared = Shared::default();
     shared.world().turns = true;
     let stops = Arc::new(AtomicBool::new(false));
@@ -2324,8 +2407,9 @@ fn rule_2_a_read_that_the_runtime_has_stopped_is_made_up_for() {
 }
 
 /// Where one turn of the reactor is not enough, the fire that shows a resume moves no horizon.
+/// Guards rules 4 and 19.
 #[test]
-fn rule_19_a_resume_is_noticed_though_there_is_something_to_read() {
+fn a_resume_is_noticed_though_there_is_something_to_read() {
     for turns_needed in [1, 3] {
         let shared = Shared::default();
         shared.world().turns_needed = turns_needed;
@@ -2341,6 +2425,7 @@ fn rule_19_a_resume_is_noticed_though_there_is_something_to_read() {
     }
 }
 
+/// Guards rule 21.
 #[test]
 fn a_task_sleeps_though_its_alarm_fires_as_it_is_set() {
     let shared = Shared::default();
@@ -2357,6 +2442,7 @@ fn a_task_sleeps_though_its_alarm_fires_as_it_is_set() {
 }
 
 /// The reader may be a task of its own that shares the socket under a lock.
+/// Guards rule 9.
 #[test]
 fn a_reader_that_waits_is_woken_by_every_call_that_changes_deadlines() {
     let calls: [fn(&mut Guarded); 3] = [
@@ -2379,6 +2465,7 @@ fn a_reader_that_waits_is_woken_by_every_call_that_changes_deadlines() {
     }
 }
 
+/// Guards rule 6.
 #[test]
 fn a_send_that_was_given_up_does_not_fail_a_flush_once_there_is_room() {
     let shared = Shared::default();
@@ -2392,8 +2479,9 @@ fn a_send_that_was_given_up_does_not_fail_a_flush_once_there_is_room() {
     assert!(!socket.status().write_waits);
 }
 
+/// Guards rule 15.
 #[test]
-fn rule_15_no_heartbeat_follows_a_close_frame() {
+fn no_heartbeat_follows_a_close_frame() {
     // A ping that the sink refuses waits, and a Close frame leaves: ours, then the reply to the peer's.
     for peer_closes in [false, true] {
         let shared = Shared::default();
@@ -2430,8 +2518,9 @@ fn rule_15_no_heartbeat_follows_a_close_frame() {
     assert!(world.sent[0].is_close());
 }
 
+/// Guards rule 15.
 #[test]
-fn rule_15_no_reply_follows_the_close_of_the_peer() {
+fn no_reply_follows_the_close_of_the_peer() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off()));
     waits(&mut socket);
@@ -2489,6 +2578,7 @@ impl<'a> log::kv::VisitSource<'a> for Line {
 }
 
 /// In every event about a connection.
+/// Guards rule 22.
 #[test]
 fn a_label_cannot_begin_a_line_of_the_log() {
     log::set_logger(&Collect).unwrap();
@@ -2553,6 +2643,7 @@ fn a_label_cannot_begin_a_line_of_the_log() {
 }
 
 /// After 32 messages, though there are more, and though the answer to the ping is among those.
+/// Guards rule 23.
 #[test]
 fn a_task_that_always_finds_a_message_yields_and_judges_nobody_by_that() {
     let shared = Shared::default();
@@ -2580,6 +2671,7 @@ fn a_task_that_always_finds_a_message_yields_and_judges_nobody_by_that() {
 }
 
 /// After four reads, which may all be part of one message.
+/// Guards rule 23.
 #[test]
 fn a_metered_transport_yields_and_nobody_is_judged_by_that() {
     let shared = Shared::default();
@@ -2607,6 +2699,7 @@ fn a_metered_transport_yields_and_nobody_is_judged_by_that() {
     assert_eq!(reason(read), CloseReason::PongTimeout);
 }
 
+/// Guards rule 24.
 #[test]
 fn nothing_is_read_of_a_peer_that_does_not_read_its_pongs() {
     const PINGS: usize = 3000;
@@ -2634,6 +2727,7 @@ fn nothing_is_read_of_a_peer_that_does_not_read_its_pongs() {
     assert_eq!(shared.world().reads as usize, PINGS);
 }
 
+/// Guards rule 24.
 #[test]
 fn a_peer_that_does_not_read_its_pongs_is_let_go() {
     let shared = Shared::default();
@@ -2657,6 +2751,7 @@ fn a_peer_that_does_not_read_its_pongs_is_let_go() {
     assert_eq!(reason(read), CloseReason::MessageTimeout);
 }
 
+/// Guards rule 24.
 #[test]
 fn pongs_that_answer_nothing_are_limited_like_pings() {
     let shared = Shared::default();
@@ -2760,6 +2855,7 @@ fn binary(length: u16) -> Vec<u8> {
 
 /// The request arrives in time and takes more reads than a turn has, and the thread is blocked past the
 /// deadline.
+/// Guards rule 23.
 #[test]
 fn a_handshake_that_has_arrived_is_not_too_late_because_it_takes_many_reads() {
     let shared = Shared::default();
@@ -2790,6 +2886,7 @@ fn a_handshake_that_has_arrived_is_not_too_late_because_it_takes_many_reads() {
 }
 
 /// Whether or not the socket was given the meter.
+/// Guards rule 23.
 #[test]
 fn a_message_that_has_arrived_is_no_silence_because_it_takes_many_reads() {
     for gives_meter in [true, false] {
@@ -2808,8 +2905,9 @@ fn a_message_that_has_arrived_is_no_silence_because_it_takes_many_reads() {
     }
 }
 
+/// Guards rule 13.
 #[test]
-fn rule_13_what_is_there_is_read_though_the_transport_yields() {
+fn what_is_there_is_read_though_the_transport_yields() {
     let shared = Shared::default();
     let bytes = Bytes::default();
     let mut socket = bytes.socket(&shared, off().max_ping_rate(1), true);
@@ -2825,6 +2923,7 @@ fn rule_13_what_is_there_is_read_though_the_transport_yields() {
     assert_eq!(bytes.unread(), 0);
 }
 
+/// Guards rules 16 and 24.
 #[test]
 fn the_limit_of_a_receive_holds_while_nothing_is_read() {
     let shared = Shared::default();
@@ -2849,6 +2948,7 @@ fn the_limit_of_a_receive_holds_while_nothing_is_read() {
 }
 
 /// What the peer has sent before is read when its silence is to be judged.
+/// Guards rule 24.
 #[test]
 fn a_peer_that_dies_with_its_pongs_unread_is_noticed_without_a_message_timeout() {
     let shared = Shared::default();
@@ -2868,6 +2968,7 @@ fn a_peer_that_dies_with_its_pongs_unread_is_noticed_without_a_message_timeout()
     assert_eq!(reason(end), CloseReason::IdleTimeout);
 }
 
+/// Guards rule 24.
 #[test]
 fn pongs_in_text_that_answer_nothing_are_limited_like_pings() {
     let shared = Shared::default();
@@ -2884,8 +2985,9 @@ fn pongs_in_text_that_answer_nothing_are_limited_like_pings() {
     panic!("no verdict");
 }
 
+/// Guards rule 8.
 #[test]
-fn rule_8_a_reply_that_waits_for_room_is_sent_when_there_is_some() {
+fn a_reply_that_waits_for_room_is_sent_when_there_is_some() {
     let shared = Shared::default();
     let mut socket = shared
         .socket(off())
@@ -2919,6 +3021,7 @@ fn a_flush_of_nothing_is_no_activity() {
 }
 
 /// At each yield a part of a frame is left over, and never the same.
+/// Guards rule 23.
 #[test]
 fn a_peer_that_pings_without_pause_has_begun_no_message() {
     let shared = Shared::default();
@@ -2939,6 +3042,7 @@ fn a_peer_that_pings_without_pause_has_begun_no_message() {
 }
 
 /// The policy records them later, in the order in which they happened.
+/// Guards rules 1 and 2.
 #[test]
 fn the_status_includes_deferred_messages() {
     for sent_first in [true, false] {
@@ -2969,6 +3073,7 @@ fn the_status_includes_deferred_messages() {
     }
 }
 
+/// Guards rule 10.
 #[test]
 fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_answered_since() {
     let shared = Shared::default();
@@ -2990,6 +3095,7 @@ fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_an
     assert!(matches!(told, Some(Err(Error::Socket(_)))), "{told:?}");
 }
 
+/// Guards rule 13.
 #[test]
 fn a_handshake_that_times_out_drops_its_transport() {
     let shared = Shared::default();
@@ -3009,6 +3115,7 @@ fn a_handshake_that_times_out_drops_its_transport() {
     assert!(shared.world().dropped && opening.is_terminated());
 }
 
+/// Guards rule 9.
 #[test]
 fn a_shorter_slack_moves_the_alarm() {
     let shared = Shared::default();
@@ -3145,6 +3252,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     /// A socket whose messages may be heartbeats is never calm.
+    /// Guards rule 4.
     #[test]
     fn a_calm_socket_behaves_like_one_that_is_never_calm(
         config in any_limits(),

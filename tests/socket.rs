@@ -122,6 +122,7 @@ async fn a_silent_peer_is_let_go_when_its_pong_is_overdue() {
     assert_eq!(&wire[14..], reason.as_bytes());
 }
 
+/// Guards rule 18.
 #[tokio::test(start_paused = true)]
 async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
     let config = TimeoutConfig::builder().jitter(0.0);
@@ -190,6 +191,7 @@ async fn a_program_that_only_sends_meets_its_lifetime() {
     );
 }
 
+/// Guards rules 5 and 9.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_send_times_out_though_nobody_reads() {
     let (server, _client) = pair(bare().message_timeout(SECOND), 64).await;
@@ -201,6 +203,7 @@ async fn a_blocked_send_times_out_though_nobody_reads() {
     assert!(verdict.status.write_waits);
 }
 
+/// Guards rule 12.
 #[tokio::test(start_paused = true)]
 async fn a_verdict_of_the_sending_half_reaches_a_reader_that_waits() {
     let (server, _client) = pair(bare().message_timeout(SECOND), 64).await;
@@ -234,6 +237,7 @@ async fn a_ping_does_not_put_out_the_waker_of_a_blocked_writer() {
     reader.abort();
 }
 
+/// Guards rule 12.
 #[tokio::test(start_paused = true)]
 async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
     let (mut server, client) =
@@ -248,6 +252,7 @@ async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
     drop(client);
 }
 
+/// Guards rule 12.
 #[tokio::test(start_paused = true)]
 async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_go_on() {
     let (server, mut client) = pair(bare().connection_timeout(SECOND), 1024).await;
@@ -332,6 +337,7 @@ async fn our_own_close_is_bounded() {
     );
 }
 
+/// Guards rule 14.
 #[tokio::test(start_paused = true)]
 async fn a_close_behind_a_full_buffer_is_bounded() {
     let (server, _client) = pair(bare().close_timeout(2 * SECOND), 64).await;
@@ -353,6 +359,7 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
 }
 
 /// tungstenite drops a Close frame for good if its buffer has no room for it.
+/// Guards rules 11 and 14.
 #[tokio::test(start_paused = true)]
 async fn a_close_frame_goes_when_there_is_room_for_it() {
     let (server, client) = duplex(64);
@@ -377,6 +384,7 @@ async fn a_close_frame_goes_when_there_is_room_for_it() {
     assert_eq!(closing.await.unwrap().unwrap(), Some(4000));
 }
 
+/// Guards rule 16.
 #[tokio::test(start_paused = true)]
 async fn a_receive_that_is_over_as_a_message_comes_does_not_lose_it() {
     let (mut server, mut client) = pair(bare(), 1024).await;
@@ -466,6 +474,7 @@ async fn a_probe_is_to_be_answered_in_its_time() {
     took(start, 3 * SECOND);
 }
 
+/// Guards rule 9.
 #[tokio::test(start_paused = true)]
 async fn a_changed_configuration_reaches_a_reader_that_waits() {
     let (mut server, _client) = pair(bare(), 1024).await;
@@ -507,6 +516,7 @@ async fn own_pongs_are_taken_out_and_all_else_passes() {
     client.abort();
 }
 
+/// Guards rule 20.
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_of_text_is_answered_by_text() {
     let (server, mut client) = pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
@@ -629,6 +639,7 @@ async fn a_large_write_lives_while_its_bytes_move() {
     reader.abort();
 }
 
+/// Guards rule 16.
 #[tokio::test(start_paused = true)]
 async fn a_dropped_receive_and_a_dropped_send_lose_nothing() {
     let (server, mut client) = pair(bare(), 64).await;
@@ -669,6 +680,7 @@ async fn a_dropped_receive_and_a_dropped_send_lose_nothing() {
 
 /// Twenty healthy peers, whose pongs wait in the kernel while the one thread of their server is blocked
 /// beyond the pong timeout: what the runtime has cached of the sockets does not show them.
+/// Guards rule 2.
 #[test]
 fn a_blocked_thread_does_not_cost_a_healthy_peer() {
     const PEERS: usize = 20;
@@ -753,6 +765,7 @@ fn a_blocked_thread_does_not_cost_a_healthy_peer() {
 
 /// The same for a write: the peer has read all that was there while the thread was blocked, and the runtime
 /// has not heard of the room.
+/// Guards rule 6.
 #[test]
 fn a_blocked_thread_does_not_cost_a_peer_that_reads() {
     const LENGTH: usize = 15 << 20;
@@ -832,6 +845,7 @@ async fn over<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     wrap(config.build().unwrap(), socket)
 }
 
+/// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn what_waits_to_be_written_leaves_before_the_reply_to_a_close() {
     for split in [false, true] {
@@ -886,6 +900,7 @@ async fn a_peer_that_closes_and_does_not_read_is_bounded() {
 }
 
 /// `forward` flushes whenever it is polled: a flush that wakes its own task would never rest.
+/// Guards rule 21.
 #[tokio::test(start_paused = true)]
 async fn a_flush_does_not_wake_its_own_task() {
     let (server, _client) = pair(bare(), 1024).await;
@@ -976,6 +991,7 @@ async fn a_deadline_that_is_past_at_the_first_look_is_judged() {
     took(start, SECOND);
 }
 
+/// Guards rule 20.
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_of_text_may_come_in_pieces() {
     let config = bare()
@@ -1029,6 +1045,7 @@ where
     )
 }
 
+/// Guards rule 20.
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_that_is_longer_than_a_frame_is_no_message_that_has_begun() {
     let config = bare()
@@ -1066,6 +1083,7 @@ async fn a_heartbeat_that_is_longer_than_a_frame_is_no_message_that_has_begun() 
     client.abort();
 }
 
+/// Guards rule 20.
 #[tokio::test(start_paused = true)]
 async fn pongs_in_json_are_recognised_in_every_form() {
     for pong in [
@@ -1108,6 +1126,7 @@ async fn pongs_in_json_are_recognised_in_every_form() {
     }
 }
 
+/// Guards rule 20.
 #[tokio::test(start_paused = true)]
 async fn pings_in_json_are_answered_with_what_they_contain() {
     let (server, mut client) = pair(bare(), 1024).await;
@@ -1134,6 +1153,7 @@ async fn pings_in_json_are_answered_with_what_they_contain() {
 }
 
 /// tokio answers `Pending` to every read once a task has done much in one turn; the pong is there.
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_is_not_taken_for_silence() {
     let config = bare()
@@ -1176,6 +1196,7 @@ async fn a_spent_budget_is_not_taken_for_silence() {
 }
 
 /// So large a message takes more than one turn to read.
+/// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_does_not_cost_a_receive_its_message() {
     const LENGTH: usize = 1 << 20;
@@ -1190,6 +1211,7 @@ async fn a_spent_budget_does_not_cost_a_receive_its_message() {
     }
 }
 
+/// Guards rule 16.
 #[tokio::test(start_paused = true)]
 async fn a_receive_that_is_over_leaves_the_limits_of_the_connection() {
     let (mut server, _client) = pair(bare().idle_timeout(2 * SECOND), 64).await;
@@ -1202,6 +1224,7 @@ async fn a_receive_that_is_over_leaves_the_limits_of_the_connection() {
     assert_eq!(timed_out(end.unwrap()).reason, CloseReason::IdleTimeout);
 }
 
+/// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn close_frames_may_cross() {
     for (role, other) in [(Role::Server, Role::Client), (Role::Client, Role::Server)] {
@@ -1226,6 +1249,7 @@ async fn close_frames_may_cross() {
     }
 }
 
+/// Guards rule 14.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_fails_is_no_timeout() {
     for config in [
@@ -1268,6 +1292,7 @@ async fn a_write_that_fails_is_no_timeout() {
     assert!(stream.next().await.is_none());
 }
 
+/// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn a_peer_may_hang_up_on_our_close() {
     let (transport, mut client) = duplex(1024);
@@ -1277,6 +1302,7 @@ async fn a_peer_may_hang_up_on_our_close() {
     assert!(client.await.unwrap().unwrap() > 0);
 }
 
+/// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_behind_our_own_close() {
     let (mut server, mut client) = pair(bare(), 1024).await;
@@ -1289,6 +1315,7 @@ async fn nothing_is_sent_behind_our_own_close() {
     assert!(client.next().await.unwrap().unwrap().is_close());
 }
 
+/// Guards rule 14.
 #[tokio::test(start_paused = true)]
 async fn a_close_that_was_only_fed_is_sent_by_the_reader() {
     let (server, client) = pair(bare(), 1024).await;
@@ -1314,6 +1341,7 @@ async fn a_close_that_was_only_fed_is_sent_by_the_reader() {
 
 /// A ping takes the place that was promised to a message, and the peer's Close comes before the message
 /// can go: whoever flushes is told.
+/// Guards rule 10.
 #[tokio::test(start_paused = true)]
 async fn a_promised_message_is_not_lost_in_silence() {
     let (mut server, mut client) = pair(bare().ping_interval(SECOND), 1024).await;
@@ -1330,6 +1358,7 @@ async fn a_promised_message_is_not_lost_in_silence() {
     assert!(matches!(server.flush().await, Err(Error::Closed)));
 }
 
+/// Guards rules 10 and 16.
 #[tokio::test(start_paused = true)]
 async fn a_message_keeps_its_place_behind_a_ping_that_took_it() {
     let (mut server, mut client) = pair(bare().ping_interval(SECOND), 1024).await;
@@ -1441,6 +1470,7 @@ impl Sink<Message> for Channel {
     }
 }
 
+/// Guards rule 6.
 #[tokio::test(start_paused = true)]
 async fn a_send_that_was_given_up_is_no_write_that_waits() {
     let room = Arc::new(Mutex::new(Room::default()));
@@ -1563,6 +1593,7 @@ impl ws_timeout::Timer for Hasty {
     }
 }
 
+/// Guards rules 3 and 4.
 #[test]
 fn a_peer_that_never_pauses_meets_its_lifetime() {
     let config = bare().connection_timeout(SECOND).build().unwrap();
@@ -1589,6 +1620,7 @@ fn a_peer_that_never_pauses_meets_its_lifetime() {
 }
 
 /// The reading half meets the end while the other waits on a transport that stays full.
+/// Guards rule 12.
 #[tokio::test(start_paused = true)]
 async fn a_writer_that_waits_hears_of_the_end() {
     let (transport, mut client) = duplex(64);
@@ -1648,6 +1680,7 @@ impl ws_timeout::Timer for Suspended {
     }
 }
 
+/// Guards rule 19.
 #[tokio::test(start_paused = true)]
 async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
     let limit = |seconds| Some(Duration::from_secs(seconds));
@@ -1731,6 +1764,7 @@ fn a_clock_that_was_paused_before_the_first_timer_runs() {
 }
 
 /// An alarm is set a day ahead at most, and looked at again.
+/// Guards rule 18.
 #[tokio::test(start_paused = true)]
 async fn limits_of_days_are_kept() {
     let timer = || Suspended {
@@ -1793,6 +1827,7 @@ async fn what_has_no_form_in_json_is_not_sent_and_costs_nothing() {
     assert_eq!(message, Message::text("still here"));
 }
 
+/// Guards rule 16.
 #[tokio::test(start_paused = true)]
 async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
     let (mut server, client) = pair(bare().message_timeout(60 * SECOND), 64).await;
@@ -1815,6 +1850,7 @@ async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
     assert!(client.collect::<Vec<_>>().await.last().unwrap().is_err());
 }
 
+/// Guards rule 7.
 #[tokio::test(start_paused = true)]
 async fn a_send_with_a_limit_of_its_own_still_meets_those_of_the_connection() {
     let (mut server, _client) = pair(bare().message_timeout(SECOND), 64).await;
@@ -1878,6 +1914,7 @@ fn a_blocked_thread_does_not_cost_a_send_with_a_limit_of_its_own() {
 }
 
 /// While this thread is blocked a message comes in good time, which the reactor has not seen.
+/// Guards rule 2.
 #[test]
 fn a_blocked_thread_does_not_cost_a_receive_its_message() {
     use std::io::Write;
@@ -1912,6 +1949,7 @@ fn a_blocked_thread_does_not_cost_a_receive_its_message() {
     });
 }
 
+/// Guards rule 20.
 #[tokio::test(start_paused = true)]
 async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
     let config = bare()
@@ -2047,6 +2085,7 @@ async fn the_futures_of_the_calls_are_send_for_every_value() {
 
 /// A program's main task, which tokio polls without a worker: it may do 128 operations in a turn, and
 /// everything is `Pending` after that until the next one.
+/// Guards rule 2.
 #[test]
 fn a_main_task_that_spends_its_budget_goes_on() {
     let runtime = tokio::runtime::Builder::new_multi_thread()

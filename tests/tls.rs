@@ -424,6 +424,7 @@ async fn a_peer_that_reads_nothing_is_let_go() {
 }
 
 /// A TLS stream that ends without `close_notify` fails with `UnexpectedEof`.
+/// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn a_clean_end_sends_close_notify() {
     for role in ROLES {
@@ -446,6 +447,7 @@ async fn a_clean_end_sends_close_notify() {
 }
 
 /// By `close_timeout`. The connection was closed all the same.
+/// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_is_bounded() {
     let config = off().close_timeout(5 * SECOND);

@@ -215,6 +215,7 @@ mod tests {
 
     /// The policy decides a write though it may not decide on silence yet, and reports the earliest deadline
     /// that lies beyond the horizon.
+    /// Guards rule 2.
     #[test]
     fn a_horizon_covers_each_row_by_itself() {
         let at = Timestamp::from_secs;

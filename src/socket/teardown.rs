@@ -173,6 +173,7 @@ mod tests {
         assert!(teardown.end_of_stream().is_none() && teardown.is_terminated());
     }
 
+    /// Guards rule 15.
     #[test]
     fn after_the_close_of_the_peer_a_failed_write_is_a_clean_end() {
         let mut teardown = Teardown::new();

@@ -39,6 +39,7 @@ fn messages_without_pause_cost_no_neighbour() {
 }
 
 /// All of one message, which has no end.
+/// Guards rule 23.
 #[test]
 fn fragments_without_pause_cost_no_neighbour() {
     const NO_FIN: u8 = 0x80;

@@ -34,6 +34,7 @@ const ON_ITS_WAY: Duration = Duration::from_millis(50);
 /// Of so many clients one may answer late, or the test has shown nothing.
 const ONE_LATE_OF: usize = 100;
 
+/// Guards rule 2.
 #[test]
 fn blocked_threads_cost_no_healthy_peer() {
     block_all(limits);

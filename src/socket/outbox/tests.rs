@@ -47,6 +47,7 @@ fn call(random: &mut Random) -> Call {
 
 /// After a break nothing is sent; a message that was accepted is sent once, in order, or its loss is
 /// told; the Close frame is the last; a drain ends, and what can leave has left at its end.
+/// Guards rules 11, 15 and 21.
 #[test]
 fn what_leaves_leaves_in_order() {
     for_each_case(500, |random| {
@@ -144,6 +145,7 @@ fn what_leaves_leaves_in_order() {
     });
 }
 
+/// Guards rule 11.
 #[test]
 fn a_ping_that_is_refused_twice_stays() {
     let mut outbox = Outbox::<Sent>::new();
@@ -172,6 +174,7 @@ fn a_ping_that_is_refused_twice_stays() {
 }
 
 /// The reply may have taken it, so the program's message waits behind the reply.
+/// Guards rule 10.
 #[test]
 fn a_queued_reply_takes_the_promised_place() {
     let mut outbox = Outbox::<Sent>::new();
