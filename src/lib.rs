@@ -12,7 +12,7 @@
 //!   never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
 //!
 //! Both follow a [`TimeoutConfig`]: built in code, as a preset, or from `WS_*` variables. What is decided
-//! when is written down in [`docs/SPEC.md`][spec].
+//! when is written down in the [specification](spec).
 //!
 //! # The driver's loop
 //!
@@ -140,7 +140,6 @@
 //! It does not reconnect, speak WebSocket, spawn tasks or read a clock behind your back; it does not
 //! replace limits on the size and number of messages.
 //!
-//! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
 #![cfg_attr(
     not(feature = "socket"),
     doc = "[`TimeoutSocket`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.TimeoutSocket.html"
@@ -225,6 +224,10 @@ pub use status::{DeadlineKind, Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]
 pub use timer::Timer;
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/SPEC.md")]
+pub mod spec {}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -190,9 +190,7 @@ impl fmt::Debug for Deadlines {
     }
 }
 
-/// What a deadline is for. [`docs/SPEC.md`][spec] has the table of all deadlines.
-///
-/// [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
+/// What a deadline is for. The [specification](crate::spec#deadlines) has the table of all deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "json",
