@@ -1,4 +1,4 @@
-//! The claim C1 of `docs/SPEC.md`: "No panic, no overflow, no allocation; O(1) time and memory."
+//! SPEC C1: the policy does not allocate.
 //!
 //! It is alone here because it replaces the allocator. Overflows panic where tests are built in debug.
 

@@ -66,7 +66,7 @@ fn random_bytes(number: u64) -> Vec<u8> {
         .collect()
 }
 
-/// "`Close` at most once a life; `Abort` forever the same; phases only go forward; final phases stay."
+/// SPEC C2.
 #[test]
 fn c2_one_close_then_one_abort_for_ever() {
     let order = |phase| match phase {
@@ -97,9 +97,7 @@ fn c2_one_close_then_one_abort_for_ever() {
     });
 }
 
-/// "`Idle { until }` is in the future or `None`. By the same kind of poll nothing would be decided a
-/// nanosecond before `until`, and unless it is the heartbeat's, something is decided, or a grace begins,
-/// at it."
+/// SPEC C3.
 #[test]
 fn c3_until_is_when_something_is_decided() {
     for_all(256, any_case(), |case| {
@@ -133,7 +131,7 @@ fn c3_until_is_when_something_is_decided() {
     });
 }
 
-/// "The same kind of poll again at the same instant after `Idle` changes nothing."
+/// SPEC C4.
 #[test]
 fn c4_a_poll_again_changes_nothing() {
     for_all(256, any_case(), |case| {
@@ -147,7 +145,7 @@ fn c4_a_poll_again_changes_nothing() {
     });
 }
 
-/// "Where times do not run back, a poll or `Tick` at which nothing is due never changes a later decision."
+/// SPEC C5.
 #[test]
 fn c5_looks_at_which_nothing_is_due_change_nothing() {
     for_all(256, (any_case(), any::<u64>()), |(case, seed)| {
@@ -172,8 +170,7 @@ fn c5_looks_at_which_nothing_is_due_change_nothing() {
     });
 }
 
-/// "At most one ping out. In any window W at most W / `ping_interval` (less jitter) + 1 pings, `Probe`s
-/// aside."
+/// SPEC C6.
 #[test]
 fn c6_pings_are_rare_and_single() {
     for_all(
@@ -217,8 +214,7 @@ fn c6_pings_are_rare_and_single() {
     );
 }
 
-/// "A peer that is heard within `pong_timeout` of each flushed ping (`any`), or answers it (`pong`), is
-/// never aborted for `PongTimeout`, `Probe`s aside."
+/// SPEC C7.
 #[test]
 fn c7_a_peer_that_answers_is_never_aborted() {
     /// The latest ping, from when `poll` asked for it.
@@ -279,7 +275,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
                 if event == Event::PingSent(latest.id) && !latest.heard {
                     latest.answer_by = latest.answer_by.or(by);
                 }
-                // "The ping then counts as flushed now."
+                // The ping counts as flushed now (SPEC E-34).
                 if latest.answer_by.is_some() && restarts_ping_in_flight(event, before) {
                     latest.answer_by = by;
                 }
@@ -300,10 +296,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
     });
 }
 
-/// "A peer that falls silent gets its `Close` or `Abort` within `detection_bound()` plus the summed
-/// lateness of the polls and two graces [..], and is dropped at most `close_timeout`, lateness and one
-/// grace after a `Close`." "It counts from the last that was heard, or the last byte that the transport
-/// took while a ping waited, or of a write that had to wait while a ping was in flight."
+/// SPEC C8; the bound counts from where SPEC S-25 says.
 #[test]
 fn c8_a_silent_peer_is_noticed_in_time() {
     for_all(512, (tame_config(), any::<u64>()), |(config, seed)| {
@@ -376,8 +369,7 @@ impl Patience {
     }
 }
 
-/// "Own sends that leave at once never delay an `inbound` idle or a pong verdict. While a ping waits
-/// behind them, or one is in flight and a write has to wait, bytes that the transport takes do."
+/// SPEC C9, of sends that leave at once and of those that wait.
 #[test]
 fn c9_own_sends_that_leave_at_once_delay_no_verdict() {
     use DeadlineKind as Kind;
@@ -456,8 +448,8 @@ fn c9_a_busy_sender_notices_a_silent_peer_as_soon() {
     });
 }
 
-/// "With `min_data_rate` on, a transport that takes too few is ended by `message_timeout`": while a
-/// ping waits behind the write, and while one is in flight.
+/// SPEC C9, of a transport that takes too few bytes: while a ping waits behind the write, and while
+/// one is in flight.
 #[test]
 fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
     let cases = (2_u32..100_000, 10_u64..60_000, any::<bool>(), any::<u64>());
@@ -498,7 +490,7 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
     });
 }
 
-/// "`connection_timeout` holds under any traffic."
+/// SPEC C10.
 #[test]
 fn c10_no_traffic_outlives_the_connection_timeout() {
     for_all(256, calls_but(is_set_config), |case| {
@@ -520,8 +512,7 @@ fn c10_no_traffic_outlives_the_connection_timeout() {
     });
 }
 
-/// "Every phase ends but `Closed`, `Aborted`, an `Opening` with `handshake_timeout` off, and an `Open`
-/// with `connection_timeout` off whose peer is alive or which has no limit that would notice."
+/// SPEC C11.
 #[test]
 fn c11_every_phase_ends_that_should() {
     const MOST_POLLS: usize = 1_000;
@@ -574,8 +565,7 @@ fn c11_every_phase_ends_that_should() {
     );
 }
 
-/// "Nothing that a peer sends but its Close and the pong of an asked ping delays a verdict that does not
-/// depend on hearing it."
+/// SPEC C12.
 #[test]
 fn c12_nothing_that_a_peer_sends_delays_other_verdicts() {
     use DeadlineKind as Kind;
@@ -659,10 +649,7 @@ fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
     );
 }
 
-/// "A peer that is heard within (`idle_timeout` less `ping_interval`) of the flush of each ping
-/// that had to wait for nothing is never closed for `IdleTimeout` [..], however late the polls
-/// are."
-/// With `pong_evidence = pong` the peer answers with the pong.
+/// SPEC C14. With `pong_evidence = pong` the peer answers with the pong.
 #[test]
 fn c14_a_peer_that_answers_is_never_idle_however_late_the_polls_are() {
     for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
@@ -727,8 +714,7 @@ fn c14_a_dead_peer_ends_in_its_bound_however_late_the_polls_are() {
     });
 }
 
-/// "No verdict for a missing pong or an unanswered probe before its ping has left, unless nothing
-/// else bounds that."
+/// SPEC C15, of a missing pong or an unanswered probe.
 #[test]
 fn c15_no_verdict_for_an_answer_before_the_ping_has_left() {
     for_all(256, calls_but(is_set_config), |case| {
@@ -806,8 +792,7 @@ fn c15_a_probe_runs_from_when_its_ping_has_left() {
     });
 }
 
-/// "None for silence in a time in which a ping was due and was not asked for": the time in which
-/// the first ping of a silence was overdue does not count.
+/// SPEC C15, of silence: the time in which the first ping of a silence was overdue does not count.
 #[test]
 fn c15_silence_does_not_count_while_the_peer_should_have_been_asked() {
     for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
@@ -853,8 +838,7 @@ fn c15_silence_does_not_count_while_the_peer_should_have_been_asked() {
     });
 }
 
-/// "Replay of a recorded trace gives the same actions; shifting all its times shifts them, short of the
-/// last representable instant."
+/// SPEC C13.
 #[test]
 fn c13_a_trace_replays_and_shifts() {
     for_all(256, (tame_case(), 0..u64::MAX / 4), |(case, shift)| {
@@ -1007,7 +991,7 @@ fn is_heard(event: Event, policy: &TimeoutPolicy) -> bool {
     }
 }
 
-/// "*Progress*"
+/// SPEC E-7 to E-9, E-29.
 fn is_progress(event: Event) -> bool {
     match event {
         Event::SendProgress { bytes } => bytes > 0,
@@ -1016,7 +1000,7 @@ fn is_progress(event: Event) -> bool {
     }
 }
 
-/// "While a ping is `InFlight` and the write clock runs (before the event)"
+/// SPEC E-33.
 fn restarts_ping_in_flight(event: Event, before: &TimeoutPolicy) -> bool {
     let status = before.status(Timestamp::ZERO);
     is_progress(event) && status.write_waits && status.ping_unanswered.is_some()

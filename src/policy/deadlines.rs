@@ -79,7 +79,7 @@ impl Horizon {
 
 impl State {
     /// The table, in the order in which its rows decide. Rows that cannot expire now are `None` or left
-    /// out. [Normative: "Deadlines" in docs/SPEC.md]
+    /// out (SPEC D-1 to D-12).
     ///
     /// A fold that gives the same result in any order passes `false` for `ORDERED`, which saves the
     /// question whether the ping comes before the idle row.
@@ -127,8 +127,7 @@ impl State {
                 }
                 row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfDrained);
 
-                // "a ping whose deadline is earlier than that of the idle row comes before it": the peer is
-                // asked before it is called silent.
+                // The peer is asked before it is called silent (SPEC D-13).
                 let inbound = config.idle_scope == IdleScope::Inbound;
                 let ping_first = ORDERED && inbound && ping.is_some() && ping < idle;
                 let ping = (Kind::NextPing,  ping,                                       SendPing,                 Local);
@@ -150,7 +149,7 @@ impl State {
     }
 
     /// When the next ping is due, if none is out. A `Probe` makes it due at once, and no later than it
-    /// was: a peer that should have been asked before is excused for the time since then.
+    /// was (SPEC D-24): a peer that should have been asked before is excused for the time since then.
     #[inline(always)]
     pub(super) fn next_ping(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
         let probed = (self.cold_armed && self.ping_due).then_some(now);

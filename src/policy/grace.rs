@@ -17,8 +17,7 @@ use crate::config::TimeoutConfig;
 use crate::time::Timestamp;
 
 impl State {
-    /// When a row expires with the latest grace in account: "A *peer* deadline at or before the begin
-    /// of the latest grace counts as that begin + `stall_tolerance`."
+    /// When a row expires, with the latest grace taken into account (SPEC G-3).
     #[inline(always)]
     pub(super) fn effective_deadline(
         &self,
@@ -60,7 +59,7 @@ impl State {
         };
         let expired = |row: &Deadline| self.effective_deadline(config, row).filter(|&at| at <= now);
 
-        // "No grace begins while a *peer* deadline that had one is due again."
+        // No grace begins while a row that had one has expired again (SPEC G-5, G-6).
         let mut spent = false;
         if self.cold_armed {
             self.each_deadline::<false>(now, config, |row| {

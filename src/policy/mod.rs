@@ -19,9 +19,7 @@
 //! A driver cannot always vouch that it has read everything. A [`Horizon`] says how far its
 //! knowledge reaches, and a poll decides rows about the peer only up to there.
 //!
-//! All that this code does is specified in [`docs/SPEC.md`][spec]; comments quote it.
-//!
-//! [spec]: https://github.com/ws-timeout/ws-timeout/blob/main/docs/SPEC.md
+//! The [specification](crate::spec) says what this code does; comments cite its rules: `SPEC D-7`.
 
 mod deadlines;
 #[cfg_attr(
@@ -297,7 +295,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.deadline(kind).is_some_and(|at| at <= self.latest(now))
     }
 
-    /// "Time never runs back": moves on to `now` and returns the latest instant seen.
+    /// Moves on to `now` and returns the latest instant seen (SPEC T-2).
     fn advance_clock(&mut self, now: Timestamp) -> Timestamp {
         self.now = self.latest(now);
         self.now

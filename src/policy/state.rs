@@ -215,8 +215,7 @@ impl State {
         }
     }
 
-    /// "*Heard*: the silence clock restarts; with `pong_evidence = any` a ping in flight is answered,
-    /// and a `Probe` too."
+    /// Restarts the silence clock, and with `pong_evidence = any` counts as an answer (SPEC E-17, E-18).
     fn on_inbound(&mut self, now: Timestamp, config: &TimeoutConfig) {
         self.last_inbound = now;
         if config.pong_evidence == PongEvidence::Any {
@@ -233,8 +232,8 @@ impl State {
         }
     }
 
-    /// The first pong of the latest ping: "in flight, the ping is `Quiet`; still `Asked`, it proves
-    /// that the ping left". A void ping gives no round-trip time.
+    /// Records the first pong of the latest ping (SPEC K-5 to K-7). A void ping gives no round-trip
+    /// time (SPEC K-11).
     fn on_first_pong(&mut self, now: Timestamp) {
         self.pong_awaited = false;
         self.on_answer();
@@ -253,9 +252,8 @@ impl State {
         }
     }
 
-    /// "*Progress*: while a ping is `Asked`, its clock restarts and the peer is excused. [..] While a
-    /// ping is `InFlight` and the write clock runs (before the event), the same holds": what the kernel
-    /// holds ahead of the ping is only now leaving. A write that leaves at once excuses nothing.
+    /// Restarts the clock of a ping that is held up and excuses the peer: the ping has not left, or
+    /// what the kernel holds ahead of it is only now leaving (SPEC E-32 to E-35).
     fn on_progress(&mut self, now: Timestamp, had_to_wait: bool) {
         let held_up = had_to_wait && self.ping == Ping::InFlight;
         if self.ping == Ping::Asked || held_up {
@@ -265,8 +263,7 @@ impl State {
         }
     }
 
-    /// "Each time a ping's clock restarts, and when it is flushed, a `Probe`'s deadline moves on by the
-    /// time since the ping was asked for, flushed or last restarted, whichever is latest."
+    /// Restarts the ping's clock, and moves a `Probe`'s deadline on by what it showed (SPEC E-36).
     fn restart_ping_clock(&mut self, now: Timestamp) {
         if self.cold_armed {
             let waited = now.nanos_since(self.ping_since);
@@ -299,8 +296,7 @@ impl State {
             || self.ping_due
     }
 
-    /// "Begins at now + 5 s; then n, what the total grew by, moves it to min(itself +
-    /// n · 1 s / `min_data_rate`, now + 30 s)."
+    /// Starts the receive clock, and moves it by the time that the new bytes may take (SPEC E-23, E-24).
     fn move_receive_clock(&mut self, now: Timestamp, config: &TimeoutConfig, grew_by: u64) {
         const START: u64 = 5_000_000_000;
         const CAP: u64 = 30_000_000_000;
@@ -311,8 +307,7 @@ impl State {
         }
     }
 
-    /// "A running write clock moves to min(itself + bytes · 1 s / `min_data_rate`, now +
-    /// `message_timeout`), with the rate off to now + `message_timeout`."
+    /// Moves a running write clock by the time that the bytes may take (SPEC E-28).
     fn move_write_clock(&mut self, now: Timestamp, config: &TimeoutConfig, bytes: u64) {
         let cap = now.deadline(config.message_timeout);
         self.write_deadline = match (self.write_deadline, config.min_data_rate) {
@@ -322,8 +317,7 @@ impl State {
         };
     }
 
-    /// "`credit := max(credit, now) + 1 s / max_ping_rate`; when `credit - now > 60 s` the peer floods,
-    /// and stays so."
+    /// Counts a ping of the peer against its rate (SPEC E-25, E-26).
     fn charge_ping(&mut self, now: Timestamp, config: &TimeoutConfig) {
         const BURST: u64 = 60_000_000_000;
         let Some(rate) = config.max_ping_rate else {
@@ -349,10 +343,8 @@ impl State {
 
     // ---- pings ----
 
-    /// Asks for the next ping, which was due at `due`.
-    ///
-    /// "*Asked late*: when a poll says `SendPing` later than the ping was due, and no ping was flushed
-    /// since the peer was last heard or excused, the peer is excused for as much."
+    /// Asks for the next ping, which was due at `due`. If that was before `now`, the peer is excused
+    /// for as much (SPEC E-37, E-38).
     pub(super) fn ask(&mut self, now: Timestamp, due: Timestamp) -> PingId {
         if self.ping_since <= self.last_inbound {
             let late = now.nanos_since(due.max(self.last_inbound));
@@ -396,7 +388,7 @@ impl State {
         self.close_at = Some(now);
     }
 
-    /// "Entering a phase forgets the grace."
+    /// Enters a phase, which forgets the grace (SPEC G-9).
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.grace = None;

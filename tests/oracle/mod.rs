@@ -1,9 +1,9 @@
 //! The specification once more, as questions to a log.
 //!
 //! The oracle keeps a line for every call and nothing else: no clock, no state of a ping, no counter.
-//! Whatever it has to say it reads out of the log anew each time, in the words of `docs/SPEC.md`, which
-//! the comments quote. It was written from that page alone, shares no code with the policy, and is slow
-//! on purpose.
+//! It reads every answer out of the log anew each time, after the rules of `docs/SPEC.md`, which the
+//! comments cite. It was written from that page alone, shares no code with the policy, and is slow on
+//! purpose.
 
 pub(crate) mod case;
 
@@ -17,7 +17,7 @@ use ws_timeout::{
 /// An instant or a length in nanoseconds, wide enough that no sum or product can overflow.
 type Nanos = i128;
 
-/// "A deadline past the last representable instant never comes."
+/// A deadline past this instant never expires (SPEC T-4).
 const LAST: Nanos = (1 << 64) - 2;
 
 const SECOND: Nanos = 1_000_000_000;
@@ -55,27 +55,26 @@ enum What {
     Grace,
 }
 
-/// The words with which the table of events says what an event does.
+/// What an event does, after the table of events (SPEC E-1 to E-16).
 #[derive(Clone, Copy, Default)]
 struct Meaning {
     heard: bool,
     active: bool,
     sent: bool,
-    /// "The peer is excused", up to this instant.
+    /// The peer is excused up to this instant.
     excused: Option<Nanos>,
     write_clock_stops: bool,
     receive_clock_stops: bool,
-    /// "Its clock restarts": that of the ping which is out.
+    /// The clock of the ping which is out restarts.
     ping_restarts: bool,
-    /// The ping which is out "is flushed", "counts as flushed now", or its pong "proves that the
-    /// ping left".
+    /// The ping which is out is flushed, counts as flushed now, or left, as its pong proves.
     ping_flushed: bool,
-    /// "A `Probe`'s deadline moves on by" this.
+    /// A `Probe`'s deadline moves on by this.
     probe_moves: Nanos,
     /// A ping in flight is in flight no longer.
     ping_settled: bool,
     probe_answered: bool,
-    /// "A ping is due at once."
+    /// A ping is due at once.
     ping_wanted: bool,
     /// A round-trip time in microseconds.
     sample: Option<u64>,
@@ -104,14 +103,14 @@ enum Due {
 }
 
 impl Line {
-    /// "a ping whose clock restarted in flight"
+    /// Whether the clock of a ping restarted in flight.
     fn restarts_in_flight(&self) -> bool {
         self.meaning.ping_restarts && self.meaning.ping_flushed
     }
 }
 
 impl Oracle {
-    /// "`TimeoutPolicy::new` starts `Open`, `TimeoutPolicy::opening` starts `Opening`."
+    /// SPEC P-2.
     pub(crate) fn new(config: TimeoutConfig, seed: u64, now: Timestamp, phase: Phase) -> Self {
         let created = Line {
             at: nanos(now),
@@ -131,14 +130,14 @@ impl Oracle {
         let now = self.clamp(now);
         let phase = match (self.phase(), event) {
             (Phase::Closed | Phase::Aborted(_), _) => None,
-            // "`Closed`: enters `Closed`, from any phase but `Aborted`"
+            // SPEC E-15.
             (_, Event::Closed) => Some(Phase::Closed),
-            // "in `Opening` all but `Opened` and `Closed`" are ignored
+            // SPEC E-44.
             (Phase::Opening, Event::Opened) => Some(Phase::Open),
             (Phase::Opening, _) => None,
-            // "in `Closing` all but `Closed`"
+            // SPEC E-46.
             (Phase::Closing, _) => None,
-            // "`Opened` while `Open`"
+            // SPEC E-45.
             (Phase::Open, Event::Opened) => None,
             (Phase::Open, Event::CloseStart | Event::PeerClose) => Some(Phase::Closing),
             (Phase::Open, _) => Some(Phase::Open),
@@ -157,10 +156,9 @@ impl Oracle {
 
     pub(crate) fn set_config(&mut self, now: Timestamp, config: TimeoutConfig) {
         let meaning = Meaning {
-            // "A ping in flight becomes `Quiet` if `pong_timeout` goes off."
+            // SPEC S-27.
             ping_settled: config.pong_timeout().is_none(),
-            // "Turning `message_timeout` off stops the write clock, turning `min_data_rate` off the
-            // receive clock."
+            // SPEC S-28.
             write_clock_stops: config.message_timeout().is_none(),
             receive_clock_stops: config.min_data_rate().is_none(),
             ..Meaning::default()
@@ -174,8 +172,7 @@ impl Oracle {
         self.decide(now, true)
     }
 
-    /// "`poll_unread(now)` is `poll` without the four rows marked *unread*, neither judged nor in its
-    /// `until`."
+    /// SPEC I-5.
     pub(crate) fn poll_unread(&mut self, now: Timestamp) -> Action {
         self.decide(now, false)
     }
@@ -184,12 +181,12 @@ impl Oracle {
         let now = self.clamp(now);
         self.write(now, self.phase(), What::Look, Meaning::default());
         match self.phase() {
-            // "`Abort(reason)`: said at every later poll"
+            // SPEC A-8.
             Phase::Aborted(reason) => return Action::Abort(reason),
             Phase::Closed => return Action::Idle { until: None },
             _ => {}
         }
-        // "In this order; the first that is due decides."
+        // SPEC D-13, D-14.
         let rows = self.rows(now);
         for row in rows.iter().filter(|row| all_read || !row.unread) {
             if self.deserves_a_grace(now, row, &rows) {
@@ -204,7 +201,7 @@ impl Oracle {
             .filter(|row| all_read || !row.unread)
             .filter_map(|row| self.with_grace(row))
             .min();
-        // "caps `Idle { until }` at `now` + this, while `Open`"; "it counts as off, and so does a cap"
+        // SPEC S-2, T-4.
         let heartbeat = length(self.config().heartbeat_interval())
             .map(|interval| now + interval)
             .filter(|&cap| cap <= LAST && self.phase() == Phase::Open);
@@ -234,8 +231,7 @@ impl Oracle {
         }
     }
 
-    /// "the earliest deadline of the table, a running grace included, whether past or not; for a
-    /// `Probe` without a ping the latest instant seen; `None` in the final phases"
+    /// SPEC I-8 to I-10.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.rows(self.latest())
             .iter()
@@ -309,7 +305,7 @@ impl Oracle {
         self.last_line().phase
     }
 
-    /// "`cause()` is the first reason given"
+    /// SPEC A-11.
     pub(crate) fn cause(&self) -> Option<CloseReason> {
         self.log.iter().find_map(|line| match line.what {
             What::Gave(reason) => Some(reason),
@@ -332,8 +328,7 @@ impl Oracle {
         self.samples().count() as u64
     }
 
-    /// "the first sample R sets R and R/2", then "`variation := (3·variation + |smoothed − sample|) /
-    /// 4`, then `smoothed := (7·smoothed + sample) / 8`": latest, min, smoothed, variation.
+    /// Latest, min, smoothed, variation (SPEC K-12 to K-14).
     pub(crate) fn rtt(&self) -> Option<[u64; 4]> {
         let mut samples = self.samples().map(u128::from);
         let first = samples.next()?;
@@ -347,7 +342,7 @@ impl Oracle {
         Some([latest, min, smoothed, variation].map(|micros| micros as u64))
     }
 
-    /// "64 bits mixed from the seed and the ping's number"
+    /// SPEC K-3.
     pub(crate) fn ping_id(&self, number: u64) -> PingId {
         let bits = mix(self
             .seed
@@ -355,18 +350,17 @@ impl Oracle {
         PingId::from_payload(&bits.to_be_bytes()).expect("eight bytes are an id")
     }
 
-    /// The column "effect while `Open`"; `None` if the event is ignored.
+    /// The column "effect" of the table of events; `None` if the event is ignored.
     fn meaning(&self, now: Nanos, event: Event) -> Option<Meaning> {
         let nothing = Meaning::default();
         Some(match event {
-            // "heard; active; nothing partial is left"
+            // SPEC E-2.
             Event::Recv => Meaning {
                 active: true,
                 receive_clock_stops: true,
                 ..self.heard()
             },
-            // "more than before: heard, active, [..] less: the total is lowered and nothing is heard;
-            // the same: nothing; 0: nothing partial is left"
+            // SPEC E-19 to E-22.
             Event::RecvPartial { total } if total > self.partial_total() => Meaning {
                 active: true,
                 ..self.heard()
@@ -378,39 +372,38 @@ impl Oracle {
             Event::Ping => self.heard(),
             Event::Pong(id) => self.pong(now, id),
             Event::SendStart => nothing,
-            // "0 is no event"
+            // SPEC E-29.
             Event::SendProgress { bytes: 0 } => return None,
             Event::SendProgress { .. } => Meaning {
                 active: true,
                 ..self.progress(now)
             },
-            // "the write clock stops; sent; active; progress"
+            // SPEC E-8.
             Event::SendOk => Meaning {
                 write_clock_stops: true,
                 sent: true,
                 active: true,
                 ..self.progress(now)
             },
-            // "the write clock stops; sent; progress"
+            // SPEC E-9.
             Event::Flushed => Meaning {
                 write_clock_stops: true,
                 sent: true,
                 ..self.progress(now)
             },
-            // "the write clock stops; sent; the pong clock starts (with `pong_timeout` off the ping is
-            // `Quiet`)"
+            // SPEC E-10, E-30.
             Event::PingSent(id) if self.is_asked(id) => Meaning {
                 write_clock_stops: true,
                 sent: true,
                 ping_flushed: true,
-                // "and when it is flushed, a `Probe`'s deadline moves on"
+                // SPEC E-36.
                 probe_moves: self.since_ping_clock(now),
                 ping_settled: self.config().pong_timeout().is_none(),
                 ..nothing
             },
-            // "for any other ping: ignored"
+            // SPEC E-31.
             Event::PingSent(_) => return None,
-            // "a ping is due at once if none is out"
+            // SPEC E-41.
             Event::Probe { .. } => Meaning {
                 ping_wanted: self.ping() == Ping::Quiet,
                 ..nothing
@@ -422,8 +415,7 @@ impl Oracle {
         })
     }
 
-    /// "the silence clock restarts; with `pong_evidence = any` a ping in flight is answered, and a
-    /// `Probe` too"
+    /// SPEC E-17, E-18.
     fn heard(&self) -> Meaning {
         let answers = self.config().pong_evidence() == PongEvidence::Any;
         Meaning {
@@ -434,9 +426,7 @@ impl Oracle {
         }
     }
 
-    /// "while a ping is `Asked`, its clock restarts and the peer is excused [..] While a ping is
-    /// `InFlight` and the write clock runs (before the event), the same holds [..] the ping then
-    /// counts as flushed now [..] A write that leaves at once excuses nothing."
+    /// SPEC E-32 to E-35.
     fn progress(&self, now: Nanos) -> Meaning {
         let in_flight = match self.ping() {
             Ping::Asked { .. } => false,
@@ -447,13 +437,13 @@ impl Oracle {
             excused: Some(now),
             ping_restarts: true,
             ping_flushed: in_flight,
-            // "Each time a ping's clock restarts [..] a `Probe`'s deadline moves on"
+            // SPEC E-36.
             probe_moves: self.since_ping_clock(now),
             ..Meaning::default()
         }
     }
 
-    /// "the time since the ping was asked for, flushed or last restarted, whichever is latest"
+    /// How far a `Probe`'s deadline moves on (SPEC E-36).
     fn since_ping_clock(&self, now: Nanos) -> Nanos {
         match self.ping() {
             Ping::Quiet => 0,
@@ -462,10 +452,7 @@ impl Oracle {
         }
     }
 
-    /// "when a poll says `SendPing` later than the ping was due, and no ping was flushed since the
-    /// peer was last heard or excused, the peer is excused for as much: last heard or excused,
-    /// whichever is later, moves on by the time from the later of that and the ping's deadline to
-    /// now"
+    /// SPEC E-37, E-38.
     fn asked_late(&self, now: Nanos, deadline: Nanos) -> Meaning {
         let last = self.last_heard_or_excused();
         let excuse = now - last.max(deadline);
@@ -483,11 +470,11 @@ impl Oracle {
             .since_asked()
             .iter()
             .any(|line| matches!(line.what, What::Event(Event::Pong(id)) if of_the_latest(id)));
-        // "Any other pong, a repeated one too, is only heard."
+        // SPEC K-9.
         if !of_the_latest(id) || repeated {
             return self.heard();
         }
-        // "The first pong of the latest ping answers it and a `Probe`"
+        // SPEC K-5.
         let answered = Meaning {
             ping_settled: true,
             probe_answered: true,
@@ -495,16 +482,13 @@ impl Oracle {
         };
         let lines = self.since_asked();
         match lines.iter().find(|line| line.meaning.ping_flushed) {
-            // "from `PingSent` to the first pong of that id, also when other evidence answered the
-            // ping first, until the next ping is asked for; none for a ping whose clock restarted
-            // in flight", "in whole microseconds"
+            // SPEC K-10, K-11.
             Some(flushed) => Meaning {
                 sample: (!lines.iter().any(Line::restarts_in_flight))
                     .then(|| ((now - flushed.at) / 1000) as u64),
                 ..answered
             },
-            // "still `Asked`, it proves that the ping left: `Quiet`, counts as sent and flushed now,
-            // gives no round-trip time, leaves the write clock alone"
+            // SPEC K-7.
             None => Meaning {
                 sent: true,
                 ping_flushed: true,
@@ -517,8 +501,7 @@ impl Oracle {
         matches!(self.ping(), Ping::Asked { .. }) && id == self.ping_id(self.pings_sent())
     }
 
-    /// "A ping is `Quiet`, `Asked { at }` (returned by `poll`, not flushed yet) or `InFlight { since
-    /// }`. There is never more than one."
+    /// SPEC K-1, K-2.
     fn ping(&self) -> Ping {
         let lines = self.since_asked();
         let Some(asked) = lines.first() else {
@@ -537,7 +520,7 @@ impl Oracle {
         {
             return Ping::Quiet;
         }
-        // "the ping then counts as flushed now"
+        // SPEC E-34.
         let flushed_again = latest(Line::restarts_in_flight);
         Ping::InFlight {
             since: flushed_again.unwrap_or(&lines[flushed]).at,
@@ -553,7 +536,7 @@ impl Oracle {
     fn rows(&self, now: Nanos) -> Vec<Row> {
         let mut rows = Vec::with_capacity(10);
         self.rows_of_the_phase(now, &mut |kind, deadline, due, peer, unread| {
-            // "A deadline past the last representable instant never comes: it counts as off."
+            // SPEC T-4.
             if let Some(deadline) = deadline.filter(|&deadline| deadline <= LAST) {
                 rows.push(Row {
                     kind,
@@ -613,8 +596,7 @@ impl Oracle {
                 let due = Abort(Reason::MessageTimeout);
                 row(Kind::Write, self.write_clock(), due, true, false);
 
-                // "ping asked + (`message_timeout`, or if it is off in the configuration
-                // `pong_timeout`)"
+                // SPEC D-6, D-17.
                 let ping_write = match self.ping() {
                     Ping::Asked { at } => {
                         after(at, config.message_timeout().or(config.pong_timeout()))
@@ -630,7 +612,7 @@ impl Oracle {
                 let due = Abort(Reason::SlowReceive);
                 row(Kind::Receive, self.receive_clock(), due, true, true);
 
-                // "not while its ping is `Asked`, [..] unless both limits named there are off"
+                // SPEC D-19.
                 let bounded = config.message_timeout().or(config.pong_timeout());
                 let waits = matches!(self.ping(), Ping::Asked { .. }) && bounded.is_some();
                 let probe = self.probe().filter(|_| !waits);
@@ -643,8 +625,7 @@ impl Oracle {
                 };
                 row(Kind::Pong, pong, Abort(Reason::PongTimeout), true, true);
 
-                // "the later of last heard and last excused (scope `messages`: last active) +
-                // `idle_timeout`"
+                // SPEC D-20.
                 let quiet_since = match config.idle_scope() {
                     IdleScope::Inbound => self.last_heard_or_excused(),
                     IdleScope::Messages => self.last_active(),
@@ -652,8 +633,7 @@ impl Oracle {
                 };
                 let idle = after(quiet_since, config.idle_timeout());
                 let next_ping = self.next_ping(now);
-                // "but that a ping whose deadline is earlier than that of the idle row (scope
-                // `inbound`) comes before it"
+                // SPEC D-13.
                 let ping_first = config.idle_scope() == IdleScope::Inbound
                     && next_ping.zip(idle).is_some_and(|(ping, idle)| ping < idle);
                 if ping_first {
@@ -668,9 +648,7 @@ impl Oracle {
         }
     }
 
-    /// "no ping out: `ping_interval` (less jitter) from max(min(last heard, last sent), last ping
-    /// flushed), with `pong_evidence = pong` from the last ping flushed (before the first: the
-    /// opening); at once if a `Probe` made one due (until it is asked for), if that is earlier"
+    /// SPEC D-21 to D-24.
     fn next_ping(&self, now: Nanos) -> Option<Nanos> {
         if self.ping() != Ping::Quiet {
             return None;
@@ -701,8 +679,7 @@ impl Oracle {
         }
     }
 
-    /// "the peer must answer by now + `within` (of several, the nearest)", "(moved on as above),
-    /// until answered"
+    /// SPEC D-18, E-40.
     fn probe(&self) -> Option<Nanos> {
         let unanswered = self
             .since_last(|line| line.meaning.probe_answered)
@@ -718,8 +695,7 @@ impl Oracle {
         deadlines.min()
     }
 
-    /// "it closes at now + a part of `within` drawn from the seed (0 gives now; of several, the
-    /// nearest)"
+    /// SPEC E-43.
     fn drain(&self) -> Option<Nanos> {
         let part = Nanos::from(mix(self.seed ^ mix(u64::MAX)) >> 32);
         self.log
@@ -733,8 +709,7 @@ impl Oracle {
             .min()
     }
 
-    /// "the ping that made the peer flood": "`credit := max(credit, now) + 1 s / max_ping_rate`; when
-    /// `credit - now > 60 s` the peer floods, and stays so"
+    /// SPEC D-7, E-25, E-26.
     fn flooded(&self) -> Option<Nanos> {
         let mut credit = 0;
         for line in &self.log {
@@ -751,9 +726,7 @@ impl Oracle {
         None
     }
 
-    /// "`SendStart`: the write clock starts at `now + message_timeout`, unless it runs";
-    /// "`SendProgress`: a running write clock moves to min(itself + bytes · 1 s / `min_data_rate`, now
-    /// + `message_timeout`), with the rate off to now + `message_timeout`"
+    /// SPEC E-27, E-28.
     fn write_clock(&self) -> Option<Nanos> {
         let lines = self
             .since_last(|line| line.meaning.write_clock_stops)
@@ -780,8 +753,7 @@ impl Oracle {
         clock
     }
 
-    /// "Receive clock, while `min_data_rate` is on: begins at now + 5 s; then n, what the total grew
-    /// by (from 0 at first), moves it to min(itself + n · 1 s / `min_data_rate`, now + 30 s)."
+    /// SPEC E-23, E-24.
     fn receive_clock(&self) -> Option<Nanos> {
         let begin = self
             .log
@@ -810,9 +782,7 @@ impl Oracle {
         partial_total(&self.log)
     }
 
-    /// "for which no grace has begun at or after `d`", "with `now - d > stall_tolerance`", and "no
-    /// grace begins while a *peer* deadline that had one is due again [..] For this, *unread* rows
-    /// count under `poll_unread` as well"
+    /// SPEC G-2, G-5, G-6.
     fn deserves_a_grace(&self, now: Nanos, row: &Row, rows: &[Row]) -> bool {
         let Some(tolerance) = length(self.config().stall_tolerance()) else {
             return false;
@@ -825,8 +795,7 @@ impl Oracle {
             && !rows.iter().any(|row| had_one(row) && due_again(row))
     }
 
-    /// "A *peer* deadline at or before the begin of the latest grace counts as that begin +
-    /// `stall_tolerance`."
+    /// SPEC G-3.
     fn with_grace(&self, row: &Row) -> Option<Nanos> {
         match (self.grace(), length(self.config().stall_tolerance())) {
             (Some(begin), Some(tolerance)) if row.peer && row.deadline <= begin => {
@@ -836,7 +805,7 @@ impl Oracle {
         }
     }
 
-    /// The begin of the latest grace. "Entering a phase forgets the grace."
+    /// The begin of the latest grace, which entering a phase forgets (SPEC G-9).
     fn grace(&self) -> Option<Nanos> {
         self.log
             .iter()
@@ -853,9 +822,8 @@ impl Oracle {
         (left > 0 && end <= LAST).then(|| duration(left))
     }
 
-    /// "shortens each ping interval and the connection's life by a random part of up to this
-    /// fraction", the part being drawn "from the policy's seed and the ping's number alone"; 0 is the
-    /// number of the connection's life
+    /// A limit shortened by a random part (SPEC S-13), drawn from the seed and the ping's number
+    /// (SPEC S-30); 0 is the number of the connection's life.
     fn less_jitter(&self, limit: Option<Duration>, number: u64) -> Option<Nanos> {
         let limit = length(limit)?;
         let billionths = (self.config().jitter() * 1e9).round() as Nanos;
@@ -868,13 +836,13 @@ impl Oracle {
         self.last(|line| line.meaning.heard)
     }
 
-    /// "last heard or excused, whichever is later"
+    /// The later of last inbound and last excused.
     fn last_heard_or_excused(&self) -> Nanos {
         let mut excused = self.log.iter().filter_map(|line| line.meaning.excused);
         self.last_heard().max(excused.next_back().unwrap_or(0))
     }
 
-    /// "last ping flushed", "before the first: the opening"
+    /// The last ping flushed; before the first, the opening (SPEC D-23).
     fn last_flushed_ping(&self) -> Nanos {
         self.last(|line| line.meaning.ping_flushed)
     }
@@ -887,7 +855,7 @@ impl Oracle {
         self.last(|line| line.meaning.sent)
     }
 
-    /// When that last was so; "every clock starts" when the connection opens.
+    /// When that last was so; all clocks start when the connection opens (SPEC E-1).
     fn last(&self, was: impl Fn(&Line) -> bool) -> Nanos {
         let line = self.log.iter().rev().find(|line| was(line));
         line.map_or_else(|| self.opened(), |line| line.at)
@@ -918,7 +886,7 @@ impl Oracle {
         &self.configs[self.last_line().config]
     }
 
-    /// "A `now` earlier than one already seen [..] counts as the latest seen."
+    /// SPEC T-2.
     fn clamp(&self, now: Timestamp) -> Nanos {
         self.latest().max(nanos(now))
     }
@@ -942,7 +910,7 @@ impl Oracle {
     }
 }
 
-/// "bytes received so far of a message or frame that is not whole"
+/// The bytes received so far of a message or frame that is not whole (SPEC E-3).
 fn partial_total(log: &[Line]) -> u64 {
     log.iter()
         .rev()
@@ -954,7 +922,7 @@ fn partial_total(log: &[Line]) -> u64 {
         .unwrap_or(0)
 }
 
-/// "bytes · 1 s / `min_data_rate`"; "products come before quotients, quotients round down"
+/// How long the bytes may take at that rate (SPEC T-6).
 fn time_for(bytes: u64, rate: u32) -> Nanos {
     Nanos::from(bytes) * SECOND / Nanos::from(rate)
 }

@@ -304,7 +304,7 @@ async fn run_here(runtime: Runtime, scenario: Scenario, seed: u64) -> Outcome {
     let suspended = suspend(&mut server, scenario.suspension, length).await;
     clients.resumed.set(true);
 
-    // Claim C8 of the specification. The polls are late by the suspension.
+    // SPEC C8. The polls are late by the suspension.
     let bound = config.detection_bound().unwrap() + suspended + 2 * stall_tolerance + PATIENCE;
     let close_bound = config.close_timeout() + stall_tolerance + PATIENCE;
     let mut ends = Ends {

@@ -154,8 +154,8 @@ impl History {
             Ping::Asked { .. } => (true, false),
             Ping::InFlight { .. } => (false, true),
         };
-        // "the last that was heard, or the last byte that the transport took while a ping waited,
-        // or of a write that had to wait while a ping was in flight"
+        // The detection bound counts from what is inbound, and from bytes that the transport took
+        // while the ping was held up (SPEC S-25).
         let progress = match event {
             Event::SendOk | Event::Flushed => true,
             Event::SendProgress { bytes } => bytes > 0,

@@ -217,7 +217,7 @@ impl Reference {
         }
     }
 
-    /// "*Heard*"
+    /// SPEC E-17, E-18.
     fn on_inbound(&mut self, limits: &Limits) {
         self.last_inbound = self.now;
         if limits.any_evidence {
@@ -228,7 +228,7 @@ impl Reference {
         }
     }
 
-    /// "The first pong of the latest ping answers it and a `Probe`."
+    /// SPEC K-5 to K-7.
     fn on_first_pong(&mut self) {
         self.pong_awaited = false;
         self.probe = NEVER;
@@ -255,7 +255,7 @@ impl Reference {
         self.pongs += 1;
     }
 
-    /// "*Progress*"
+    /// SPEC E-32 to E-34.
     fn on_progress(&mut self, write_waited: bool) {
         let now = self.now;
         match self.ping {
@@ -306,8 +306,8 @@ impl Reference {
             return Action::Abort(reason);
         }
         let rows = self.rows(limits);
-        // "No grace begins while a *peer* deadline that had one is due again." The rows marked
-        // *unread* count here, in both kinds of poll.
+        // No grace begins while a row that had one has expired again (SPEC G-5). The rows marked
+        // *unread* count here, in both kinds of poll (SPEC G-6).
         let spent = rows
             .iter()
             .any(|row| self.had_grace(limits, row) && self.counts_as(limits, row) <= self.now);
@@ -356,7 +356,7 @@ impl Reference {
         }
     }
 
-    /// Asks for the ping that was due at `due`. "*Asked late*"
+    /// Asks for the ping that was due at `due` (SPEC E-37, E-38).
     fn ask(&mut self, due: Nanos) {
         let last = self.last_inbound.max(self.last_excused);
         let due = due.max(last);
@@ -370,7 +370,7 @@ impl Reference {
         self.round_trip_void = false;
     }
 
-    /// "Entering a phase forgets the grace."
+    /// SPEC G-9.
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.grace = None;
@@ -482,8 +482,8 @@ impl Reference {
         }
     }
 
-    /// "Shortens each ping interval and the connection's life by a random part." The random part
-    /// comes from the seed and the ping's number, 0 for the connection.
+    /// Shortens a limit by a random part (SPEC S-13), which comes from the seed and the ping's number
+    /// (SPEC S-30), 0 for the connection.
     fn less_jitter(&self, limits: &Limits, limit: Option<Nanos>, number: u64) -> Option<Nanos> {
         let draw = mix(self.seed ^ mix(number)) >> 48;
         let part = ((limits.jitter * draw) << 16) / 1_000_000_000;
@@ -496,7 +496,7 @@ impl Reference {
         PingId::from_payload(&bits.to_be_bytes()).expect("eight bytes are an ID")
     }
 
-    /// "A `now` earlier than one already seen counts as the latest seen."
+    /// SPEC T-2.
     fn advance_clock(&mut self, now: Timestamp) {
         self.now = self.now.max(now.as_nanos());
     }
@@ -679,7 +679,7 @@ fn nanos(length: Duration) -> Nanos {
     Nanos::try_from(length.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
-/// "Products come before quotients, quotients round down."
+/// SPEC T-6.
 fn time_at_rate(bytes: u64, rate: u32) -> Nanos {
     let nanos = u128::from(bytes) * u128::from(SECOND) / u128::from(rate);
     Nanos::try_from(nanos).unwrap_or(Nanos::MAX)
