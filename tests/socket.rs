@@ -1799,16 +1799,24 @@ async fn limits_of_days_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_and_json_arrive() {
+async fn text_binary_and_json_arrive() {
     let (mut server, mut client) = pair(bare(), 1024).await;
     server.send_text("hello").await.unwrap();
     server.send_text_timeout("again", SECOND).await.unwrap();
+    server.send_binary([0, 255]).await.unwrap();
+    server.send_binary_timeout(vec![7], SECOND).await.unwrap();
     server.send_json(&["a", "b"]).await.unwrap();
     let value = serde_json::json!({ "n": 1 });
     server.send_json_timeout(&value, SECOND).await.unwrap();
-    for expected in ["hello", "again", r#"["a","b"]"#, r#"{"n":1}"#] {
-        let message = client.next().await.unwrap().unwrap();
-        assert_eq!(message, Message::text(expected));
+    for expected in [
+        Message::text("hello"),
+        Message::text("again"),
+        Message::binary(vec![0, 255]),
+        Message::binary(vec![7]),
+        Message::text(r#"["a","b"]"#),
+        Message::text(r#"{"n":1}"#),
+    ] {
+        assert_eq!(client.next().await.unwrap().unwrap(), expected);
     }
 }
 

@@ -7,6 +7,7 @@ use std::string::String;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use std::vec::Vec;
 
 use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
@@ -146,6 +147,35 @@ where
         Self: Unpin,
     {
         self.send_timeout(M::text(text.into()), within)
+    }
+
+    /// Sends a binary message; see [`send`](Self::send).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_binary(
+        &mut self,
+        payload: impl Into<Vec<u8>>,
+    ) -> impl Future<Output = Result<(), Error<E>>>
+    where
+        Self: Unpin,
+    {
+        self.send(M::binary(payload.into()))
+    }
+
+    /// Sends a binary message within `within` of this call; see [`send_timeout`](Self::send_timeout).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_binary_timeout(
+        &mut self,
+        payload: impl Into<Vec<u8>>,
+        within: Duration,
+    ) -> impl Future<Output = Result<(), Error<E>>>
+    where
+        Self: Unpin,
+    {
+        self.send_timeout(M::binary(payload.into()), within)
     }
 
     /// Sends `value` as JSON in a text message; see [`send`](Self::send). The value is serialized by this

@@ -1,6 +1,13 @@
 //! What the socket needs to know about a message.
 
+#[cfg(feature = "tungstenite")]
+mod tungstenite;
+
 use std::string::String;
+use std::vec::Vec;
+
+#[cfg(feature = "tungstenite")]
+pub use tungstenite::tungstenite_config;
 
 /// A WebSocket message of any library.
 ///
@@ -28,6 +35,9 @@ pub trait Message: Clone {
 
     /// Creates a text message.
     fn text(text: String) -> Self;
+
+    /// Creates a binary message.
+    fn binary(payload: Vec<u8>) -> Self;
 
     /// Creates a Ping frame.
     fn ping(payload: [u8; 8]) -> Self;
@@ -69,74 +79,18 @@ fn cut_to_fit(reason: &str) -> &str {
     &reason[..end]
 }
 
+/// Buffer sizes that fit the timeouts; [`tungstenite_config`] gives the reasons.
 #[cfg(feature = "tungstenite")]
-pub use for_tungstenite::tungstenite_config;
-
-#[cfg(feature = "tungstenite")]
-mod for_tungstenite {
-    use std::string::String;
-
-    use tungstenite::protocol::{CloseFrame, WebSocketConfig};
-
-    use super::{Message, MessageKind};
-
-    impl Message for tungstenite::Message {
-        #[inline]
-        fn kind(&self) -> MessageKind<'_> {
-            match self {
-                Self::Text(_) | Self::Binary(_) | Self::Frame(_) => MessageKind::Data,
-                Self::Ping(payload) => MessageKind::Ping(payload),
-                Self::Pong(payload) => MessageKind::Pong(payload),
-                Self::Close(frame) => {
-                    MessageKind::Close(frame.as_ref().map(|frame| frame.code.into()))
-                }
-            }
-        }
-
-        fn payload_len(&self) -> usize {
-            self.len()
-        }
-
-        fn text(text: String) -> Self {
-            Self::Text(text.into())
-        }
-
-        fn ping(payload: [u8; 8]) -> Self {
-            Self::Ping(payload.to_vec().into())
-        }
-
-        fn close(code: Option<u16>, reason: &str) -> Self {
-            Self::Close(code.map(|code| CloseFrame {
-                code: code.into(),
-                reason: reason.into(),
-            }))
-        }
-    }
-
-    /// Settings for tungstenite that fit the timeouts; give them to `accept_async_with_config` and
-    /// the like.
-    ///
-    /// | setting | here | tungstenite's own | why |
-    /// |---|---|---|---|
-    /// | `read_buffer_size` | 4 KiB | 128 KiB | each connection has one, zeroed at each read; a smaller one makes large messages slow |
-    /// | `write_buffer_size` | 4 KiB | 128 KiB | what may wait before it goes to the transport |
-    /// | `max_write_buffer_size` | 17 MiB | unlimited | a peer that pings and never reads would fill the memory with pongs |
-    /// | `max_frame_size` | 16 MiB | 16 MiB | the largest frame that fits the write buffer, so what can be received can be sent back |
-    /// | `max_message_size` | 16 MiB | 64 MiB | a message is sent as one frame |
-    pub fn tungstenite_config() -> WebSocketConfig {
-        const LARGEST: usize = 16 << 20;
-        WebSocketConfig::default()
-            .read_buffer_size(4 << 10)
-            .write_buffer_size(4 << 10)
-            .max_write_buffer_size(LARGEST + (1 << 20))
-            .max_frame_size(Some(LARGEST))
-            .max_message_size(Some(LARGEST))
-    }
+mod sizes {
+    pub(super) const BUFFER: usize = 4 << 10;
+    pub(super) const LARGEST: usize = 16 << 20;
+    pub(super) const UNSENT: usize = LARGEST + (1 << 20);
 }
 
 #[cfg(test)]
 mod tests {
     use std::string::{String, ToString};
+    use std::vec::Vec;
 
     use super::{Message, MessageKind, close_message, cut_to_fit};
 
@@ -151,6 +105,10 @@ mod tests {
 
         fn text(text: String) -> Self {
             Self(text)
+        }
+
+        fn binary(_: Vec<u8>) -> Self {
+            Self(String::new())
         }
 
         fn ping(_: [u8; 8]) -> Self {
