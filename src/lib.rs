@@ -131,6 +131,7 @@
 //! | `std` | `TimeoutConfig::from_env` and `from_vars` |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
+//! | `axum` | `Message` for the type of axum 0.8, and `message::limit_buffers` |
 //! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |

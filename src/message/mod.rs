@@ -1,11 +1,15 @@
 //! What the socket needs to know about a message.
 
+#[cfg(feature = "axum")]
+mod axum;
 #[cfg(feature = "tungstenite")]
 mod tungstenite;
 
 use std::string::String;
 use std::vec::Vec;
 
+#[cfg(feature = "axum")]
+pub use axum::limit_buffers;
 #[cfg(feature = "tungstenite")]
 pub use tungstenite::tungstenite_config;
 
@@ -80,7 +84,7 @@ fn cut_to_fit(reason: &str) -> &str {
 }
 
 /// Buffer sizes that fit the timeouts; [`tungstenite_config`] gives the reasons.
-#[cfg(feature = "tungstenite")]
+#[cfg(any(feature = "axum", feature = "tungstenite"))]
 mod sizes {
     pub(super) const BUFFER: usize = 4 << 10;
     pub(super) const LARGEST: usize = 16 << 20;
