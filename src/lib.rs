@@ -129,7 +129,7 @@
 //! |---|---|
 //! | `alloc` | `Fleet`, very many policies behind one deadline |
 //! | `std` | `TimeoutConfig::from_env` and `from_vars` |
-//! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Metered` |
+//! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Adapter` and `tungstenite_message!` for other libraries, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `axum` | `Message` for the type of axum 0.8, and `message::limit_buffers` |
 //! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |

@@ -1,13 +1,16 @@
 //! What the socket needs to know about a message.
 
+mod adapter;
 #[cfg(feature = "axum")]
 mod axum;
+mod newtype;
 #[cfg(feature = "tungstenite")]
 mod tungstenite;
 
 use std::string::String;
 use std::vec::Vec;
 
+pub use adapter::Adapter;
 #[cfg(feature = "axum")]
 pub use axum::limit_buffers;
 #[cfg(feature = "tungstenite")]
@@ -15,14 +18,25 @@ pub use tungstenite::tungstenite_config;
 
 /// A WebSocket message of any library.
 ///
-/// Implemented for the messages of tungstenite 0.30 (feature `tungstenite`), which tokio-tungstenite 0.30
-/// and async-tungstenite 0.35 use. For other libraries, wrap the message in a newtype and implement this
-/// trait, and wrap the socket in a `Stream + Sink` of that type. That socket must queue the replies to
-/// Ping and Close frames itself, as tungstenite does; the guarded socket flushes them.
+/// | library | its messages |
+/// |---|---|
+/// | tungstenite 0.30: tokio-tungstenite 0.30, async-tungstenite 0.35 | implement it, with the feature `tungstenite` |
+/// | axum 0.8 | implement it, with the feature `axum` |
+/// | tungstenite from 0.21 in any version | get a newtype from [`tungstenite_message!`](crate::tungstenite_message) |
+/// | any other | need a newtype that implements this trait; [`Adapter`] turns the socket into one of it |
+///
+/// The socket must queue the replies to Ping and Close frames itself, as tungstenite and tokio-websockets
+/// do; the guarded socket flushes them. For a library without such a socket, drive a
+/// [`TimeoutPolicy`](crate::TimeoutPolicy).
+///
+/// [`examples/tokio_websockets`][example] has such a newtype.
+///
+/// [example]: https://github.com/ws-timeout/ws-timeout/tree/main/examples/tokio_websockets
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not implement `ws_timeout::Message`",
-    note = "enable the feature `tungstenite` for tungstenite 0.30 (tokio-tungstenite 0.30, async-tungstenite 0.35)",
-    note = "for another version or library, wrap the message in a newtype and implement `ws_timeout::Message` for it"
+    note = "enable the feature `tungstenite` for tungstenite 0.30 (tokio-tungstenite 0.30, async-tungstenite 0.35), or `axum` for axum 0.8",
+    note = "for another version of tungstenite, define the message with `ws_timeout::tungstenite_message!` and wrap the socket in `ws_timeout::message::Adapter`",
+    note = "for another library, implement `ws_timeout::Message` for a newtype of its message, and wrap the socket likewise"
 )]
 pub trait Message: Clone {
     /// Returns what kind of message this is.

@@ -1,46 +1,10 @@
 //! The messages of tungstenite 0.30, and its settings.
 
-use std::string::String;
-use std::vec::Vec;
+use tungstenite::protocol::WebSocketConfig;
 
-use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use super::sizes;
 
-use super::{Message, MessageKind, sizes};
-
-impl Message for tungstenite::Message {
-    #[inline]
-    fn kind(&self) -> MessageKind<'_> {
-        match self {
-            Self::Text(_) | Self::Binary(_) | Self::Frame(_) => MessageKind::Data,
-            Self::Ping(payload) => MessageKind::Ping(payload),
-            Self::Pong(payload) => MessageKind::Pong(payload),
-            Self::Close(frame) => MessageKind::Close(frame.as_ref().map(|frame| frame.code.into())),
-        }
-    }
-
-    fn payload_len(&self) -> usize {
-        self.len()
-    }
-
-    fn text(text: String) -> Self {
-        Self::Text(text.into())
-    }
-
-    fn binary(payload: Vec<u8>) -> Self {
-        Self::Binary(payload.into())
-    }
-
-    fn ping(payload: [u8; 8]) -> Self {
-        Self::Ping(payload.to_vec().into())
-    }
-
-    fn close(code: Option<u16>, reason: &str) -> Self {
-        Self::Close(code.map(|code| CloseFrame {
-            code: code.into(),
-            reason: reason.into(),
-        }))
-    }
-}
+crate::__impl_message_by_tungstenite!(tungstenite::Message, tungstenite);
 
 /// Settings for tungstenite that fit the timeouts; give them to `accept_async_with_config` and
 /// the like.

@@ -1,0 +1,87 @@
+//! A socket of another library, with its messages in a type that implements `Message`.
+
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::{Stream, TryStream};
+use futures_util::sink::Sink;
+
+/// A `Stream + Sink` of the messages `M` around one of another library's messages, which convert to and
+/// from `M`.
+///
+/// Wrap the socket in it where its messages do not implement [`Message`](super::Message), and a newtype of
+/// them does; [`tungstenite_message!`](crate::tungstenite_message) writes that newtype for tungstenite. The
+/// adapter holds only the socket, and a conversion only moves the message.
+#[derive(Debug)]
+pub struct Adapter<M, S> {
+    socket: S,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M, S> Adapter<M, S> {
+    /// Wraps `socket`.
+    pub fn new(socket: S) -> Self {
+        Self {
+            socket,
+            message: PhantomData,
+        }
+    }
+
+    /// Returns the socket.
+    pub fn get_ref(&self) -> &S {
+        &self.socket
+    }
+
+    /// Returns the socket, for example to shut its transport down.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    /// Returns the socket.
+    pub fn into_inner(self) -> S {
+        self.socket
+    }
+}
+
+impl<M, S> Stream for Adapter<M, S>
+where
+    S: TryStream + Unpin,
+    M: From<S::Ok>,
+{
+    type Item = Result<M, S::Error>;
+
+    #[inline]
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let socket = Pin::new(&mut self.get_mut().socket);
+        socket.try_poll_next(cx).map_ok(M::from)
+    }
+}
+
+impl<M, S> Sink<M> for Adapter<M, S>
+where
+    S: TryStream + Sink<S::Ok, Error = <S as TryStream>::Error> + Unpin,
+    M: Into<S::Ok>,
+{
+    type Error = <S as TryStream>::Error;
+
+    #[inline]
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Pin::new(&mut self.get_mut().socket).poll_ready(cx)
+    }
+
+    #[inline]
+    fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), Self::Error> {
+        Pin::new(&mut self.get_mut().socket).start_send(message.into())
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    #[inline]
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Pin::new(&mut self.get_mut().socket).poll_close(cx)
+    }
+}
