@@ -135,6 +135,7 @@
 //! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
+//! | `testing` | for tests: `Arbitrary` of the crate `arbitrary`, its only dependency, for [`TimeoutConfig`] and [`Event`]; with `socket`, `testing::ManualTimer` |
 //!
 //! # What it does not do
 //!
@@ -193,6 +194,8 @@ mod socket;
 mod status;
 #[cfg(feature = "socket")]
 mod suspension;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 #[cfg(feature = "socket")]
 mod timer;
@@ -233,3 +236,7 @@ pub mod spec {}
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/GUIDE.md")]
+struct Guide;

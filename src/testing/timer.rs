@@ -1,0 +1,202 @@
+//! A clock and a timer that a test moves.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use std::vec::Vec;
+
+use crate::time::Timestamp;
+use crate::timer::Timer;
+
+/// A [`Timer`] whose time passes only when a test says so, on any executor or on none.
+///
+/// A clone is another timer on the same clock: give one to each socket and keep one to move the time.
+///
+/// * Time stands still until [`advance`](Self::advance) or [`suspend`](Self::suspend). The clock
+///   starts at [`Timestamp::ZERO`].
+/// * A timer fires when the clock has reached the instant that it is set to, never earlier, and there
+///   is no timer slack unless you set one. `advance` wakes the task before it returns; the socket acts
+///   when you or your executor poll it next.
+/// * When it fires, the socket assumes that a read now finds all that had arrived by the instant that
+///   the timer was set to. This is true of a stream in memory, and not of a stream that is registered
+///   with a reactor. What the peer sends in time must therefore be in the stream before you poll
+///   the socket past the deadline. The socket reads it before it decides, however late the poll.
+/// * `advance` moves the clock in one step. If it passes a deadline about the peer by more than
+///   `stall_tolerance`, the next poll begins a grace instead of a verdict, as after a stall of the
+///   process. Step from deadline to deadline with [`next_fire`](Self::next_fire).
+///
+/// Do not drive tokio's own streams with it in a task of tokio that may spend its budget: such a stream
+/// is then `Pending` whatever has arrived, and only tokio's timer knows.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use futures_util::{FutureExt, StreamExt};
+/// use tokio_tungstenite::WebSocketStream;
+/// use tungstenite::protocol::Role;
+/// use ws_timeout::testing::ManualTimer;
+/// use ws_timeout::{CloseReason, Error, TimeoutConfig, TimeoutSocket};
+///
+/// let (ours, _silent_peer) = tokio::io::duplex(4096);
+/// let ours = WebSocketStream::from_raw_socket(ours, Role::Server, None).now_or_never().unwrap();
+/// let timer = ManualTimer::new();
+/// let mut socket = TimeoutSocket::new(TimeoutConfig::DEFAULT, timer.clone(), ours);
+///
+/// let end = loop {
+///     match socket.next().now_or_never() {
+///         None => timer.advance(timer.next_fire().unwrap()), // to the next deadline
+///         Some(read) => break read,
+///     }
+/// };
+/// let Some(Err(Error::Verdict(verdict))) = end else { panic!() };
+/// assert_eq!(verdict.reason, CloseReason::IdleTimeout);
+/// assert_eq!(verdict.status.age, Duration::from_secs(60));
+/// ```
+#[derive(Debug)]
+pub struct ManualTimer {
+    clock: Arc<Mutex<Clock>>,
+    /// The key of its setting in the clock.
+    id: u64,
+}
+
+#[derive(Debug)]
+struct Clock {
+    now: Timestamp,
+    suspended: Duration,
+    /// How many timers it ever had.
+    timers: u64,
+    /// What each timer is set to, until it has fired.
+    set: BTreeMap<u64, Setting>,
+}
+
+#[derive(Debug)]
+struct Setting {
+    at: Timestamp,
+    waker: Option<Waker>,
+}
+
+impl ManualTimer {
+    /// Creates a timer with a clock of its own, at [`Timestamp::ZERO`].
+    pub fn new() -> Self {
+        let clock = Clock {
+            now: Timestamp::ZERO,
+            suspended: Duration::ZERO,
+            timers: 1,
+            set: BTreeMap::new(),
+        };
+        Self {
+            clock: Arc::new(Mutex::new(clock)),
+            id: 0,
+        }
+    }
+
+    /// Moves the clock forward by `length` in one step, at most to [`Timestamp::MAX`], and wakes the
+    /// tasks whose timers fire.
+    pub fn advance(&self, length: Duration) {
+        let mut clock = self.lock();
+        let now = clock.now.checked_add(length).unwrap_or(Timestamp::MAX);
+        clock.now = now;
+        let expired = clock.set.values_mut().filter(|timer| timer.at <= now);
+        let wakers: Vec<_> = expired.filter_map(|timer| timer.waker.take()).collect();
+        drop(clock); // A waker may run code that uses this clock.
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Suspends the machine for `length`: the clock stands still, and
+    /// [`time_suspended`](Timer::time_suspended) grows.
+    ///
+    /// A socket notices that when its timer fires next, and probes its peer after more than five
+    /// seconds.
+    pub fn suspend(&self, length: Duration) {
+        let mut clock = self.lock();
+        clock.suspended = clock.suspended.saturating_add(length);
+    }
+
+    /// Returns how long it takes until the next timer of this clock fires: zero if one has fired and
+    /// its socket has not been polled since, `None` if none is set.
+    pub fn next_fire(&self) -> Option<Duration> {
+        let clock = self.lock();
+        let next = clock.set.values().map(|timer| timer.at).min()?;
+        Some(next.saturating_duration_since(clock.now))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for ManualTimer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Another timer on the same clock, which is not set.
+impl Clone for ManualTimer {
+    fn clone(&self) -> Self {
+        let mut clock = self.lock();
+        let id = clock.timers;
+        clock.timers += 1;
+        drop(clock);
+        Self {
+            clock: self.clock.clone(),
+            id,
+        }
+    }
+}
+
+impl Drop for ManualTimer {
+    fn drop(&mut self) {
+        let setting = self.lock().set.remove(&self.id);
+        drop(setting); // With the lock free: dropping a waker may drop a task and its timers.
+    }
+}
+
+impl Timer for ManualTimer {
+    type Instant = Timestamp;
+
+    fn now(&self) -> Timestamp {
+        self.lock().now
+    }
+
+    fn timestamp(&self, at: Timestamp) -> Timestamp {
+        at
+    }
+
+    fn instant(&self, at: Timestamp) -> Timestamp {
+        at
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        let setting = Setting { at, waker: None };
+        let replaced = self.lock().set.insert(self.id, setting);
+        drop(replaced);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut clock = self.lock();
+        let now = clock.now;
+        let Some(setting) = clock.set.get_mut(&self.id) else {
+            return Poll::Pending;
+        };
+        if setting.at > now {
+            let replaced = setting.waker.replace(cx.waker().clone());
+            drop(clock);
+            drop(replaced);
+            return Poll::Pending;
+        }
+        let fired = clock.set.remove(&self.id);
+        drop(clock);
+        drop(fired);
+        Poll::Ready(())
+    }
+
+    fn default_slack(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn time_suspended(&self) -> Duration {
+        self.lock().suspended
+    }
+}
