@@ -22,6 +22,7 @@ use tungstenite::protocol::Role;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{Timer, open};
+use ws_timeout::testing::ManualTimer;
 use ws_timeout::{
     CloseHandshake, CloseReason, Error, Metered, PongEvidence, Received, TimeoutConfig,
     TimeoutConfigBuilder, TimeoutSocket, Timestamp, Verdict,
@@ -1637,52 +1638,28 @@ async fn a_writer_that_waits_hears_of_the_end() {
     assert!(matches!(told, Err(Error::Closed)), "{told:?}");
 }
 
-/// tokio's clock, on a machine that is suspended when the test says so.
-struct Suspended {
-    timer: Timer,
-    asleep: Arc<AtomicU64>,
-}
-
-impl ws_timeout::Timer for Suspended {
-    type Instant = tokio::time::Instant;
-
-    fn now(&self) -> Self::Instant {
-        self.timer.now()
-    }
-
-    fn timestamp(&self, at: Self::Instant) -> Timestamp {
-        self.timer.timestamp(at)
-    }
-
-    fn instant(&self, at: Timestamp) -> Self::Instant {
-        self.timer.instant(at)
-    }
-
-    fn set(&mut self, at: Self::Instant) {
-        assert!(at <= self.now() + DAY, "an alarm more than a day ahead");
-        ws_timeout::Timer::set(&mut self.timer, at);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ws_timeout::Timer::poll(&mut self.timer, cx)
-    }
-
-    fn default_slack(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn has_budget(&self) -> bool {
-        ws_timeout::Timer::has_budget(&self.timer)
-    }
-
-    fn time_suspended(&self) -> Duration {
-        Duration::from_secs(self.asleep.load(Ordering::Relaxed))
+/// Polls `future` from one firing of the timer to the next. Returns `None` after `within`.
+fn run<T>(timer: &ManualTimer, within: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = within;
+    loop {
+        if let Some(output) = future.as_mut().now_or_never() {
+            return Some(output);
+        }
+        let next = timer.next_fire();
+        assert!(next <= Some(DAY), "an alarm more than a day ahead");
+        let next = next.unwrap_or(Duration::MAX);
+        timer.advance(next.min(left));
+        if next > left {
+            return None;
+        }
+        left -= next;
     }
 }
 
 /// Guards rule 19.
-#[tokio::test(start_paused = true)]
-async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
+#[test]
+fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
     let limit = |seconds| Some(Duration::from_secs(seconds));
     for (seconds, probe, pong, answer_by) in [
         (6, limit(10), limit(60), limit(10)),
@@ -1692,33 +1669,28 @@ async fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
         (4, limit(10), limit(60), None),
     ] {
         let (transport, _client) = duplex(1024);
-        let transport =
-            WebSocketStream::from_raw_socket(transport, Role::Server, Some(tungstenite_config()))
-                .await;
-        let asleep = Arc::new(AtomicU64::new(0));
-        let timer = Suspended {
-            timer: Timer::new(),
-            asleep: asleep.clone(),
-        };
+        let transport = WebSocketStream::from_raw_socket(transport, Role::Server, None);
+        let timer = ManualTimer::new();
         let config = bare()
             .heartbeat_interval(SECOND)
             .maybe_resume_probe(probe)
             .maybe_pong_timeout(pong);
-        let mut server = TimeoutSocket::new(config.build().unwrap(), timer, transport);
-        assert!(
-            tokio::time::timeout(2500 * MS, server.recv())
-                .await
-                .is_err()
+        let mut server = TimeoutSocket::new(
+            config.build().unwrap(),
+            timer.clone(),
+            transport.now_or_never().unwrap(),
         );
-        asleep.store(seconds, Ordering::Relaxed);
-        let start = now();
-        let end = tokio::time::timeout(30 * SECOND, server.recv()).await;
+        assert!(run(&timer, 2500 * MS, server.recv()).is_none());
+        timer.suspend(Duration::from_secs(seconds));
+        let start = timer.now();
+        let end = run(&timer, 30 * SECOND, server.recv());
         if let Some(answer_by) = answer_by {
             assert_eq!(timed_out(end.unwrap()).reason, CloseReason::PongTimeout);
             // Half a second to the next poll, and then the limit.
-            took(start, 500 * MS + answer_by);
+            let took = timer.now().saturating_duration_since(start);
+            assert_eq!(took, 500 * MS + answer_by);
         } else {
-            assert!(end.is_err(), "asleep for {seconds} s: {end:?}");
+            assert!(end.is_none(), "asleep for {seconds} s: {end:?}");
         }
     }
 }
@@ -1765,33 +1737,30 @@ fn a_clock_that_was_paused_before_the_first_timer_runs() {
 
 /// An alarm is set a day ahead at most, and looked at again.
 /// Guards rule 18.
-#[tokio::test(start_paused = true)]
-async fn limits_of_days_are_kept() {
-    let timer = || Suspended {
-        timer: Timer::new(),
-        asleep: Arc::default(),
-    };
+#[test]
+fn limits_of_days_are_kept() {
+    let timer = ManualTimer::new();
+    let since = |start| timer.now().saturating_duration_since(start);
 
     let (transport, _client) = duplex(1024);
-    let transport = WebSocketStream::from_raw_socket(transport, Role::Server, None).await;
+    let transport = WebSocketStream::from_raw_socket(transport, Role::Server, None);
+    let transport = transport.now_or_never().unwrap();
     let config = bare().idle_timeout(3 * DAY).build().unwrap();
-    let mut server = TimeoutSocket::new(config, timer(), transport);
-    let start = now();
-    assert_eq!(
-        server.recv_timeout(2 * DAY).await.unwrap(),
-        Received::TimedOut
-    );
-    took(start, 2 * DAY);
-    assert_eq!(
-        timed_out(server.recv().await).reason,
-        CloseReason::IdleTimeout
-    );
-    took(start, 3 * DAY + 5 * SECOND);
+    let mut server = TimeoutSocket::new(config, timer.clone(), transport);
+    let start = timer.now();
+    let end = run(&timer, 5 * DAY, server.recv_timeout(2 * DAY)).unwrap();
+    assert_eq!(end.unwrap(), Received::TimedOut);
+    assert_eq!(since(start), 2 * DAY);
+    let end = run(&timer, 5 * DAY, server.recv()).unwrap();
+    assert_eq!(timed_out(end).reason, CloseReason::IdleTimeout);
+    assert_eq!(since(start), 3 * DAY + 5 * SECOND);
 
     let config = bare().handshake_timeout(5 * DAY / 2).build().unwrap();
-    let start = now();
-    let opened = TimeoutSocket::open(config, timer(), pending::<Result<Client, WsError>>()).await;
-    took(start, 5 * DAY / 2);
+    let start = timer.now();
+    let handshake = pending::<Result<Client, WsError>>();
+    let opening = TimeoutSocket::open(config, timer.clone(), handshake);
+    let opened = run(&timer, 5 * DAY, opening).unwrap();
+    assert_eq!(since(start), 5 * DAY / 2);
     assert_eq!(
         timed_out(opened.map(|_| ())).reason,
         CloseReason::HandshakeTimeout

@@ -91,6 +91,11 @@ impl ManualTimer {
         }
     }
 
+    /// Returns the time of the clock.
+    pub fn now(&self) -> Timestamp {
+        self.lock().now
+    }
+
     /// Moves the clock forward by `length` in one step, at most to [`Timestamp::MAX`], and wakes the
     /// tasks whose timers fire.
     pub fn advance(&self, length: Duration) {
@@ -157,7 +162,7 @@ impl Timer for ManualTimer {
     type Instant = Timestamp;
 
     fn now(&self) -> Timestamp {
-        self.lock().now
+        self.now()
     }
 
     fn timestamp(&self, at: Timestamp) -> Timestamp {
