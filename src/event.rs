@@ -158,6 +158,30 @@ pub enum CloseReason {
     Drain,
 }
 
+impl Event {
+    /// Returns the name in snake case, such as `send_ok`, for traces.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Recv => "recv",
+            Self::RecvPartial { .. } => "recv_partial",
+            Self::Ping => "ping",
+            Self::Pong(_) => "pong",
+            Self::SendStart => "send_start",
+            Self::SendProgress { .. } => "send_progress",
+            Self::SendOk => "send_ok",
+            Self::Flushed => "flushed",
+            Self::PingSent(_) => "ping_sent",
+            Self::Probe { .. } => "probe",
+            Self::Drain { .. } => "drain",
+            Self::CloseStart => "close_start",
+            Self::PeerClose => "peer_close",
+            Self::Closed => "closed",
+            Self::Tick => "tick",
+        }
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -184,6 +184,8 @@ mod policy;
 #[cfg(test)]
 mod random;
 #[cfg(feature = "socket")]
+mod recorder;
+#[cfg(feature = "socket")]
 mod report;
 mod rtt;
 #[cfg(feature = "socket")]
@@ -218,6 +220,8 @@ pub use metered::{Meter, Metered};
 #[cfg(feature = "socket")]
 pub use observer::{Connection, Observer, Report, Step};
 pub use policy::{Horizon, TimeoutPolicy};
+#[cfg(feature = "socket")]
+pub use recorder::{Recorder, Trace};
 #[cfg(feature = "socket")]
 pub use report::Log;
 pub use rtt::Rtt;

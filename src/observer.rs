@@ -60,6 +60,27 @@ pub trait Observer: Send + Sync + 'static {
     }
 }
 
+/// Both, the first one first.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+        self.0.report(connection, report);
+        self.1.report(connection, report);
+    }
+
+    fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
+        if self.0.wants_steps() {
+            self.0.step(connection, at, step);
+        }
+        if self.1.wants_steps() {
+            self.1.step(connection, at, step);
+        }
+    }
+
+    fn wants_steps(&self) -> bool {
+        self.0.wants_steps() || self.1.wants_steps()
+    }
+}
+
 /// The connection that a report is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

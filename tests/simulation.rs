@@ -9,6 +9,8 @@
 //! ```
 
 mod common;
+#[path = "common/replayed.rs"]
+mod replayed;
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -21,9 +23,11 @@ use common::off;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use replayed::assert_replays;
 use tungstenite::{Error as WsError, Message};
 use ws_timeout::{
-    Error, Phase, PongEvidence, Received, TimeoutConfigBuilder, TimeoutSocket, Timestamp,
+    Error, Phase, PongEvidence, Received, Recorder, TimeoutConfigBuilder, TimeoutSocket, Timeouts,
+    Timestamp, Trace,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +62,7 @@ proptest! {
             life.turn(&mut plan);
             prop_assert!(life.end.is_none(), "at {:?}: {:?}", life.now(), life.end);
         }
+        assert_replays(&life.trace());
     }
 
     #[test]
@@ -82,6 +87,7 @@ proptest! {
         }
         let most = 200 + 10 * plan.turns;
         prop_assert!(life.polls < most, "{} polls", life.polls);
+        assert_replays(&life.trace());
     }
 }
 
@@ -192,6 +198,7 @@ struct Life {
     sending: Sending,
     /// When the peer says something by itself, for the last time so far.
     said: Duration,
+    recorder: Recorder,
     /// From when on the peer does nothing.
     dies: Option<Duration>,
     end: Option<Error<WsError>>,
@@ -210,11 +217,14 @@ impl Life {
         let world = Shared::default();
         world.lock().turns = plan.turns;
         let config = plan.config().build().unwrap();
-        let socket = TimeoutSocket::new(config, Alarm(world.clone()), Wire(world.clone()));
+        let recorder = Recorder::new();
+        let timeouts = Timeouts::new(config).with_observer(recorder.clone());
+        let socket = TimeoutSocket::new(timeouts, Alarm(world.clone()), Wire(world.clone()));
         let reader = Arc::new(Woken::default());
         reader.0.store(true, Ordering::Relaxed);
         Self {
             world,
+            recorder,
             socket: socket.with_timer_slack(plan.align),
             reader,
             writer: Arc::default(),
@@ -228,6 +238,12 @@ impl Life {
 
     fn now(&self) -> Duration {
         self.world.lock().now
+    }
+
+    /// What the policy was told and answered, so far or to the end.
+    fn trace(&self) -> Trace {
+        let ended = self.recorder.verdicts().pop();
+        ended.or_else(|| self.recorder.trace(1)).unwrap()
     }
 
     fn is_dead(&self) -> bool {

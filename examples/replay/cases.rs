@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use ws_timeout::{
-    Action, CloseReason, Event, IdleScope, PingId, PongEvidence, Status, TimeoutConfig,
-    TimeoutPolicy, Timestamp,
+    Action, CloseReason, DrainCode, Event, Horizon, IdleScope, PingId, PongEvidence, Status,
+    TimeoutConfig, TimeoutPolicy, Timestamp,
 };
 
 /// What plays a case: one connection.
@@ -18,6 +18,10 @@ pub trait Player {
     fn observe(&mut self, now: Timestamp, event: Event);
     fn set_config(&mut self, now: Timestamp, config: TimeoutConfig);
     fn poll(&mut self, now: Timestamp, unread: bool) -> Action;
+    /// Polls up to a horizon; `None` if the player cannot.
+    fn poll_up_to(&mut self, _now: Timestamp, _horizon: Horizon) -> Option<Action> {
+        None
+    }
     fn summary(&self) -> Summary;
     fn ping_id(&self, number: u64) -> PingId;
 }
@@ -63,6 +67,10 @@ impl Player for TimeoutPolicy {
         }
     }
 
+    fn poll_up_to(&mut self, now: Timestamp, horizon: Horizon) -> Option<Action> {
+        Some(self.poll_up_to(now, horizon))
+    }
+
     fn summary(&self) -> Summary {
         self.status(Timestamp::ZERO).into()
     }
@@ -78,6 +86,10 @@ pub struct Case {
     pub name: String,
     config: Map<String, Value>,
     #[serde(default)]
+    seed: u64,
+    #[serde(default)]
+    start_ns: u64,
+    #[serde(default)]
     opening: bool,
     steps: Vec<Step>,
     #[serde(rename = "final", default)]
@@ -88,17 +100,28 @@ pub struct Case {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
-    at_ms: u64,
+    at_ms: Option<u64>,
+    at_ns: Option<u64>,
     event: String,
     ping: Option<u64>,
     total: Option<u64>,
     bytes: Option<u64>,
-    within_ms: Option<u64>,
+    within_ms: Option<Value>,
     config: Option<Map<String, Value>>,
     #[serde(default)]
     unread: bool,
+    polls: Option<bool>,
+    horizon: Option<UpTo>,
     #[serde(default)]
     expect: Vec<Value>,
+}
+
+/// How far a socket had evidence.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpTo {
+    read_ns: Option<u64>,
+    written_ns: Option<u64>,
 }
 
 /// What a policy did with a case.
@@ -125,12 +148,12 @@ impl Case {
             } else {
                 TimeoutPolicy::new
             };
-            start(config, 0, Timestamp::ZERO)
+            start(config, self.seed, Timestamp::from_nanos(self.start_ns))
         })
     }
 
     /// Plays the case through what `start` makes of a configuration, and whether the case begins with
-    /// the opening handshake; both begin at the origin, with the seed 0.
+    /// the opening handshake. Unless the case was recorded, it begins at the origin, with the seed 0.
     pub fn run_on<P: Player>(
         &self,
         start: impl FnOnce(TimeoutConfig, bool) -> P,
@@ -162,15 +185,16 @@ impl Case {
         for (index, (step, actions)) in self.steps.iter().zip(&outcome.actions).enumerate() {
             if &step.expect != actions {
                 lines.push(format!(
-                    "step {index} at {} ms, {}: expected {}, got {}",
-                    step.at_ms,
+                    "step {index} at {}, {}: expected {}, got {}",
+                    step.written_at(),
                     step.event,
                     json!(step.expect),
                     json!(actions)
                 ));
             }
         }
-        if self.end != outcome.end {
+        // A trace that was cut has no end.
+        if !self.end.is_null() && self.end != outcome.end {
             lines.push(format!("final: expected {}, got {}", self.end, outcome.end));
         }
         lines
@@ -179,12 +203,23 @@ impl Case {
 
 impl Step {
     fn run(&self, player: &mut impl Player) -> Result<Vec<Value>, String> {
-        let now = Timestamp::from_millis(self.at_ms);
+        let now = self.at()?;
         match self.event.as_str() {
             "set_config" => player.set_config(now, config(need("config", self.config.as_ref())?)?),
             _ => player.observe(now, self.event(player)?),
         }
         let mut actions = Vec::new();
+        if self.polls == Some(false) {
+            return Ok(actions);
+        }
+        if let Some(up_to) = self.horizon {
+            let mut horizon = Horizon::default();
+            horizon.read = up_to.read_ns.map(Timestamp::from_nanos);
+            horizon.written = up_to.written_ns.map(Timestamp::from_nanos);
+            let action = player.poll_up_to(now, horizon);
+            let action = action.ok_or("this player polls up to no horizon")?;
+            return Ok(vec![encode(action, player)]);
+        }
         loop {
             let action = player.poll(now, self.unread);
             actions.push(encode(action, player));
@@ -194,9 +229,24 @@ impl Step {
         }
     }
 
+    fn at(&self) -> Result<Timestamp, String> {
+        match (self.at_ms, self.at_ns) {
+            (Some(millis), None) => Ok(Timestamp::from_millis(millis)),
+            (None, Some(nanos)) => Ok(Timestamp::from_nanos(nanos)),
+            _ => Err("expected at_ms or at_ns".to_string()),
+        }
+    }
+
+    fn written_at(&self) -> String {
+        match (self.at_ms, self.at_ns) {
+            (Some(millis), _) => format!("{millis} ms"),
+            (None, nanos) => format!("{} ns", nanos.unwrap_or(0)),
+        }
+    }
+
     fn event(&self, player: &impl Player) -> Result<Event, String> {
         let ping = || need("ping", self.ping);
-        let within = || need("within_ms", self.within_ms).map(Duration::from_millis);
+        let within = || millis("within_ms", need("within_ms", self.within_ms.as_ref())?);
         Ok(match self.event.as_str() {
             "opened" => Event::Opened,
             "recv" => Event::Recv,
@@ -253,6 +303,9 @@ fn config(changes: &Map<String, Value>) -> Result<TimeoutConfig, String> {
             "min_data_rate" => builder.min_data_rate(rate(key, value)?),
             "max_ping_rate" if value.is_null() => builder.no_max_ping_rate(),
             "max_ping_rate" => builder.max_ping_rate(rate(key, value)?),
+            "resume_probe" => limit!(resume_probe, no_resume_probe),
+            "jitter" => builder.jitter(need("jitter", value.as_f64())?),
+            "drain_code" if value == 1012 => builder.drain_code(DrainCode::ServiceRestart),
             "idle_scope" if value == "inbound" => builder.idle_scope(IdleScope::Inbound),
             "idle_scope" if value == "messages" => builder.idle_scope(IdleScope::Messages),
             "pong_evidence" if value == "any" => builder.pong_evidence(PongEvidence::Any),
@@ -264,10 +317,10 @@ fn config(changes: &Map<String, Value>) -> Result<TimeoutConfig, String> {
 }
 
 fn millis(key: &str, value: &Value) -> Result<Duration, String> {
-    let millis = value
-        .as_u64()
-        .ok_or_else(|| format!("{key} = {value} is no number of milliseconds"))?;
-    Ok(Duration::from_millis(millis))
+    let nanos = value.get("ns").and_then(Value::as_u64);
+    let length = value.as_u64().map(Duration::from_millis);
+    let length = length.or(nanos.map(Duration::from_nanos));
+    length.ok_or_else(|| format!("{key} = {value} is no number of milliseconds"))
 }
 
 fn rate(key: &str, value: &Value) -> Result<u32, String> {

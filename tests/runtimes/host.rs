@@ -10,7 +10,7 @@ use futures_util::{FutureExt, Sink, Stream, TryFutureExt};
 use tokio::sync::oneshot;
 use tungstenite::Message;
 use tungstenite::protocol::WebSocketConfig;
-use ws_timeout::{Error, Metered, Status, TimeoutConfig, TimeoutSocket, Timer};
+use ws_timeout::{Error, Metered, Status, TimeoutSocket, Timeouts, Timer};
 
 /// Those that the contract holds on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,12 +58,13 @@ impl Runtime {
         self,
         role: Role,
         settings: WebSocketConfig,
-        config: Arc<TimeoutConfig>,
+        timeouts: impl Into<Timeouts>,
         tcp: TcpStream,
     ) -> Result<Box<dyn Guarded>, Failure> {
         const URL: &str = "ws://localhost/";
         let settings = Some(settings);
         tcp.set_nonblocking(true).unwrap();
+        let timeouts = timeouts.into();
         match self {
             Self::Tokio | Self::TokioThreads => {
                 use tokio_tungstenite::{accept_async_with_config, client_async_with_config};
@@ -75,7 +76,7 @@ impl Runtime {
                         .map_ok(|(socket, _)| socket)
                         .boxed(),
                 };
-                let opening = ws_timeout::runtime::tokio::open(config, handshake);
+                let opening = ws_timeout::runtime::tokio::open(&timeouts, handshake);
                 Ok(Box::new(opening.with_meter(meter).await?))
             }
             Self::Smol => {
@@ -88,7 +89,7 @@ impl Runtime {
                         .map_ok(|(socket, _)| socket)
                         .boxed(),
                 };
-                let opening = ws_timeout::runtime::smol::open(config, handshake);
+                let opening = ws_timeout::runtime::smol::open(&timeouts, handshake);
                 Ok(Box::new(opening.with_meter(meter).await?))
             }
             Self::AsyncStd => {
@@ -101,7 +102,7 @@ impl Runtime {
                         .map_ok(|(socket, _)| socket)
                         .boxed(),
                 };
-                let opening = ws_timeout::runtime::async_std::open(config, handshake);
+                let opening = ws_timeout::runtime::async_std::open(&timeouts, handshake);
                 Ok(Box::new(opening.with_meter(meter).await?))
             }
         }

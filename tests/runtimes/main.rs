@@ -34,6 +34,8 @@ mod process;
 mod proxy;
 #[cfg(target_os = "linux")]
 mod readers;
+#[path = "../common/replayed.rs"]
+mod replayed;
 mod silence;
 #[cfg(unix)]
 mod stalls;
@@ -52,10 +54,12 @@ use futures_util::{SinkExt, StreamExt};
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{
-    CloseHandshake, CloseReason, Error, TimeoutConfig, TimeoutConfigBuilder, Timer, Verdict,
+    CloseHandshake, CloseReason, Error, Log, Recorder, TimeoutConfig, TimeoutConfigBuilder,
+    Timeouts, Timer, Verdict,
 };
 
 use host::{Failure, Host, RUNTIMES, Role, Runtime};
+use replayed::assert_replays;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -154,18 +158,28 @@ fn converse(runtime: Runtime, listener: &TcpListener, ours: Ours, config: Timeou
         .expect("the connection ends")
 }
 
-/// Our side of a connection, from the opening handshake to the end.
+/// Our side of a connection, from the opening handshake to the end. A verdict must replay.
 async fn connection(
     runtime: Runtime,
     tcp: TcpStream,
     ours: Ours,
     config: Arc<TimeoutConfig>,
 ) -> End {
+    let recorder = Recorder::new();
+    let timeouts = Timeouts::new(config).with_observer((Log, recorder.clone()));
+    let end = guarded(runtime, tcp, ours, &timeouts).await;
+    let traces = recorder.verdicts();
+    traces.iter().for_each(assert_replays);
+    assert_eq!(traces.len(), usize::from(matches!(end, End::TimedOut(_))));
+    end
+}
+
+async fn guarded(runtime: Runtime, tcp: TcpStream, ours: Ours, timeouts: &Timeouts) -> End {
     let (role, settings) = match ours {
         Ours::Echo | Ours::Push => (Role::Server, tungstenite_config()),
         Ours::Client => (Role::Client, tungstenite_config()),
     };
-    let mut socket = match runtime.open(role, settings, config, tcp).await {
+    let mut socket = match runtime.open(role, settings, timeouts, tcp).await {
         Ok(socket) => socket,
         Err(error) => return error.into(),
     };

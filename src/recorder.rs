@@ -1,0 +1,432 @@
+//! Records what the policies of connections were told and what they answered, for replay.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write};
+use std::string::{String, ToString};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::vec::Vec;
+
+use crate::config::{DrainCode, IdleScope, PongEvidence, TimeoutConfig};
+use crate::event::{Action, CloseReason, Event};
+use crate::observer::{Connection, Observer, Report, Step};
+use crate::policy::Horizon;
+use crate::seed::PingId;
+use crate::status::Status;
+use crate::time::Timestamp;
+
+/// An observer that records each connection, so that a verdict can be replayed.
+///
+/// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the connection ends,
+/// and the [`Trace`]s of the last 16 connections that a verdict ended. A trace is a conformance case: written
+/// to a file, `cargo run --example replay -- --check FILE` in this crate's repository repeats it and compares
+/// every action. Traces contain times, limits, and the labels of connections, and no messages.
+///
+/// A connection takes about 100 bytes for each step, and a step is a call of the policy, not a message: an
+/// idle connection takes some eight steps a ping. Recording stops after 4096 steps;
+/// [`with_max_steps`](Self::with_max_steps) sets another limit.
+///
+/// Clones share what they have recorded. An observer replaces the log, so this keeps both:
+///
+/// ```
+/// use ws_timeout::{Log, Recorder, TimeoutConfig, Timeouts};
+///
+/// let recorder = Recorder::new();
+/// let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer((Log, recorder.clone()));
+/// // …
+/// for trace in recorder.verdicts() {
+///     std::fs::write(format!("incident-{}.json", trace.id()), trace.to_string())?;
+/// }
+/// # drop(timeouts);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    max_steps: usize,
+    traces: Arc<Mutex<Traces>>,
+}
+
+#[derive(Debug, Default)]
+struct Traces {
+    open: BTreeMap<u64, Trace>,
+    /// The latest last.
+    verdicts: VecDeque<Trace>,
+}
+
+/// How many traces of ended connections are kept.
+const MAX_VERDICTS: usize = 16;
+
+/// Everything that the policy of one connection was told, and what it answered. `Display` writes it as a file
+/// of conformance cases, in JSON.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    id: u64,
+    label: Option<String>,
+    start: Timestamp,
+    seed: u64,
+    opening: bool,
+    config: TimeoutConfig,
+    steps: Vec<(Timestamp, Recorded)>,
+    is_cut: bool,
+    reason: Option<CloseReason>,
+    /// The state at the end; `None` while the connection is open.
+    end: Option<Status>,
+}
+
+#[derive(Clone, Debug)]
+enum Recorded {
+    Observed(Event),
+    Configured(TimeoutConfig),
+    Polled(Horizon, Action),
+}
+
+impl Recorder {
+    /// Creates a recorder of at most 4096 steps a connection.
+    pub fn new() -> Self {
+        Self {
+            max_steps: 4096,
+            traces: Arc::default(),
+        }
+    }
+
+    /// Records at most `steps` steps of each connection. A trace that was cut ends there.
+    #[must_use]
+    pub fn with_max_steps(mut self, steps: usize) -> Self {
+        self.max_steps = steps;
+        self
+    }
+
+    /// Returns the trace of an open connection so far, by its [number](crate::Handle::id).
+    pub fn trace(&self, id: u64) -> Option<Trace> {
+        self.lock().open.get(&id).cloned()
+    }
+
+    /// Returns the traces of the last 16 connections that a verdict ended, the latest last.
+    pub fn verdicts(&self) -> Vec<Trace> {
+        self.lock().verdicts.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observer for Recorder {
+    fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+        let (status, reason, by_call) = match *report {
+            Report::Closed {
+                verdict, status, ..
+            } => {
+                let by_call = verdict.is_some_and(|verdict| verdict.within.is_some());
+                (status, verdict.map(|verdict| verdict.reason), by_call)
+            }
+            // Nothing follows a failed handshake.
+            Report::Verdict { verdict, .. } if verdict.reason == CloseReason::HandshakeTimeout => {
+                (&*verdict.status, Some(verdict.reason), false)
+            }
+            Report::ReceiveError { status, .. } | Report::Dropped { status } => {
+                (status, None, false)
+            }
+            Report::HandshakeError { .. } => {
+                self.lock().open.remove(&connection.id);
+                return;
+            }
+            _ => return,
+        };
+        let mut traces = self.lock();
+        let Some(mut trace) = traces.open.remove(&connection.id) else {
+            return;
+        };
+        let Some(reason) = reason else { return };
+        trace.label = connection.label.map(ToString::to_string);
+        trace.reason = Some(reason);
+        let mut end = *status;
+        // The policy knows nothing of the limit of a call, and not yet of its own handshake's.
+        end.cause = match reason {
+            _ if by_call => None,
+            CloseReason::HandshakeTimeout => Some(reason),
+            _ => end.cause,
+        };
+        trace.end = Some(end);
+        if traces.verdicts.len() == MAX_VERDICTS {
+            traces.verdicts.pop_front();
+        }
+        traces.verdicts.push_back(trace);
+    }
+
+    fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
+        let mut traces = self.lock();
+        let recorded = match *step {
+            Step::Created {
+                config,
+                seed,
+                opening,
+            } => {
+                let trace = Trace {
+                    id: connection.id,
+                    label: None,
+                    start: at,
+                    seed,
+                    opening,
+                    config: *config,
+                    steps: Vec::new(),
+                    is_cut: false,
+                    reason: None,
+                    end: None,
+                };
+                traces.open.insert(connection.id, trace);
+                return;
+            }
+            Step::Observed(event) => Recorded::Observed(event),
+            Step::Configured(config) => Recorded::Configured(*config),
+            Step::Polled { horizon, action } => Recorded::Polled(horizon, action),
+        };
+        if let Some(trace) = traces.open.get_mut(&connection.id) {
+            match trace.steps.len() < self.max_steps {
+                true => trace.steps.push((at, recorded)),
+                false => trace.is_cut = true,
+            }
+        }
+    }
+
+    fn wants_steps(&self) -> bool {
+        true
+    }
+}
+
+impl Trace {
+    /// Returns the number of the connection.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns the name given by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label).
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Returns the reason of the verdict; `None` while the connection is open.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.reason
+    }
+
+    /// Returns whether steps are missing at the end, since there were too many.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = self.label.as_deref().unwrap_or("-");
+        let reason = self.reason.map_or("open", CloseReason::name);
+        let name = Text(&std::format!("connection {} ({label}): {reason}", self.id));
+        let cut = if self.is_cut { ", cut" } else { "" };
+        write!(
+            f,
+            r#"[{{"name": {name}, "why": "recorded from a socket{cut}", "#
+        )?;
+        write!(
+            f,
+            r#""config": {}, "seed": {}, "#,
+            Config(&self.config),
+            self.seed
+        )?;
+        write!(f, r#""start_ns": {}, "#, self.start.as_nanos())?;
+        write!(f, r#""opening": {}, "steps": ["#, self.opening)?;
+        let mut pings = Pings {
+            seed: self.seed,
+            count: 0,
+        };
+        for (index, (at, step)) in self.steps.iter().enumerate() {
+            f.write_str(if index > 0 { ",\n" } else { "\n" })?;
+            write!(f, r#"{{"at_ns": {}, "#, at.as_nanos())?;
+            match step {
+                Recorded::Observed(event) => {
+                    pings.write_event(f, event)?;
+                    f.write_str(r#", "polls": false}"#)?;
+                }
+                Recorded::Configured(config) => write!(
+                    f,
+                    r#""event": "set_config", "config": {}, "polls": false}}"#,
+                    Config(config)
+                )?,
+                Recorded::Polled(horizon, action) => {
+                    let Horizon { read, written } = *horizon;
+                    let (read, written) = (Nanos(read), Nanos(written));
+                    write!(
+                        f,
+                        r#""event": "tick", "horizon": {{"read_ns": {read}, "written_ns": {written}}}, "expect": ["#
+                    )?;
+                    pings.write_action(f, action)?;
+                    f.write_str("]}")?;
+                }
+            }
+        }
+        f.write_str("\n]")?;
+        if let Some(end) = self.end.filter(|_| !self.is_cut) {
+            let (sent, received) = (end.pings_sent, end.pongs_received);
+            write!(
+                f,
+                r#", "final": {{"pings_sent": {sent}, "pongs_received": {received}, "#
+            )?;
+            match end.cause {
+                Some(cause) => write!(f, r#""cause": "{cause}", "rtt_us": "#)?,
+                None => f.write_str(r#""cause": null, "rtt_us": "#)?,
+            }
+            match end.rtt {
+                Some(rtt) => write!(
+                    f,
+                    r#"{{"latest": {}, "min": {}, "smoothed": {}, "variation": {}}}}}"#,
+                    rtt.latest.as_micros(),
+                    rtt.min.as_micros(),
+                    rtt.smoothed.as_micros(),
+                    rtt.variation.as_micros()
+                )?,
+                None => f.write_str("null}")?,
+            }
+        }
+        f.write_str("}]\n")
+    }
+}
+
+/// The IDs of a connection's pings, as numbers.
+struct Pings {
+    seed: u64,
+    /// How many were asked for so far.
+    count: u64,
+}
+
+impl Pings {
+    /// The number of the ping with this ID; 0 if there is none.
+    fn number(&self, id: PingId) -> u64 {
+        let mut numbers = (1..=self.count).rev();
+        let found = numbers.find(|&number| PingId::new(self.seed, number) == id);
+        found.unwrap_or(0)
+    }
+
+    fn write_event(&self, f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+        let name = event.name();
+        write!(f, r#""event": "{name}""#)?;
+        match *event {
+            Event::RecvPartial { total } => write!(f, r#", "total": {total}"#),
+            Event::SendProgress { bytes } => write!(f, r#", "bytes": {bytes}"#),
+            Event::Pong(id) => {
+                let number = id.map_or(0, |id| self.number(id));
+                write!(f, r#", "ping": {number}"#)
+            }
+            Event::PingSent(id) => write!(f, r#", "ping": {}"#, self.number(id)),
+            Event::Probe { within } | Event::Drain { within } => {
+                write!(f, r#", "within_ms": {}"#, Length(within))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write_action(&mut self, f: &mut fmt::Formatter<'_>, action: &Action) -> fmt::Result {
+        match *action {
+            Action::SendPing(_) => {
+                self.count += 1;
+                write!(f, r#"{{"send_ping": {}}}"#, self.count)
+            }
+            Action::Close(reason) => write!(f, r#"{{"close": "{reason}"}}"#),
+            Action::Abort(reason) => write!(f, r#"{{"abort": "{reason}"}}"#),
+            Action::Idle { until: None } => f.write_str(r#"{"idle_ms": null}"#),
+            Action::Idle { until: Some(at) } => match (at.as_nanos(), 1_000_000) {
+                (nanos, milli) if nanos % milli == 0 => {
+                    write!(f, r#"{{"idle_ms": {}}}"#, nanos / milli)
+                }
+                (nanos, _) => write!(f, r#"{{"idle_ns": {nanos}}}"#),
+            },
+        }
+    }
+}
+
+/// A configuration, as what differs from the defaults without jitter.
+struct Config<'a>(&'a TimeoutConfig);
+
+impl fmt::Display for Config<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (config, default) = (self.0, TimeoutConfig::DEFAULT);
+        let mut text = String::from("{");
+        let mut put = |name: &str, value: &dyn fmt::Display| {
+            let comma = if text.len() > 1 { ", " } else { "" };
+            write!(text, r#"{comma}"{name}": {value}"#)
+        };
+        macro_rules! limits {
+            ($as:path: $($limit:ident)*) => { $(
+                if config.$limit() != default.$limit() {
+                    match config.$limit() {
+                        Some(limit) => put(stringify!($limit), &$as(limit))?,
+                        None => put(stringify!($limit), &"null")?,
+                    }
+                }
+            )* };
+        }
+        limits!(Length: handshake_timeout heartbeat_interval connection_timeout message_timeout);
+        limits!(Length: idle_timeout ping_interval pong_timeout stall_tolerance resume_probe);
+        limits!(core::convert::identity: min_data_rate max_ping_rate);
+        if config.close_timeout() != default.close_timeout() {
+            put("close_timeout", &Length(config.close_timeout()))?;
+        }
+        if config.jitter() > 0.0 {
+            put("jitter", &config.jitter())?;
+        }
+        if config.idle_scope() == IdleScope::Messages {
+            put("idle_scope", &Text("messages"))?;
+        }
+        if config.pong_evidence() == PongEvidence::Pong {
+            put("pong_evidence", &Text("pong"))?;
+        }
+        if config.drain_code() == DrainCode::ServiceRestart {
+            put("drain_code", &1012)?;
+        }
+        write!(f, "{text}}}")
+    }
+}
+
+/// A length in milliseconds, or in nanoseconds where it is no whole number of them.
+struct Length(Duration);
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.subsec_nanos() % 1_000_000 {
+            0 => write!(f, "{}", self.0.as_millis()),
+            _ => write!(f, r#"{{"ns": {}}}"#, self.0.as_nanos()),
+        }
+    }
+}
+
+struct Nanos(Option<Timestamp>);
+
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(at) => write!(f, "{}", at.as_nanos()),
+            None => f.write_str("null"),
+        }
+    }
+}
+
+/// A string of JSON.
+struct Text<'a>(&'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for char in self.0.chars() {
+            match char {
+                '"' | '\\' => write!(f, "\\{char}")?,
+                char if char.is_control() => write!(f, "\\u{:04x}", u32::from(char))?,
+                char => f.write_char(char)?,
+            }
+        }
+        f.write_char('"')
+    }
+}

@@ -1,0 +1,18 @@
+//! A recorded connection replays: a policy that is told the same at the same instants answers the same.
+
+#[allow(dead_code, reason = "the replay uses all of it")]
+#[path = "../../examples/replay/cases.rs"]
+mod cases;
+
+use ws_timeout::Trace;
+
+#[track_caller]
+pub fn assert_replays(trace: &Trace) {
+    let text = trace.to_string();
+    let cases = cases::read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    for case in cases {
+        let outcome = case.run().unwrap_or_else(|error| panic!("{error}: {text}"));
+        let differences = case.differences(&outcome);
+        assert!(differences.is_empty(), "{differences:#?}\n{text}");
+    }
+}
