@@ -393,7 +393,7 @@ mod tests {
             Event::SendProgress { bytes: 9 },
             Event::Tick,
         ];
-        for_each_case(2000, |random| {
+        for_each_case(10_000, |random| {
             let config = config(random);
             let mut proven = || {
                 let is_proven = random.percent(50);

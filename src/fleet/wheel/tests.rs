@@ -151,7 +151,7 @@ fn fires_at(tick: u64, slot: u32, at: Timestamp) -> Timestamp {
 
 #[test]
 fn timers_fire_when_they_are_set_to() {
-    for_each_case(1000, |random| {
+    for_each_case(2000, |random| {
         let mut wheel = Wheel::new();
         let mut timers = [None; 8];
         for slot in 0..8 {

@@ -50,7 +50,7 @@ fn call(random: &mut Random) -> Call {
 /// Guards rules 11, 15 and 21.
 #[test]
 fn what_leaves_leaves_in_order() {
-    for_each_case(500, |random| {
+    for_each_case(2000, |random| {
         let mut outbox = Outbox::new();
         let (mut next, mut accepted) = (0, Vec::new());
         let (mut sent, mut lost, mut broken) = (Vec::new(), 0, false);
