@@ -237,7 +237,7 @@ pub use timer::Timer;
 #[doc = include_str!("../docs/SPEC.md")]
 pub mod spec {}
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tokio", feature = "tungstenite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
