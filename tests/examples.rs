@@ -261,6 +261,164 @@ fn replay_ends_with_2_where_there_is_nothing_to_read() {
     assert_eq!(status.code(), Some(2), "{err}");
 }
 
+#[test]
+fn replay_draws_a_case_as_a_sequence_diagram() {
+    let scenarios = conformance().join("scenarios.json");
+    let arguments = [
+        "--mermaid",
+        scenarios.to_str().unwrap(),
+        "stale-pong-does-not-answer",
+    ];
+    let (status, out, err) = run("replay", &arguments, &[]);
+    assert_eq!(status.code(), Some(0), "{err}");
+    assert_eq!(out, STALE_PONG);
+}
+
+const STALE_PONG: &str = "\
+```mermaid
+sequenceDiagram
+    participant Peer
+    participant Socket
+    participant Policy
+    Note over Peer,Policy: stale-pong-does-not-answer
+    Policy->>Socket: 1 s: send ping 1
+    Socket->>Peer: 1 s: ping 1 written
+    activate Peer
+    Peer-->>Socket: 1.1 s: pong to ping 1, 100 ms after it was written
+    deactivate Peer
+    Policy->>Socket: 2.1 s: send ping 2
+    Socket->>Peer: 2.1 s: ping 2 written
+    activate Peer
+    Peer-->>Socket: 2.2 s: pong to ping 1, 1.2 s after it was written
+    Peer-->>Socket: 3 s: pong to an unknown ping
+    Policy-xSocket: 4.1 s: drop: pong_timeout
+    deactivate Peer
+    Note over Peer,Policy: 4.1 s: dropped: pong_timeout: ping 2 unanswered for 2 s (limit 2 s)
+```
+";
+
+/// Hundreds of events stay readable, and a name cannot break the picture.
+#[test]
+fn replay_sums_up_what_is_routine() {
+    let step = |at_ms, event| format!(r#"{{"at_ms": {at_ms}, "event": "{event}"}}"#);
+    let mut steps: Vec<_> = (1..=400).map(|second| step(second * 500, "recv")).collect();
+    steps.push(step(260_000, "tick"));
+    let steps = steps.join(", ");
+    let case = format!(
+        r#"[{{"name": "<b>; #1", "config": {{"ping_interval": null}}, "steps": [{steps}]}}]"#
+    );
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("routine.json");
+    fs::write(&file, case).unwrap();
+
+    let (status, out, err) = run("replay", &["--mermaid", file.to_str().unwrap()], &[]);
+    assert_eq!(status.code(), Some(0), "{err}");
+    assert!(
+        out.contains("Peer->>Socket: 400 messages, 0.5 s to 200 s\n"),
+        "{out}"
+    );
+    assert!(out.contains(": #60;b#62;#59; #35;1\n"), "{out}");
+    assert!(out.lines().count() < 20, "{out}");
+
+    let (status, out, err) = run("replay", &["--svg", file.to_str().unwrap()], &[]);
+    assert_eq!(status.code(), Some(0), "{err}");
+    let limit = "260 s: closing: idle_timeout: received nothing for 60 s (limit 60 s)";
+    assert!(
+        out.contains("<title>&lt;b&gt;; #1</title>") && out.contains(limit),
+        "{out}"
+    );
+}
+
+#[test]
+fn replay_draws_each_deadline_with_how_late_it_was_polled() {
+    let scenarios = conformance().join("scenarios.json");
+    let arguments = [
+        "--svg",
+        scenarios.to_str().unwrap(),
+        "stall-grace-then-dead",
+    ];
+    let (status, out, err) = run("replay", &arguments, &[]);
+    assert_eq!(status.code(), Some(0), "{err}");
+    let verdict = "6.5 s: dropped: pong_timeout: ping 1 unanswered for 5.5 s (limit 2 s), \
+                   after a grace of 500 ms";
+    for text in [
+        verdict,
+        "pong, 2 s",
+        "overdue by 3 s",
+        "1 grace",
+        "1 ping, 0 pongs",
+    ] {
+        assert!(out.contains(&format!(">{text}</text>")), "{text}: {out}");
+    }
+}
+
+#[test]
+fn replay_says_in_each_picture_why_the_connection_ended() {
+    let file = conformance().join("scenarios.json");
+    let cases: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        for flag in ["--mermaid", "--svg"] {
+            let (status, out, err) = run("replay", &[flag, file.to_str().unwrap(), name], &[]);
+            assert_eq!(status.code(), Some(0), "{name}: {err}");
+            let cause = case["final"]["cause"].as_str();
+            assert!(
+                cause.is_none_or(|cause| out.contains(&format!(": {cause}: "))),
+                "{name}: {out}"
+            );
+            assert!(
+                !out.contains("NaN") && !out.contains("unknown)"),
+                "{name}: {out}"
+            );
+        }
+    }
+}
+
+#[test]
+fn replay_needs_the_name_of_one_case() {
+    let scenarios = conformance().join("scenarios.json");
+    for names in [&[][..], &["no such case"], &["probe", "drain"]] {
+        let arguments = [&["--svg", scenarios.to_str().unwrap()], names].concat();
+        let (status, out, err) = run("replay", &arguments, &[]);
+        assert_eq!(
+            (status.code(), out.as_str()),
+            (Some(2), ""),
+            "{names:?}: {err}"
+        );
+        let help = if names.len() < 2 {
+            "expected one of "
+        } else {
+            "usage: "
+        };
+        assert!(err.contains(help), "{err}");
+    }
+}
+
+#[test]
+fn replay_explains_the_limits_of_the_environment() {
+    let (status, out, err) = run("replay", &["--explain"], &[("WS_IDLE_TIMEOUT", "7")]);
+    assert_eq!(status.code(), Some(0), "{err}");
+    assert!(
+        out.contains("12 s: closing: idle_timeout: received nothing for 7 s (limit 7 s)"),
+        "{out}"
+    );
+
+    let (status, _, err) = run("replay", &["--explain"], &[("WS_IDLE_TIMEOUT", "7s")]);
+    assert_eq!(status.code(), Some(2), "{err}");
+    assert!(err.contains("WS_IDLE_TIMEOUT"), "{err}");
+}
+
+#[test]
+fn the_timeline_of_the_documentation_is_what_replay_draws() {
+    let (status, out, err) = run("replay", &["--explain"], &[]);
+    assert_eq!(status.code(), Some(0), "{err}");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/timeline.svg");
+    assert!(
+        fs::read_to_string(file).unwrap() == out,
+        "`cargo run --example replay -- --explain > docs/timeline.svg` makes the file"
+    );
+}
+
 // ---- bare ----
 
 #[test]

@@ -142,14 +142,17 @@ pub fn read(text: &str) -> Result<Vec<Case>, String> {
 impl Case {
     /// Plays the case through a policy, or says what in it cannot be understood.
     pub fn run(&self) -> Result<Outcome<'_>, String> {
-        self.run_on(|config, opening| {
-            let start = if opening {
-                TimeoutPolicy::opening
-            } else {
-                TimeoutPolicy::new
-            };
-            start(config, self.seed, Timestamp::from_nanos(self.start_ns))
-        })
+        self.run_on(|config, opening| self.policy(config, opening))
+    }
+
+    /// The policy with which the case begins.
+    pub fn policy(&self, config: TimeoutConfig, opening: bool) -> TimeoutPolicy {
+        let start = if opening {
+            TimeoutPolicy::opening
+        } else {
+            TimeoutPolicy::new
+        };
+        start(config, self.seed, Timestamp::from_nanos(self.start_ns))
     }
 
     /// Plays the case through what `start` makes of a configuration, and whether the case begins with

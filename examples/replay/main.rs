@@ -3,31 +3,59 @@
 //! ```text
 //! cargo run --example replay -- tests/conformance/scenarios.json
 //! cargo run --example replay -- --check tests/conformance/*.json
+//! cargo run --example replay -- --mermaid tests/conformance/scenarios.json probe
+//! cargo run --example replay -- --svg tests/conformance/scenarios.json probe > probe.svg
+//! WS_PRESET=production cargo run --example replay -- --explain > limits.svg
 //! ```
 //!
-//! Prints one JSON object a line and case: what the policy did in each step, and how it ended. With
-//! `--check` it compares with what the cases expect instead, shows each difference, and exits with 1
-//! if there is one. A file that cannot be read or understood ends it with 2. The format is described in
-//! `tests/conformance/README.md`.
+//! Prints one JSON object a line and case: what the policy did in each step, and how it ended. The
+//! flags change that:
+//!
+//! * `--check` compares with what the cases expect, shows each difference, and exits with 1 if there
+//!   is one.
+//! * `--mermaid` draws one case as a sequence diagram that renders in an issue, `--svg` as a timeline.
+//!   A file with several cases needs the name of one.
+//! * `--explain` draws what the limits of the environment (`WS_*`) do to three peers: one falls
+//!   silent, one never reads, one trickles a message. `docs/timeline.svg` is the picture of the
+//!   defaults.
+//!
+//! A file that cannot be read or understood, or a bad variable, ends it with 2. The format is
+//! described in `tests/conformance/README.md`.
 
 mod cases;
+mod mermaid;
+mod peers;
+mod story;
+mod svg;
+mod timeline;
+mod words;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 use std::{env, fmt, fs};
 
+use story::Story;
+use ws_timeout::TimeoutConfig;
+
+const USAGE: &str = "usage: replay [--check] FILE…
+       replay --mermaid|--svg FILE [NAME]
+       replay --explain";
+
 fn main() -> ExitCode {
     let (flags, files): (Vec<_>, Vec<_>) =
         env::args().skip(1).partition(|arg| arg.starts_with('-'));
-    let check = flags == ["--check"];
-    if files.is_empty() || !(check || flags.is_empty()) {
-        eprintln!("usage: replay [--check] FILE…");
-        return ExitCode::from(2);
-    }
-    let replayed = if check {
-        check_all(&files)
-    } else {
-        print_all(&files)
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let replayed = match (flags.as_slice(), files.as_slice()) {
+        ([], [_, ..]) => print_all(&files),
+        (["--check"], [_, ..]) => check_all(&files),
+        (["--mermaid"], [file, name @ ..]) if name.len() <= 1 => {
+            draw(file, name.first(), mermaid::diagram)
+        }
+        (["--svg"], [file, name @ ..]) if name.len() <= 1 => {
+            draw(file, name.first(), timeline::of_story)
+        }
+        (["--explain"], []) => explain(),
+        _ => Err(USAGE.into()),
     };
     replayed.unwrap_or_else(|error| {
         eprintln!("replay: {error}");
@@ -74,6 +102,39 @@ fn check_all(files: &[String]) -> Result<ExitCode, String> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn draw(
+    file: &str,
+    name: Option<&String>,
+    picture: fn(&Story) -> String,
+) -> Result<ExitCode, String> {
+    let mut cases = read(file)?;
+    let names: Vec<_> = cases.iter().map(|case| case.name.clone()).collect();
+    let index = match name {
+        Some(name) => names.iter().position(|of| of == name),
+        None => Some(0).filter(|_| names.len() == 1),
+    };
+    let Some(index) = index else {
+        let asked = name.map_or("no name".into(), |name| format!("{name:?}"));
+        return Err(format!(
+            "{file}: {asked}: expected one of {}",
+            names.join(", ")
+        ));
+    };
+    let case = cases.swap_remove(index);
+    let story = Story::of(&case).map_err(|error| format!("{file}: {}: {error}", case.name))?;
+    say(format_args!("{}", picture(&story)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain() -> Result<ExitCode, String> {
+    let config = TimeoutConfig::from_env()
+        .map_err(|error| error.to_string())?
+        .config;
+    let stories = peers::stories(config)?;
+    say(format_args!("{}", timeline::of_limits(&config, &stories)))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn say(line: fmt::Arguments) -> Result<(), String> {
