@@ -4,15 +4,16 @@
 //! cargo run --example reconnect
 //! ```
 //!
-//! `ws-timeout` says how a connection ended; whether and when to open the next is the program's own
-//! affair. [`run`] and [`converse`] are what to copy. The server falls silent the first time, breaks the
-//! connection the second, restarts after a while the third, and the fourth time is done.
+//! `ws-timeout` says how a connection ended; whether and when to open the next is up to the program. [`run`]
+//! and [`converse`] are what to copy. The server falls silent the first time, breaks the connection the
+//! second, restarts after a while the third, and the fourth time is done: the code of its Close frame tells
+//! the last two apart.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ConstantBuilder, ExponentialBuilder};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -26,12 +27,19 @@ use ws_timeout::{CloseReason, Error, TimeoutConfig};
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
-/// Short, so that this example is; a minute is a good longest wait, and the default limits are good ones.
+/// The waits after failures. They are short for this example; up to a minute is usual.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
-    .with_jitter() // or all clients of a server that was restarted would come back at the same instant
+    .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(1))
     .with_max_times(10);
+
+/// The wait while the server restarts: a random time, so that its clients do not all return at once. The
+/// registry of close codes names 5 to 30 seconds.
+const RESTART: ConstantBuilder = ConstantBuilder::new()
+    .with_jitter()
+    .with_delay(Duration::from_millis(100));
+
 const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
     .ping_interval(Duration::from_millis(200))
     .pong_timeout(Duration::from_secs(1))
@@ -41,7 +49,7 @@ const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
     Err(_) => panic!("a limit of zero does not compile"),
 };
 
-/// A connection on which the peer was heard for so long was a good one.
+/// A connection was good if the server was heard for so long.
 const HEALTHY: Duration = Duration::from_millis(500);
 
 #[tokio::main]
@@ -52,53 +60,64 @@ async fn main() -> Result<(), Failure> {
     run(address).await
 }
 
-/// Connects again and again, until the server says that all is done or there is no point in it.
+/// Connects again and again, until the server is done or refuses.
 async fn run(server: SocketAddr) -> Result<(), Failure> {
     let mut waits = BACKOFF.build();
     loop {
-        let (ended, heard_for) = converse(server).await;
+        let End {
+            result,
+            code,
+            heard_for,
+        } = converse(server).await;
         if heard_for >= HEALTHY {
             println!("that was a good connection: the waits begin anew");
             waits = BACKOFF.build();
         }
-        match ended {
-            Ok(Some(CloseCode::Normal)) => {
-                println!("the server is done, and so are we");
-                return Ok(());
-            }
-            Ok(Some(code @ (CloseCode::Away | CloseCode::Restart | CloseCode::Again))) => {
-                println!("the server will be back: {code}");
-            }
-            // Neither the same bytes nor the same password are better the second time.
-            Ok(Some(code)) => return Err(format!("the server does not want us: {code}").into()),
-            Ok(None) => println!("the server has left without a code"),
-            Err(Error::Verdict(verdict)) if verdict.reason == CloseReason::ConnectionTimeout => {
+        // A verdict comes first: the peer's code is only its answer then.
+        match (result, code) {
+            (Err(Error::Verdict(verdict)), _)
+                if verdict.reason == CloseReason::ConnectionTimeout =>
+            {
                 println!("the connection was old enough, a new one takes its place");
                 continue;
             }
-            Err(Error::Verdict(verdict)) => println!("we gave it up: {}", verdict.reason),
-            Err(Error::Socket(tungstenite::Error::Http(response)))
+            (Err(Error::Verdict(verdict)), _) => println!("we gave it up: {}", verdict.reason),
+            (_, Some(1000)) => {
+                println!("the server is done, and so are we");
+                return Ok(());
+            }
+            (_, Some(code @ (1001 | 1012 | 1013))) => println!("the server will be back: {code}"),
+            // The same bytes or the same password will be refused again.
+            (_, Some(code)) => return Err(format!("the server refuses us: {code}").into()),
+            (Err(Error::Socket(tungstenite::Error::Http(response))), None)
                 if response.status().is_client_error() =>
             {
-                return Err(format!("the server does not want us: {}", response.status()).into());
+                return Err(format!("the server refuses us: {}", response.status()).into());
             }
             // Refused, reset, unreachable.
-            Err(error) => println!("it broke: {error}"),
+            (Err(error), None) => println!("it broke: {error}"),
+            (Ok(()), None) => println!("the server has left without a code"),
         }
-        let wait = waits.next().ok_or("too many failures in a row")?;
+        let wait = match code {
+            Some(1012) => RESTART.build().next(),
+            _ => waits.next(),
+        };
+        let wait = wait.ok_or("too many failures in a row")?;
         println!("the next try is in {wait:.1?}");
         sleep(wait).await;
     }
 }
 
-/// One connection, from its handshake to its end: the code of the server's Close frame or the failure,
-/// and for how long the server was heard.
-async fn converse(
-    server: SocketAddr,
-) -> (
-    Result<Option<CloseCode>, Error<tungstenite::Error>>,
-    Duration,
-) {
+/// How a connection ended.
+struct End {
+    result: Result<(), Error<tungstenite::Error>>,
+    /// The code of the server's Close frame.
+    code: Option<u16>,
+    heard_for: Duration,
+}
+
+/// One connection, from its handshake to its end.
+async fn converse(server: SocketAddr) -> End {
     // With a host name and TLS: `connect_async_with_config`, likewise.
     let handshake = async {
         let tcp = TcpStream::connect(server).await?;
@@ -108,22 +127,30 @@ async fn converse(
     };
     let mut socket = match open(CONFIG, handshake).await {
         Ok(socket) => socket,
-        Err(error) => return (Err(error), Duration::ZERO),
+        Err(error) => {
+            return End {
+                result: Err(error),
+                code: None,
+                heard_for: Duration::ZERO,
+            };
+        }
     };
     println!("connected");
 
-    let mut code = None;
-    let ended = loop {
+    let result = loop {
         match socket.recv().await {
-            Ok(Some(Message::Close(frame))) => code = frame.map(|frame| frame.code),
             Ok(Some(Message::Text(text))) => println!("the server says {text}"),
             Ok(Some(_)) => {}
-            Ok(None) => break Ok(code),
+            Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
     let status = socket.status();
-    (ended, status.age.saturating_sub(status.silent))
+    End {
+        result,
+        code: socket.peer_close().and_then(|close| close.code),
+        heard_for: status.age.saturating_sub(status.silent),
+    }
 }
 
 /// The server, with its whims.
