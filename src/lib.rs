@@ -98,7 +98,7 @@
 //!
 //! | a hand-written manager's operation | here |
 //! |---|---|
-//! | send text or JSON with a timeout | `TimeoutSocket::send_text`, `send_json`: fail after `message_timeout` without progress; `send_text_timeout`, `send_json_timeout` limit the whole call |
+//! | send text, bytes or JSON with a timeout | `TimeoutSocket::send_text`, `send_binary`, `send_json`: fail after `message_timeout` without progress; `send_text_timeout` and the like limit the whole call |
 //! | receive with a timeout | `TimeoutSocket::recv_timeout`: returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors |
 //! | update activity | [`observe`](TimeoutPolicy::observe) with [`Event::Recv`] |
 //! | is idle | [`is_idle`](TimeoutPolicy::is_idle) |
