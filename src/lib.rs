@@ -119,7 +119,8 @@
 //! error`, `receive error`, `handshake error`, `verdict`, `closed`, `dropped`) and `label` (the name given to
 //! the connection, `-` if none); where they apply `limit` (the reason's name), `allowed` (the length of the
 //! limit), `age` (of the connection), `code` (of the Close frame), `rtt_us`, `bound` (the detection bound),
-//! `asleep` and `error`. An [`Observer`] gets the same as values.
+//! `asleep` and `error`. An [`Observer`] gets the same as values. The layer of the feature `tower` logs
+//! limits (event `limits`) and what is probably a mistake in them (event `warning`), once.
 //!
 //! # Features
 //!
@@ -131,7 +132,8 @@
 //! | `std` | `TimeoutConfig::from_env` and `from_vars` |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Adapter` and `tungstenite_message!` for other libraries, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
-//! | `axum` | `Message` for the type of axum 0.8, and `message::limit_buffers` |
+//! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
+//! | `tower` | module `tower`: `Timeouts` as a layer; needs `http`, `tower-layer` and `tower-service` (five crates in all) |
 //! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
@@ -162,6 +164,8 @@ extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod config;
 #[cfg(feature = "std")]
 mod env;
@@ -201,6 +205,8 @@ pub mod testing;
 mod time;
 #[cfg(feature = "socket")]
 mod timer;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use config::{
     ConfigError, ConfigWarning, DrainCode, IdleScope, PongEvidence, TimeoutConfig,

@@ -9,6 +9,8 @@ use std::format;
 use std::string::String;
 use std::time::Duration;
 
+#[cfg(feature = "tower")]
+use log::warn;
 use log::{Level, debug, info, log};
 
 use crate::config::TimeoutConfig;
@@ -28,6 +30,15 @@ pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>
     match link.and_then(Link::observer) {
         Some(observer) => observer.report(&connection, report),
         None => Log.report(&connection, report),
+    }
+}
+
+/// Logs the limits of a server, and which of them are probably a mistake.
+#[cfg(feature = "tower")]
+pub(crate) fn limits(config: &TimeoutConfig) {
+    info!(target: TARGET, event = "limits"; "limits: {config:?}");
+    for warning in config.warnings() {
+        warn!(target: TARGET, event = "warning"; "{warning}");
     }
 }
 

@@ -1,0 +1,276 @@
+//! axum 0.8: an upgrade whose socket has timeouts, and a listener that counts bytes.
+//!
+//! `WebSocket` is a `Stream + Sink` whose message implements [`Message`](crate::Message), so one line is
+//! enough where you have one: `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
+//!
+//! [`TimeoutUpgrade`] in place of `WebSocketUpgrade` does more: it takes the timeouts from the request,
+//! limits the buffers, names the connection by its peer's address, and gives the socket its meter. A
+//! whole server:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use axum::extract::ws::WebSocket;
+//! use axum::response::Response;
+//! use axum::routing::any;
+//! use axum::{Extension, Router};
+//! use tokio::net::TcpListener;
+//! use ws_timeout::axum::{MeteredListener, Peer, TimeoutUpgrade};
+//! use ws_timeout::runtime::tokio::Timer;
+//! use ws_timeout::{TimeoutConfig, TimeoutSocket, Timeouts};
+//!
+//! async fn handler(upgrade: TimeoutUpgrade) -> Response {
+//!     upgrade.on_upgrade(echo)
+//! }
+//!
+//! async fn echo(mut socket: TimeoutSocket<WebSocket, Timer>) {
+//!     while let Ok(Some(message)) = socket.recv().await {
+//!         let _ = socket.send(message).await; // if it fails, `recv` returns why
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let timeouts = Timeouts::new(TimeoutConfig::production());
+//!     let slow = TimeoutConfig::builder().message_timeout(Duration::from_secs(8)).build()?;
+//!     let app = Router::new()
+//!         .route("/ws", any(handler))
+//!         .route("/ws/slow", any(handler).layer(Extension(timeouts.with_config(slow))))
+//!         .layer(Extension(timeouts.clone()));
+//!
+//!     let listener = MeteredListener(TcpListener::bind("127.0.0.1:8080").await?);
+//!     axum::serve(listener, app.into_make_service_with_connect_info::<Peer>())
+//!         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+//!         .await?;
+//!     timeouts.drain(Duration::from_secs(10)).await; // closes the sockets, which axum does not
+//!     Ok(())
+//! }
+//! ```
+//!
+//! With the layer of the feature `tower`, `.layer(timeouts.clone())` does what `.layer(Extension(…))`
+//! does, and logs the limits.
+//!
+//! # HTTP/2
+//!
+//! Over HTTP/2 the sockets of a client share one TCP connection, so there is no meter: its bytes would
+//! be those of all. Each message must then be written within `message_timeout`, however large.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::string::ToString;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use ::axum::extract::FromRequestParts;
+use ::axum::extract::connect_info::{ConnectInfo, Connected};
+use ::axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use ::axum::extract::ws::{DefaultOnFailedUpgrade, OnFailedUpgrade, WebSocket, WebSocketUpgrade};
+use ::axum::http::request::Parts;
+use ::axum::http::{Extensions, Version};
+use ::axum::response::Response;
+use ::axum::serve::{IncomingStream, Listener};
+use ::tokio::net::TcpStream;
+
+use crate::config::TimeoutConfig;
+use crate::message::limit_buffers;
+use crate::metered::{Meter, Metered};
+use crate::runtime::tokio::{Timer, open};
+use crate::socket::{TimeoutSocket, Timeouts};
+
+/// Extracts a `WebSocketUpgrade` whose socket has timeouts.
+///
+/// The timeouts are the request's extension [`Timeouts`], without one `Arc<TimeoutConfig>`, and without
+/// that [`TimeoutConfig::DEFAULT`]: a missing layer leaves no socket unguarded, but the connection is on
+/// no list, so no drain reaches it.
+///
+/// The buffers are those of [`limit_buffers`]. The label is the peer's address if there is a
+/// `ConnectInfo` of [`Peer`] or `SocketAddr`, and with [`Peer`] the socket has the meter, except over
+/// HTTP/2.
+///
+/// ```
+/// use axum::response::Response;
+/// use ws_timeout::axum::TimeoutUpgrade;
+///
+/// async fn handler(upgrade: TimeoutUpgrade) -> Response {
+///     let upgrade = upgrade.map(|upgrade| upgrade.protocols(["graphql-transport-ws"]));
+///     upgrade.with_label("user 7").on_upgrade(|mut socket| async move {
+///         let protocol = socket.get_ref().and_then(|socket| socket.protocol()).cloned();
+///         let greeting = format!("you speak {protocol:?}");
+///         let _ = socket.send_text(greeting).await;
+///         while let Ok(Some(_message)) = socket.recv().await {}
+///     })
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/ws", axum::routing::any(handler));
+/// ```
+#[must_use = "a WebSocket opens once the response of `on_upgrade` is returned"]
+pub struct TimeoutUpgrade<F = DefaultOnFailedUpgrade> {
+    upgrade: WebSocketUpgrade<F>,
+    timeouts: Timeouts,
+    label: Option<Arc<str>>,
+    meter: Option<Meter>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TimeoutUpgrade {
+    type Rejection = WebSocketUpgradeRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let upgrade = WebSocketUpgrade::from_request_parts(parts, state).await?;
+        let extensions = &parts.extensions;
+        let peer = extensions.get().map(|ConnectInfo::<Peer>(peer)| peer);
+        let address = peer.map(|peer| &peer.address);
+        let address = address.or_else(|| extensions.get().map(|ConnectInfo(address)| address));
+        Ok(Self {
+            upgrade: limit_buffers(upgrade),
+            timeouts: timeouts_of(extensions),
+            label: address.map(|address| address.to_string().into()),
+            meter: peer
+                .filter(|_| parts.version < Version::HTTP_2)
+                .map(|peer| peer.meter.clone()),
+        })
+    }
+}
+
+fn timeouts_of(extensions: &Extensions) -> Timeouts {
+    if let Some(timeouts) = extensions.get::<Timeouts>() {
+        return timeouts.clone();
+    }
+    match extensions.get::<Arc<TimeoutConfig>>() {
+        Some(config) => config.clone().into(),
+        None => TimeoutConfig::DEFAULT.into(),
+    }
+}
+
+impl<F> TimeoutUpgrade<F> {
+    /// Returns the limits that the socket will have.
+    pub fn config(&self) -> &Arc<TimeoutConfig> {
+        self.timeouts.config()
+    }
+
+    /// Sets other limits, for this connection alone; see [`Timeouts::with_config`].
+    pub fn with_config(mut self, config: impl Into<Arc<TimeoutConfig>>) -> Self {
+        self.timeouts = self.timeouts.with_config(config);
+        self
+    }
+
+    /// Names the connection, as [`TimeoutSocket::with_label`] does.
+    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Changes the upgrade inside: its protocols, its buffers, what happens if it fails.
+    pub fn map<G>(
+        self,
+        change: impl FnOnce(WebSocketUpgrade<F>) -> WebSocketUpgrade<G>,
+    ) -> TimeoutUpgrade<G> {
+        let Self {
+            upgrade,
+            timeouts,
+            label,
+            meter,
+        } = self;
+        TimeoutUpgrade {
+            upgrade: change(upgrade),
+            timeouts,
+            label,
+            meter,
+        }
+    }
+
+    /// Returns the response that upgrades the connection, and runs `callback` in a task of its own once
+    /// that is done, as [`WebSocketUpgrade::on_upgrade`] does.
+    ///
+    /// The connection is on the list of its [`Timeouts`] from this call on, so a drain waits for an
+    /// upgrade in progress.
+    #[must_use = "to set up the connection, this response must be returned"]
+    pub fn on_upgrade<C, Fut>(self, callback: C) -> Response
+    where
+        C: FnOnce(TimeoutSocket<WebSocket, Timer>) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+        F: OnFailedUpgrade,
+    {
+        let upgraded = Arc::new(Mutex::new(None));
+        let slot = upgraded.clone();
+        let handshake = poll_fn(move |_| match lock(&slot).take() {
+            Some(socket) => Poll::Ready(Ok::<_, Infallible>(socket)),
+            None => Poll::Pending,
+        });
+        let mut opening = open(self.timeouts, handshake);
+        if let Some(label) = self.label {
+            opening = opening.with_label(label);
+        }
+        if let Some(meter) = self.meter {
+            opening = opening.with_meter(meter);
+        }
+        // If the upgrade fails, axum drops this, and the opening in it leaves the list.
+        self.upgrade.on_upgrade(|socket| async move {
+            *lock(&upgraded) = Some(socket);
+            if let Ok(socket) = opening.await {
+                callback(socket).await;
+            }
+        })
+    }
+}
+
+fn lock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<F> fmt::Debug for TimeoutUpgrade<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutUpgrade")
+            .field("timeouts", &self.timeouts)
+            .field("label", &self.label)
+            .field("meter", &self.meter)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A listener for [`axum::serve`](::axum::serve()) that puts each connection into a [`Metered::socket`],
+/// around a `TcpListener` or what its `tap_io` returns.
+///
+/// [`TimeoutUpgrade`] finds the meter if the service is
+/// `into_make_service_with_connect_info::<Peer>()`. A listener of yours, such as one for TLS, can do the
+/// same: [`Metered`] says where the meters go; give the meter to
+/// [`with_meter`](TimeoutSocket::with_meter) in the callback.
+#[derive(Debug)]
+pub struct MeteredListener<L>(pub L);
+
+impl<L: Listener<Io = TcpStream>> Listener for MeteredListener<L> {
+    type Io = Metered<TcpStream>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, address) = self.0.accept().await;
+        (Metered::socket(stream), address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+/// The peer of a connection that a [`MeteredListener`] accepted; extract it as `ConnectInfo<Peer>`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Peer {
+    /// The address of the peer, or of the proxy in between.
+    pub address: SocketAddr,
+    /// The byte counts of the TCP connection, which over HTTP/2 several sockets share.
+    pub meter: Meter,
+}
+
+impl<L> Connected<IncomingStream<'_, MeteredListener<L>>> for Peer
+where
+    L: Listener<Io = TcpStream, Addr = SocketAddr>,
+{
+    fn connect_info(stream: IncomingStream<'_, MeteredListener<L>>) -> Self {
+        Self {
+            address: *stream.remote_addr(),
+            meter: stream.io().meter(),
+        }
+    }
+}

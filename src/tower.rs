@@ -1,0 +1,113 @@
+//! `Timeouts` as a layer of tower, for axum and plain hyper.
+//!
+//! The layer passes the timeouts to every request, as extensions: a [`Timeouts`] and its
+//! `Arc<TimeoutConfig>`. Of several layers around a handler the innermost one wins, so a route can have
+//! its own limits:
+//!
+//! ```
+//! # use std::convert::Infallible;
+//! # use std::time::Duration;
+//! use http::{Request, Response};
+//! use tower_layer::Layer;
+//! use tower_service::Service;
+//! use ws_timeout::{TimeoutConfig, Timeouts};
+//!
+//! # /// A service of one function, as tower and hyper-util have it.
+//! # #[derive(Clone)]
+//! # struct Handler<F>(F);
+//! # impl<F: Fn(Request<()>) -> Response<()>> Service<Request<()>> for Handler<F> {
+//! #     type Response = Response<()>;
+//! #     type Error = Infallible;
+//! #     type Future = std::future::Ready<Result<Response<()>, Infallible>>;
+//! #     fn poll_ready(
+//! #         &mut self,
+//! #         _: &mut std::task::Context<'_>,
+//! #     ) -> std::task::Poll<Result<(), Infallible>> {
+//! #         std::task::Poll::Ready(Ok(()))
+//! #     }
+//! #     fn call(&mut self, request: Request<()>) -> Self::Future {
+//! #         std::future::ready(Ok((self.0)(request)))
+//! #     }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let handler = Handler(|request: Request<()>| {
+//! #     let timeouts = request.extensions().get::<Timeouts>().expect("the layer sets it");
+//! #     assert_eq!(timeouts.config().message_timeout(), Some(Duration::from_secs(8)));
+//! #     Response::new(())
+//! # });
+//! let timeouts = Timeouts::new(TimeoutConfig::production());
+//! let slow = TimeoutConfig::builder().message_timeout(Duration::from_secs(8)).build()?;
+//!
+//! let route = timeouts.with_config(slow).layer(handler);
+//! let mut server = timeouts.layer(route); // or `ServiceBuilder::layer`
+//! # server.call(Request::new(())).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A handler takes its timeouts with `request.extensions().get::<Timeouts>()`. In axum this layer is not
+//! needed: `Extension(timeouts)` is a layer that sets the same [`Timeouts`], and an extractor.
+//!
+//! The first time that a process layers a configuration, the log says what its limits are (`info`), and
+//! which of them are probably a mistake (`warn`, see [`TimeoutConfig::warnings`]).
+
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::vec::Vec;
+
+use http::Request;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::config::TimeoutConfig;
+use crate::report;
+use crate::socket::Timeouts;
+
+/// Passes the timeouts to every request; see the [module](crate::tower).
+impl<S> Layer<S> for Timeouts {
+    type Service = AddTimeouts<S>;
+
+    fn layer(&self, inner: S) -> AddTimeouts<S> {
+        log_once(self.config());
+        let timeouts = self.clone();
+        AddTimeouts { inner, timeouts }
+    }
+}
+
+/// A service that adds [`Timeouts`] and their `Arc<TimeoutConfig>` to the extensions of each request.
+/// Made by [`Timeouts::layer`](Layer::layer).
+#[derive(Clone, Debug)]
+pub struct AddTimeouts<S> {
+    inner: S,
+    timeouts: Timeouts,
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for AddTimeouts<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        let extensions = request.extensions_mut();
+        extensions.insert(self.timeouts.config().clone());
+        extensions.insert(self.timeouts.clone());
+        self.inner.call(request)
+    }
+}
+
+/// Logs a configuration unless this process has. A router calls `layer` for each of its routes, and a
+/// server by hand for each connection.
+fn log_once(config: &TimeoutConfig) {
+    static LOGGED: Mutex<Vec<TimeoutConfig>> = Mutex::new(Vec::new());
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !logged.contains(config) {
+        logged.push(*config);
+        drop(logged);
+        report::limits(config);
+    }
+}
