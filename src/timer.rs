@@ -46,7 +46,7 @@ use crate::time::Timestamp;
 /// }
 /// ```
 ///
-/// In tests, implement it on a clock that the test moves, with [`Timestamp`] as the instant.
+/// Tests can use `testing::ManualTimer` (feature `testing`), whose time they move.
 pub trait Timer {
     /// An instant of the runtime's clock, such as `std::time::Instant`; [`Timestamp`] if it has none.
     ///

@@ -6,7 +6,8 @@
 //!   smaller bytes make simpler values: without bytes the configuration is
 //!   [`TimeoutConfig::DEFAULT`](crate::TimeoutConfig::DEFAULT), and the event a
 //!   [`Tick`](crate::Event::Tick).
-//! * `ManualTimer` (with feature `socket`) is a [`Timer`](trait@crate::Timer) whose time a test moves.
+//! * `ManualTimer` (with feature `socket`) is a `Timer` whose time a test moves: it drives a
+//!   real `TimeoutSocket` on any executor.
 //!
 //! The feature adds one crate to the tree, `arbitrary`, which has no dependencies and needs std.
 //! Enable it in `[dev-dependencies]`.
