@@ -18,8 +18,8 @@ use crate::time::{Limit, saturating_nanos};
 ///
 /// Create a configuration with [`TimeoutConfig::builder`], from a preset such as
 /// [`TimeoutConfig::production`], or from `WS_*` environment variables with
-/// `TimeoutConfig::from_env` (feature `std`). An invalid configuration cannot be constructed. Each
-/// limit is documented at its setter in [`TimeoutConfigBuilder`].
+/// `TimeoutConfig::from_env` (feature `std`). An invalid configuration cannot
+/// be constructed. Each limit is documented at its setter in [`TimeoutConfigBuilder`].
 ///
 /// ```
 /// use core::time::Duration;
@@ -102,14 +102,7 @@ impl TimeoutConfig {
     /// `idle_timeout` 30 s, `ping_interval` 10 s, `pong_timeout` 30 s. Everything else is as in the
     /// defaults.
     pub const fn development() -> Self {
-        Self::DEFAULT.with_preset([
-            secs(15),
-            secs(120),
-            millis(500),
-            secs(30),
-            secs(10),
-            secs(30),
-        ])
+        Self::DEFAULT.with_preset(Preset::Development)
     }
 
     /// Returns limits for production.
@@ -117,7 +110,7 @@ impl TimeoutConfig {
     /// `heartbeat_interval` 60 s, `connection_timeout` 600 s, `message_timeout` 2 s, `idle_timeout`
     /// 120 s, `ping_interval` 30 s, `pong_timeout` 90 s. Everything else is as in the defaults.
     pub const fn production() -> Self {
-        Self::DEFAULT.with_preset([secs(60), secs(600), secs(2), secs(120), secs(30), secs(90)])
+        Self::DEFAULT.with_preset(Preset::Production)
     }
 
     /// Returns limits for slow or distant peers.
@@ -126,20 +119,48 @@ impl TimeoutConfig {
     /// `idle_timeout` 300 s, `ping_interval` 60 s, `pong_timeout` 180 s. Everything else is as in
     /// the defaults.
     pub const fn high_latency() -> Self {
-        Self::DEFAULT.with_preset([
-            secs(120),
-            secs(1200),
-            secs(5),
-            secs(300),
-            secs(60),
-            secs(180),
-        ])
+        Self::DEFAULT.with_preset(Preset::HighLatency)
     }
 
-    const fn with_preset(
-        self,
-        [heartbeat, connection, message, idle, ping, pong]: [Limit; 6],
-    ) -> Self {
+    /// Returns limits for a client: the defaults without a `connection_timeout`.
+    ///
+    /// A lifetime is useful at one end only, and that end is usually the server: it moves
+    /// connections to new instances and releases what they hold. A client that also limits the
+    /// lifetime disconnects from a healthy server, only to connect again.
+    ///
+    /// ```
+    /// use ws_timeout::TimeoutConfig;
+    ///
+    /// const CLIENT: TimeoutConfig = TimeoutConfig::client();
+    /// assert_eq!(CLIENT.connection_timeout(), None);
+    /// assert_eq!(CLIENT.detection_bound(), TimeoutConfig::DEFAULT.detection_bound());
+    /// ```
+    pub const fn client() -> Self {
+        Self::DEFAULT.with_preset(Preset::Client)
+    }
+
+    /// Returns this configuration with the six limits of the preset.
+    pub(crate) const fn with_preset(self, preset: Preset) -> Self {
+        let [heartbeat, connection, message, idle, ping, pong] = match preset {
+            Preset::Development => [
+                secs(15),
+                secs(120),
+                millis(500),
+                secs(30),
+                secs(10),
+                secs(30),
+            ],
+            Preset::Production => [secs(60), secs(600), secs(2), secs(120), secs(30), secs(90)],
+            Preset::HighLatency => [
+                secs(120),
+                secs(1200),
+                secs(5),
+                secs(300),
+                secs(60),
+                secs(180),
+            ],
+            Preset::Client => [secs(30), None, secs(1), secs(60), secs(25), secs(60)],
+        };
         Self {
             heartbeat_interval: heartbeat,
             connection_timeout: connection,
@@ -199,8 +220,8 @@ impl TimeoutConfig {
     /// This is [`CloseReason::code`], except that a drain sends the configured
     /// [`drain_code`](Self::drain_code).
     pub const fn close_code(&self, reason: CloseReason) -> Option<u16> {
-        match (reason, self.drain_code) {
-            (CloseReason::Drain, DrainCode::ServiceRestart) => Some(1012),
+        match reason {
+            CloseReason::Drain => Some(self.drain_code.code()),
             _ => reason.code(),
         }
     }
@@ -365,6 +386,25 @@ pub enum DrainCode {
     GoingAway,
     /// 1012, "service restart". The client should reconnect after a random delay.
     ServiceRestart,
+}
+
+impl DrainCode {
+    /// Returns the code, 1001 or 1012.
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::GoingAway => 1001,
+            Self::ServiceRestart => 1012,
+        }
+    }
+}
+
+/// A named set of six limits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Preset {
+    Development,
+    Production,
+    HighLatency,
+    Client,
 }
 
 /// A valid setting that is probably a mistake; returned by [`TimeoutConfig::warnings`].

@@ -1,13 +1,10 @@
-//! The configuration from `WS_*` environment variables.
+//! The configuration from environment variables, and reading settings from any names and values.
 //!
-//! The table [`VARIABLES`] drives everything: which names are known, what each value may be, which
-//! field it fills, and the order in which values take effect and errors are listed. Numbers are
-//! read digit by digit as integers, so every accepted value is kept exactly.
+//! [`read`] finds the setting that each name means, lets the setting read its value
+//! (`settings.rs`), and collects everything that is wrong.
 
 use core::fmt;
 use core::mem;
-use core::num::{NonZeroU32, NonZeroU64};
-use core::ops::RangeInclusive;
 use std::borrow::ToOwned;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -15,9 +12,8 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use crate::config::{Billionths, IdleScope, PongEvidence, TimeoutConfig};
-use crate::time::Limit;
-use Kind::{Evidence, Fraction, Preset, Rate, Scope, Secs, SecsNeverOff};
+use crate::config::TimeoutConfig;
+use crate::settings::{PREFIX, SETTINGS, TimeoutOverrides};
 
 impl TimeoutConfig {
     /// Reads the configuration from the environment variables of this process.
@@ -26,27 +22,32 @@ impl TimeoutConfig {
     ///
     /// | variable | accepted | default |
     /// |---|---|---|
-    /// | `WS_PRESET` | `development`, `production`, `high-latency` | none: the defaults below |
-    /// | `WS_HANDSHAKE_TIMEOUT` | seconds or `off` | 10 |
-    /// | `WS_HEARTBEAT_INTERVAL` (not the ping interval) | seconds or `off` | 30 |
-    /// | `WS_CONNECTION_TIMEOUT` | seconds or `off` | 300 |
-    /// | `WS_MESSAGE_TIMEOUT` | seconds or `off` | 1 |
-    /// | `WS_IDLE_TIMEOUT` | seconds or `off` | 60 |
-    /// | `WS_PING_INTERVAL` | seconds or `off` | 25 |
-    /// | `WS_PONG_TIMEOUT` | seconds or `off` | 60 |
-    /// | `WS_CLOSE_TIMEOUT` | seconds | 5 |
-    /// | `WS_STALL_TOLERANCE` | seconds or `off` | 3 |
-    /// | `WS_RESUME_PROBE` | seconds or `off` | 30 |
+    /// | `WS_PRESET` | `development`, `production`, `high-latency`, `client` | none: the defaults below |
+    /// | `WS_HANDSHAKE_TIMEOUT` | a length or `off` | 10 |
+    /// | `WS_HEARTBEAT_INTERVAL` (not the ping interval) | a length or `off` | 30 |
+    /// | `WS_CONNECTION_TIMEOUT` | a length or `off` | 300 |
+    /// | `WS_MESSAGE_TIMEOUT` | a length or `off` | 1 |
+    /// | `WS_IDLE_TIMEOUT` | a length or `off` | 60 |
+    /// | `WS_PING_INTERVAL` | a length or `off` | 25 |
+    /// | `WS_PONG_TIMEOUT` | a length or `off` | 60 |
+    /// | `WS_CLOSE_TIMEOUT` | a length | 5 |
+    /// | `WS_STALL_TOLERANCE` | a length or `off` | 3 |
+    /// | `WS_RESUME_PROBE` | a length or `off` | 30 |
     /// | `WS_MIN_DATA_RATE` | bytes per second or `off` | 240 |
     /// | `WS_MAX_PING_RATE` | pings per second or `off` | 20 |
     /// | `WS_JITTER` | a fraction, 0 to 0.5 | 0.1 |
     /// | `WS_IDLE_SCOPE` | `inbound`, `messages` | `inbound` |
     /// | `WS_PONG_EVIDENCE` | `any`, `pong` | `any` |
+    /// | `WS_DRAIN_CODE` | `1001`, `1012` | 1001 |
     ///
-    /// Seconds are from 0.001 to 1000000000. Seconds and fractions are digits, optionally followed
-    /// by a point and one to nine digits; they are kept exactly. Rates are whole numbers from 1 to
-    /// 1000000000. No number has a sign, an exponent or a space. An empty value is an error; a
-    /// variable that is not set keeps its default. Names and words are case-sensitive.
+    /// A length is a number of seconds, such as `30` or `2.5`, or a number with the unit `ms`, `s`,
+    /// `m` (minutes) or `h`, such as `500ms` or `5m`; from 0.001 to 1000000000 seconds. Numbers in
+    /// lengths and fractions are digits, optionally followed by a point and one to nine digits (six
+    /// in milliseconds); they are kept exactly. Rates are whole numbers from 1 to 1000000000. No
+    /// number has a sign, an exponent or a space.
+    ///
+    /// Words may be in any case, with `_` for `-`, and `false` is the same as `off`. Names and units
+    /// are case-sensitive. An empty value is an error; a variable that is not set keeps its default.
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -75,7 +76,27 @@ impl TimeoutConfig {
     /// # Errors
     /// Returns one [`EnvError`] that lists every variable with an invalid value.
     pub fn from_env() -> Result<EnvConfig, EnvError> {
-        Self::from_vars(std::env::vars_os())
+        Self::from_env_with_prefix(PREFIX)
+    }
+
+    /// Reads the configuration from the environment variables of this process whose names begin with
+    /// `prefix` in place of `WS_`.
+    ///
+    /// With the prefix `MYAPP_WS_`, the idle timeout is `MYAPP_WS_IDLE_TIMEOUT`, and
+    /// `WS_IDLE_TIMEOUT` is ignored.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ws_timeout::EnvError> {
+    /// let loaded = ws_timeout::TimeoutConfig::from_env_with_prefix("MYAPP_WS_")?;
+    /// # let _ = loaded;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns one [`EnvError`] that lists every variable with an invalid value.
+    pub fn from_env_with_prefix(prefix: &str) -> Result<EnvConfig, EnvError> {
+        Self::from_vars_with_prefix(prefix, std::env::vars_os())
     }
 
     /// Reads the configuration from these variables, for example those of a file or of a test.
@@ -112,38 +133,94 @@ impl TimeoutConfig {
         K: AsRef<OsStr>,
         V: AsRef<OsStr>,
     {
-        let mut given = [const { None }; VARIABLES.len()];
-        let mut unknown = BTreeSet::new();
-        for (name, value) in vars {
-            let name = name.as_ref();
-            if let Some(row) = VARIABLES.iter().position(|(known, _)| name == *known) {
-                given[row] = Some(value);
-            } else if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-                unknown.insert(name.to_string_lossy().into_owned());
-            }
-        }
+        Self::from_vars_with_prefix(PREFIX, vars)
+    }
 
-        let mut config = Self::DEFAULT;
-        let mut bad = Vec::new();
-        for ((name, kind), value) in VARIABLES.iter().zip(&given) {
-            let Some(value) = value.as_ref().map(V::as_ref) else {
-                continue;
-            };
-            let set = value.to_str().and_then(|text| kind.set(&mut config, text));
-            if set.is_none() {
-                bad.push(BadVariable {
-                    name,
-                    held: cut(&value.to_string_lossy()),
-                    accepted: kind.accepted(),
-                });
-            }
+    /// Reads the configuration from these variables by the rules of [`from_vars`](Self::from_vars),
+    /// with `prefix` in place of `WS_`.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use ws_timeout::TimeoutConfig;
+    ///
+    /// let vars = [("MYAPP_WS_IDLE_TIMEOUT", "2m"), ("WS_IDLE_TIMEOUT", "1")];
+    /// let loaded = TimeoutConfig::from_vars_with_prefix("MYAPP_WS_", vars)?;
+    /// assert_eq!(loaded.config.idle_timeout(), Some(Duration::from_secs(120)));
+    /// # Ok::<(), ws_timeout::EnvError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns one [`EnvError`] that lists every variable with an invalid value.
+    pub fn from_vars_with_prefix<I, K, V>(prefix: &str, vars: I) -> Result<EnvConfig, EnvError>
+    where
+        I: IntoIterator<Item = (K, V)>,
+        K: AsRef<OsStr>,
+        V: AsRef<OsStr>,
+    {
+        let variable = |setting: &str| format!("{prefix}{}", setting.to_ascii_uppercase());
+        let read = read(vars, prefix, variable);
+        if !read.bad.is_empty() {
+            return Err(EnvError { bad: read.bad });
         }
-        if bad.is_empty() {
-            let unknown = unknown.into_iter().map(UnknownVariable::new).collect();
-            Ok(EnvConfig { config, unknown })
-        } else {
-            Err(EnvError { bad })
+        Ok(EnvConfig {
+            config: read.overrides.apply(&Self::DEFAULT),
+            overrides: read.overrides,
+            unknown: read.unknown,
+        })
+    }
+}
+
+/// What [`read`] has read.
+pub(crate) struct Read {
+    pub(crate) overrides: TimeoutOverrides,
+    /// In the order of [`SETTINGS`].
+    pub(crate) bad: Vec<BadVariable>,
+    /// Sorted by name, without duplicates.
+    pub(crate) unknown: Vec<UnknownVariable>,
+}
+
+/// Reads settings from the variables whose names begin with `prefix`. `name_of` returns the name of
+/// the variable for a setting.
+pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+    vars: impl IntoIterator<Item = (K, V)>,
+    prefix: &str,
+    name_of: impl Fn(&str) -> String,
+) -> Read {
+    let names = SETTINGS.each_ref().map(|setting| name_of(setting.name));
+    let mut given = [const { None }; SETTINGS.len()];
+    let mut unknown = BTreeSet::new();
+    for (name, value) in vars {
+        let name = name.as_ref();
+        if let Some(row) = names.iter().position(|known| name == known.as_str()) {
+            given[row] = Some(value);
+        } else if name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            unknown.insert(name.to_string_lossy().into_owned());
         }
+    }
+
+    let mut overrides = TimeoutOverrides::default();
+    let mut bad = Vec::new();
+    for (row, setting) in SETTINGS.iter().enumerate() {
+        let Some(value) = given[row].as_ref().map(V::as_ref) else {
+            continue;
+        };
+        let read = value.to_str().and_then(|text| overrides.read(row, text));
+        if read.is_none() {
+            bad.push(BadVariable {
+                name: names[row].clone(),
+                held: cut(&value.to_string_lossy()),
+                accepted: setting.accepted(),
+            });
+        }
+    }
+    let unknown = unknown.into_iter().map(|name| UnknownVariable {
+        nearest: nearest(&name, &names, prefix.len()),
+        name,
+    });
+    Read {
+        overrides,
+        bad,
+        unknown: unknown.collect(),
     }
 }
 
@@ -157,16 +234,32 @@ impl TimeoutConfig {
 /// assert!(loaded.unknown.is_empty());
 /// # Ok::<(), ws_timeout::EnvError>(())
 /// ```
+///
+/// With another base than the defaults, for example the configuration of a client:
+///
+/// ```
+/// use core::time::Duration;
+/// use ws_timeout::TimeoutConfig;
+///
+/// let loaded = TimeoutConfig::from_vars([("WS_IDLE_TIMEOUT", "90")])?;
+/// let config = loaded.overrides.apply(&TimeoutConfig::client());
+/// assert_eq!(config.idle_timeout(), Some(Duration::from_secs(90)));
+/// assert_eq!(config.connection_timeout(), None);
+/// # Ok::<(), ws_timeout::EnvError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EnvConfig {
-    /// The configuration. [`TimeoutConfig::warnings`] lists settings that are probably mistakes.
+    /// The configuration: the defaults with the overrides. [`TimeoutConfig::warnings`] lists
+    /// settings that are probably mistakes.
     pub config: TimeoutConfig,
-    /// The unknown variables that begin with `WS_`, sorted by name, without duplicates.
+    /// What the variables set, to be applied over another base than the defaults.
+    pub overrides: TimeoutOverrides,
+    /// The unknown variables that begin with the prefix, sorted by name, without duplicates.
     pub unknown: Vec<UnknownVariable>,
 }
 
-/// A variable that begins with `WS_` and is not a setting. Its `Display` is one line for a log.
+/// A variable that begins with the prefix and is not a setting. Its `Display` is one line for a log.
 ///
 /// Its value is not stored, since it may be a secret of another program.
 ///
@@ -184,15 +277,10 @@ pub struct EnvConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownVariable {
     name: String,
-    nearest: Option<&'static str>,
+    nearest: Option<String>,
 }
 
 impl UnknownVariable {
-    fn new(name: String) -> Self {
-        let nearest = nearest(&name);
-        Self { name, nearest }
-    }
-
     /// Returns the name, with `U+FFFD` in place of invalid UTF-8.
     ///
     /// ```
@@ -214,23 +302,24 @@ impl UnknownVariable {
     /// assert_eq!(loaded.unknown[1].nearest(), Some("WS_PING_INTERVAL"));
     /// # Ok::<(), ws_timeout::EnvError>(())
     /// ```
-    pub fn nearest(&self) -> Option<&'static str> {
-        self.nearest
+    pub fn nearest(&self) -> Option<&str> {
+        self.nearest.as_deref()
+    }
+
+    /// Returns a line with the name, what it is not, and the setting that was probably meant.
+    pub(crate) fn describe(&self, is_not: &str) -> String {
+        let name = cut(&self.name);
+        let hint = match &self.nearest {
+            Some(nearest) => format!("; did you mean {nearest}?"),
+            None => String::new(),
+        };
+        format!("{}: {is_not}{hint}", name.escape_debug())
     }
 }
 
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = cut(&self.name);
-        write!(
-            f,
-            "{}: ignored, not a ws-timeout variable",
-            name.escape_debug()
-        )?;
-        match self.nearest {
-            Some(nearest) => write!(f, "; did you mean {nearest}?"),
-            None => Ok(()),
-        }
+        f.write_str(&self.describe("ignored, not a ws-timeout variable"))
     }
 }
 
@@ -254,7 +343,7 @@ impl fmt::Display for UnknownVariable {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnvError {
-    /// Never empty, in the order of [`VARIABLES`].
+    /// Never empty, in the order of [`SETTINGS`].
     bad: Vec<BadVariable>,
 }
 
@@ -303,12 +392,12 @@ impl core::error::Error for EnvError {}
 /// let bad = &error.variables()[0];
 /// assert_eq!(
 ///     bad.to_string(),
-///     r#"WS_PRESET="prod\n": expected "development", "production" or "high-latency""#,
+///     r#"WS_PRESET="prod\n": expected "development", "production", "high-latency" or "client""#,
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadVariable {
-    name: &'static str,
+    name: String,
     held: String,
     accepted: &'static str,
 }
@@ -321,8 +410,8 @@ impl BadVariable {
     /// let error = TimeoutConfig::from_vars([("WS_JITTER", "1")]).unwrap_err();
     /// assert_eq!(error.variables()[0].name(), "WS_JITTER");
     /// ```
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the value, not escaped, with `U+FFFD` in place of invalid UTF-8. A value of more
@@ -360,143 +449,6 @@ impl fmt::Display for BadVariable {
     }
 }
 
-/// The first characters of the name of every setting.
-const PREFIX: &str = "WS_";
-
-/// Every known variable, in the order in which they take effect: the preset is first, so that the
-/// others override it.
-static VARIABLES: [(&str, Kind); 16] = [
-    ("WS_PRESET", Preset),
-    ("WS_HANDSHAKE_TIMEOUT", Secs(|c| &mut c.handshake_timeout)),
-    ("WS_HEARTBEAT_INTERVAL", Secs(|c| &mut c.heartbeat_interval)),
-    ("WS_CONNECTION_TIMEOUT", Secs(|c| &mut c.connection_timeout)),
-    ("WS_MESSAGE_TIMEOUT", Secs(|c| &mut c.message_timeout)),
-    ("WS_IDLE_TIMEOUT", Secs(|c| &mut c.idle_timeout)),
-    ("WS_PING_INTERVAL", Secs(|c| &mut c.ping_interval)),
-    ("WS_PONG_TIMEOUT", Secs(|c| &mut c.pong_timeout)),
-    ("WS_CLOSE_TIMEOUT", SecsNeverOff(|c| &mut c.close_timeout)),
-    ("WS_STALL_TOLERANCE", Secs(|c| &mut c.stall_tolerance)),
-    ("WS_RESUME_PROBE", Secs(|c| &mut c.resume_probe)),
-    ("WS_MIN_DATA_RATE", Rate(|c| &mut c.min_data_rate)),
-    ("WS_MAX_PING_RATE", Rate(|c| &mut c.max_ping_rate)),
-    ("WS_JITTER", Fraction(|c| &mut c.jitter)),
-    ("WS_IDLE_SCOPE", Scope),
-    ("WS_PONG_EVIDENCE", Evidence),
-];
-
-/// The kind of a variable's value, with the field of the configuration that the value fills.
-enum Kind {
-    Preset,
-    Secs(fn(&mut TimeoutConfig) -> &mut Limit),
-    SecsNeverOff(fn(&mut TimeoutConfig) -> &mut NonZeroU64),
-    Rate(fn(&mut TimeoutConfig) -> &mut Option<NonZeroU32>),
-    Fraction(fn(&mut TimeoutConfig) -> &mut Billionths),
-    Scope,
-    Evidence,
-}
-
-impl Kind {
-    /// Returns what [`set`](Self::set) accepts, as text.
-    fn accepted(&self) -> &'static str {
-        match self {
-            Preset => r#""development", "production" or "high-latency""#,
-            Secs(_) => r#"seconds between 0.001 and 1000000000, such as 30 or 2.5, or "off""#,
-            SecsNeverOff(_) => "seconds between 0.001 and 1000000000, such as 30 or 2.5",
-            Rate(_) => r#"a whole number between 1 and 1000000000, such as 20, or "off""#,
-            Fraction(_) => "a fraction between 0 and 0.5, such as 0.1",
-            Scope => r#""inbound" or "messages""#,
-            Evidence => r#""any" or "pong""#,
-        }
-    }
-
-    /// Stores the value in `config`. Returns `None`, and leaves `config` as it was, if `text` is
-    /// not accepted.
-    fn set(&self, config: &mut TimeoutConfig, text: &str) -> Option<()> {
-        match self {
-            Preset => {
-                *config = match text {
-                    "development" => TimeoutConfig::development(),
-                    "production" => TimeoutConfig::production(),
-                    "high-latency" => TimeoutConfig::high_latency(),
-                    _ => return None,
-                }
-            }
-            Secs(field) => *field(config) = or_off(text, seconds)?,
-            SecsNeverOff(field) => *field(config) = seconds(text)?,
-            Rate(field) => *field(config) = or_off(text, rate)?,
-            Fraction(field) => *field(config) = fraction(text)?,
-            Scope => {
-                config.idle_scope = match text {
-                    "inbound" => IdleScope::Inbound,
-                    "messages" => IdleScope::Messages,
-                    _ => return None,
-                }
-            }
-            Evidence => {
-                config.pong_evidence = match text {
-                    "any" => PongEvidence::Any,
-                    "pong" => PongEvidence::Pong,
-                    _ => return None,
-                }
-            }
-        }
-        Some(())
-    }
-}
-
-/// Returns `Some(None)` for `off`, and `None` for a text that is not accepted.
-fn or_off<T>(text: &str, number: fn(&str) -> Option<T>) -> Option<Option<T>> {
-    match text {
-        "off" => Some(None),
-        _ => number(text).map(Some),
-    }
-}
-
-/// Reads 0.001 to 1,000,000,000 seconds, as nanoseconds.
-fn seconds(text: &str) -> Option<NonZeroU64> {
-    within(1_000_000..=1_000_000_000 * BILLION, billionths(text)?).and_then(NonZeroU64::new)
-}
-
-/// Reads 1 to 1,000,000,000.
-fn rate(text: &str) -> Option<NonZeroU32> {
-    let rate = within(1..=BILLION, digits(text)?)?;
-    u32::try_from(rate).ok().and_then(NonZeroU32::new)
-}
-
-/// Reads 0 to 0.5.
-fn fraction(text: &str) -> Option<Billionths> {
-    let fraction = within(0..=BILLION / 2, billionths(text)?)?;
-    Billionths::try_from(fraction).ok()
-}
-
-const BILLION: u64 = 1_000_000_000;
-
-fn within(range: RangeInclusive<u64>, number: u64) -> Option<u64> {
-    range.contains(&number).then_some(number)
-}
-
-/// Reads digits, optionally followed by a point and one to nine digits, as a whole number of
-/// billionths.
-fn billionths(text: &str) -> Option<u64> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-    let missing = 9_u32.checked_sub(decimals.len().try_into().ok()?)?;
-    let decimals = digits(decimals)? * 10_u64.pow(missing);
-    digits(whole)?.checked_mul(BILLION)?.checked_add(decimals)
-}
-
-/// Reads one or more ASCII digits. (`str::parse` would accept a sign too.)
-///
-/// A number that overflows is far above every limit, and is not accepted either.
-fn digits(text: &str) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.bytes().try_fold(0_u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| byte - b'0')?;
-        number.checked_mul(10)?.checked_add(digit.into())
-    })
-}
-
 /// Returns the text, shortened if it would flood a log.
 fn cut(text: &str) -> String {
     const LONGEST: usize = 80;
@@ -507,16 +459,18 @@ fn cut(text: &str) -> String {
 }
 
 /// Returns the known name that is most similar to `name`, if no more than a third of the longer one
-/// differs. `WS_` does not count, since both begin with it.
-fn nearest(name: &str) -> Option<&'static str> {
+/// differs. The prefix of `prefix` bytes does not count, since both begin with it.
+fn nearest(name: &str, names: &[String], prefix: usize) -> Option<String> {
+    let without_prefix = |name| str::get(name, prefix..).unwrap_or_default();
     // The first 64 characters suffice: no known name is similar to a longer one.
-    let name: Vec<char> = name.chars().skip(PREFIX.len()).take(64).collect();
-    VARIABLES
+    let name: Vec<char> = without_prefix(name).chars().take(64).collect();
+    names
         .iter()
-        .map(|(known, _)| (distance(&name, &known[PREFIX.len()..]), *known))
-        .filter(|(distance, known)| 3 * distance <= name.len().max(known.len() - PREFIX.len()))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known)
+        .map(|known| (known, without_prefix(known)))
+        .map(|(known, rest)| (distance(&name, rest), rest.len(), known))
+        .filter(|(distance, length, _)| 3 * distance <= name.len().max(*length))
+        .min_by_key(|(distance, ..)| *distance)
+        .map(|(.., known)| known.clone())
 }
 
 /// Returns how many characters must be inserted, deleted or replaced to turn one text into the

@@ -129,7 +129,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `alloc` | `Fleet`, very many policies behind one deadline |
-//! | `std` | `TimeoutConfig::from_env` and `from_vars` |
+//! | `std` | `TimeoutConfig::from_env` and `from_vars`; no dependency |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Adapter` and `tungstenite_message!` for other libraries, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
@@ -195,6 +195,11 @@ mod rtt;
 #[cfg(feature = "socket")]
 pub mod runtime;
 mod seed;
+#[cfg_attr(
+    not(feature = "std"),
+    allow(dead_code, reason = "the environment and files are read with std")
+)]
+mod settings;
 #[cfg(feature = "socket")]
 mod socket;
 mod status;
@@ -232,6 +237,7 @@ pub use recorder::{Recorder, Trace};
 pub use report::Log;
 pub use rtt::Rtt;
 pub use seed::PingId;
+pub use settings::TimeoutOverrides;
 #[cfg(feature = "socket")]
 pub use socket::{Handle, Opening, Received, TimeoutSocket, Timeouts};
 pub use status::{DeadlineKind, Deadlines, Status};

@@ -214,9 +214,17 @@ fn presets_hold_the_six_and_leave_the_rest() {
         TimeoutConfig::development(),
         TimeoutConfig::production(),
         TimeoutConfig::high_latency(),
+        TimeoutConfig::client(),
     ] {
         assert_eq!(rest(preset), TimeoutConfig::default());
     }
+}
+
+#[test]
+fn a_client_has_no_lifetime_and_the_defaults_otherwise() {
+    const CLIENT: TimeoutConfig = TimeoutConfig::client();
+    let expected = TimeoutConfig::builder().no_connection_timeout();
+    assert_eq!(CLIENT, expected.build().unwrap());
 }
 
 #[test]
@@ -227,6 +235,7 @@ fn settings_that_are_probably_mistakes_give_warnings() {
     assert_eq!(warnings(builder), []);
     assert_eq!(warnings(TimeoutConfig::development().to_builder()), []);
     assert_eq!(warnings(TimeoutConfig::production().to_builder()), []);
+    assert_eq!(warnings(TimeoutConfig::client().to_builder()), []);
     assert_eq!(
         warnings(TimeoutConfig::high_latency().to_builder()),
         [PingsTooRare]
@@ -349,6 +358,8 @@ fn a_drain_can_send_the_code_of_a_service_restart() {
         Some(1001)
     );
     assert_eq!(config.close_code(CloseReason::Drain), Some(1012));
+    assert_eq!(DrainCode::GoingAway.code(), 1001);
+    assert_eq!(DrainCode::ServiceRestart.code(), 1012);
     assert_eq!(config.close_code(CloseReason::IdleTimeout), Some(1001));
     assert_eq!(config.close_code(CloseReason::MessageTimeout), None);
 }

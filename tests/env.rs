@@ -1,20 +1,24 @@
 //! The configuration from the environment: accepted values, rejected values and error texts.
 
+mod any_config;
 mod from_vars;
 
 use std::collections::HashMap;
 use std::env;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
-use std::ops::RangeInclusive;
 #[cfg(unix)]
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::time::Duration;
 
+use any_config::{any_config, any_size};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use ws_timeout::{BadVariable, EnvConfig, EnvError, IdleScope, PongEvidence, TimeoutConfig};
+use ws_timeout::{
+    BadVariable, DrainCode, EnvConfig, EnvError, IdleScope, PongEvidence, TimeoutConfig,
+    TimeoutOverrides,
+};
 
 type Get<T> = fn(&TimeoutConfig) -> T;
 
@@ -37,7 +41,7 @@ const RATES: [(&str, Get<Option<u32>>); 2] = [
 ];
 
 /// All variables, in the order in which errors list them.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "WS_PRESET",
     "WS_HANDSHAKE_TIMEOUT",
     "WS_HEARTBEAT_INTERVAL",
@@ -54,18 +58,23 @@ const NAMES: [&str; 16] = [
     "WS_JITTER",
     "WS_IDLE_SCOPE",
     "WS_PONG_EVIDENCE",
+    "WS_DRAIN_CODE",
 ];
 
 /// Values that no variable accepts.
 fn bad_everywhere<'a>() -> impl Iterator<Item = &'a str> {
-    let words = "OFF Off no on none - + . -1 +1 -0 1e0 1E0 nan NaN inf infinity -inf \
-                 1_0 1,0 1'0 0x1 0b1 1s 1ms 1% 1.0.0 ١ １ ½ 一";
+    let words = "no on true none null - + . -1 +1 -0 1e0 1E0 nan NaN inf infinity -inf \
+                 1_0 1,0 1'0 0x1 0b1 1S 1MS 1M 1H 1sec 1min 1d 1ns 1us 1µs 1m30s 1sm s ms m h .s \
+                 .5s 5.m -1s 1% 1.0.0 offs o_ff of ｏff ١ １ ½ 一";
     let blanks = [
         "",
         " ",
         "\0",
         "off ",
         " off",
+        "1 s",
+        " 1s",
+        "1s ",
         "1 ",
         " 1",
         "\t1",
@@ -78,12 +87,11 @@ fn bad_everywhere<'a>() -> impl Iterator<Item = &'a str> {
 
 #[test]
 fn nothing_set_gives_the_defaults() {
-    let loaded = TimeoutConfig::from_vars([("PATH", "/bin"), ("ws_jitter", "x"), ("WS", "x")]);
-    let EnvConfig {
-        config, unknown, ..
-    } = loaded.unwrap();
+    let vars = [("PATH", "/bin"), ("ws_jitter", "x"), ("WS", "x")];
+    let loaded: EnvConfig = TimeoutConfig::from_vars(vars).unwrap();
+    let config = loaded.config;
     assert_eq!(config, TimeoutConfig::DEFAULT);
-    assert_eq!(unknown, []);
+    assert_eq!(loaded.unknown, []);
     assert_eq!(six(&config), [30.0, 300.0, 1.0, 60.0, 25.0, 60.0]);
     assert_eq!(config.handshake_timeout(), Some(Duration::from_secs(10)));
     assert_eq!(config.close_timeout(), Duration::from_secs(5));
@@ -94,6 +102,8 @@ fn nothing_set_gives_the_defaults() {
     assert_eq!(config.jitter(), 0.1);
     assert_eq!(config.idle_scope(), IdleScope::Inbound);
     assert_eq!(config.pong_evidence(), PongEvidence::Any);
+    assert_eq!(config.drain_code(), DrainCode::GoingAway);
+    assert_eq!(loaded.overrides, TimeoutOverrides::default());
 }
 
 #[test]
@@ -115,7 +125,8 @@ fn presets_set_the_six() {
         assert_eq!(config.max_ping_rate(), default.max_ping_rate());
         assert_eq!(config.jitter(), default.jitter());
     }
-    for name in "Production PRODUCTION high_latency highlatency prod default".split(' ') {
+    assert_eq!(one("WS_PRESET", "client").unwrap(), TimeoutConfig::client());
+    for name in "highlatency high--latency prod default".split(' ') {
         rejected("WS_PRESET", name);
     }
 }
@@ -176,15 +187,16 @@ fn each_variable_sets_its_own_field_and_no_other() {
         .jitter(0.13)
         .idle_scope(IdleScope::Messages)
         .pong_evidence(PongEvidence::Pong)
+        .drain_code(DrainCode::ServiceRestart)
         .build();
-    let values = "high-latency 1 2 3 4 5 6 7 8 9 10 11 12 0.13 messages pong";
+    let values = "high-latency 1 2 3 4 5 6 7 8 9 10 11 12 0.13 messages pong 1012";
     let vars = NAMES.into_iter().zip(values.split(' '));
     let config = TimeoutConfig::from_vars(vars).unwrap().config;
     assert_eq!(config, expected.unwrap());
 }
 
 #[test]
-fn seconds_are_exact() {
+fn lengths_are_exact() {
     let good = [
         ("0.001", 1_000_000),
         ("0.001000001", 1_000_001),
@@ -202,6 +214,22 @@ fn seconds_are_exact() {
         ("999999999.999999999", 999_999_999_999_999_999),
         ("1000000000", 1_000_000_000_000_000_000),
         ("1000000000.000000000", 1_000_000_000_000_000_000),
+        ("60s", 60_000_000_000),
+        ("2.5s", 2_500_000_000),
+        ("0.001s", 1_000_000),
+        ("0.123456789s", 123_456_789),
+        ("1ms", 1_000_000),
+        ("500ms", 500_000_000),
+        ("1.000001ms", 1_000_001),
+        ("1000000000000ms", 1_000_000_000_000_000_000),
+        ("5m", 300_000_000_000),
+        ("0.5m", 30_000_000_000),
+        ("0.000016667m", 1_000_020),
+        ("16666666.666666666m", 999_999_999_999_999_960),
+        ("2h", 7_200_000_000_000),
+        ("1.5h", 5_400_000_000_000),
+        ("0.000000278h", 1_000_800),
+        ("277777.777777777h", 999_999_999_999_997_200),
     ];
     for (text, nanos) in good {
         let length = Duration::from_nanos(nanos);
@@ -230,13 +258,16 @@ fn a_value_that_is_no_limit_is_rejected() {
     let long = ["0", "1", "9"].map(|digit| digit.repeat(10_000));
     let long = long.iter().map(String::as_str);
     let out_of_range = "0 0.0 0.000000000 0.000999999 0.000000001 \
-                        1000000000.000000001 1000000000.1 1000000001 10000000000";
+                        1000000000.000000001 1000000000.1 1000000001 10000000000 \
+                        0ms 0.999999ms 1000000000000.000001ms 0s 1000000001s \
+                        0.000016666m 16666666.666666667m 0.000000277h 277777.777777778h";
     // The limits of 64 and 128 bits, in nanoseconds and in seconds.
     let wide = "18446744073 18446744073.709551615 18446744073.709551616 18446744074 18446744075 \
                 18446744073709551615 18446744073709551616 18446744073709551646 \
-                340282366920938463463374607431768211456 340282366920938463463374607431768211486";
-    let notation =
-        ".5 5. 1. 1.0000000000 1.0000000001 1..5 1.-5 1.+5 +5 -5 1e3 1.5e3 1.5.5 1.٥ ٥.1 1/2 1:2";
+                340282366920938463463374607431768211456 340282366920938463463374607431768211486 \
+                18446744073709551616ms 18446744073710ms 307445734562m 18446744074m 5124095577h";
+    let notation = ".5 5. 1. 1.0000000000 1.0000000001 1..5 1.-5 1.+5 +5 -5 1e3 1.5e3 1.5.5 1.٥ ٥.1 1/2 1:2 \
+         1.0000001ms 1.0000000000s 1.0000000000m 1.ms 1.s 1m1 1hh 1s1";
     let words = [out_of_range, wide, notation]
         .into_iter()
         .flat_map(str::split_whitespace);
@@ -255,11 +286,13 @@ fn a_value_that_is_no_limit_is_rejected() {
 
 #[test]
 fn off_turns_every_limit_off_except_that_of_closing() {
-    for (name, get) in LIMITS {
-        assert_eq!(get(&one(name, "off").unwrap()), None, "{name}");
-    }
-    for (name, get) in RATES {
-        assert_eq!(get(&one(name, "off").unwrap()), None, "{name}");
+    for off in ["off", "OFF", "Off", "oFF", "false", "False", "FALSE"] {
+        for (name, get) in LIMITS {
+            assert_eq!(get(&one(name, off).unwrap()), None, "{name}");
+        }
+        for (name, get) in RATES {
+            assert_eq!(get(&one(name, off).unwrap()), None, "{name}");
+        }
     }
     for name in [
         "WS_PRESET",
@@ -267,7 +300,9 @@ fn off_turns_every_limit_off_except_that_of_closing() {
         "WS_JITTER",
         "WS_IDLE_SCOPE",
         "WS_PONG_EVIDENCE",
+        "WS_DRAIN_CODE",
     ] {
+        rejected(name, "false");
         let bad = rejected(name, "off");
         assert!(!bad.accepted().contains("off"), "{bad}");
     }
@@ -287,7 +322,7 @@ fn rates_are_whole_numbers() {
             assert_eq!(get(&one(name, text).unwrap()), Some(rate), "{name}={text}");
         }
         let long = "7".repeat(10_000);
-        let bad = "0 00 1000000001 4294967296 4294967297 18446744073709551617 1.0 0.5 1. .1";
+        let bad = "0 00 1000000001 4294967296 4294967297 18446744073709551617 1.0 0.5 1. .1 1s 1m";
         let bad = bad.split(' ').chain([long.as_str()]);
         for text in bad.chain(bad_everywhere()) {
             rejected(name, text);
@@ -309,28 +344,160 @@ fn jitter_is_a_fraction() {
     for (text, fraction) in good {
         assert_eq!(one("WS_JITTER", text).unwrap().jitter(), fraction, "{text}");
     }
-    let bad =
-        "0.500000001 0.5000000000 0.6 1 4.294967296 4.394967296 18446744073.709551616 .5 0. 50%";
+    let bad = "0.500000001 0.5000000000 0.6 1 4.294967296 4.394967296 18446744073.709551616 .5 0. 50% 0.1s 100ms";
     for text in bad.split(' ').chain(bad_everywhere()) {
         rejected("WS_JITTER", text);
     }
 }
 
 #[test]
-fn words_are_exact() {
+fn words_may_be_in_any_case_and_with_underscores() {
+    let preset = |text| one("WS_PRESET", text);
+    for text in "high-latency high_latency HIGH_LATENCY High-Latency".split(' ') {
+        assert_eq!(preset(text), Ok(TimeoutConfig::high_latency()), "{text}");
+    }
+    assert_eq!(preset("PRODUCTION"), Ok(TimeoutConfig::production()));
     let scope = |text| one("WS_IDLE_SCOPE", text).map(|config| config.idle_scope());
     assert_eq!(scope("inbound"), Ok(IdleScope::Inbound));
-    assert_eq!(scope("messages"), Ok(IdleScope::Messages));
+    assert_eq!(scope("Messages"), Ok(IdleScope::Messages));
     let evidence = |text| one("WS_PONG_EVIDENCE", text).map(|config| config.pong_evidence());
-    assert_eq!(evidence("any"), Ok(PongEvidence::Any));
+    assert_eq!(evidence("ANY"), Ok(PongEvidence::Any));
     assert_eq!(evidence("pong"), Ok(PongEvidence::Pong));
-    let words = "Inbound MESSAGES message ANY Pong pongs 0 1 0.1".split(' ');
-    let words = words.chain(["messages ", " inbound", "pong\n", "production "]);
+    let words = "message pongs 0 1 0.1".split(' ');
+    let words = words.chain(["messages ", " inbound", "pong\n", "production ", "ınbound"]);
     for text in words.chain(bad_everywhere()) {
         for name in ["WS_PRESET", "WS_IDLE_SCOPE", "WS_PONG_EVIDENCE"] {
             rejected(name, text);
         }
     }
+}
+
+#[test]
+fn a_drain_code_is_one_of_two() {
+    let code = |text| one("WS_DRAIN_CODE", text).map(|config| config.drain_code());
+    assert_eq!(code("1001"), Ok(DrainCode::GoingAway));
+    assert_eq!(code("1012"), Ok(DrainCode::ServiceRestart));
+    let bad = "0 1 1000 1002 1011 1013 1012.0 10012 18446744073709552628 going-away".split(' ');
+    for text in bad.chain(bad_everywhere()) {
+        rejected("WS_DRAIN_CODE", text);
+    }
+}
+
+#[test]
+fn a_prefix_takes_the_place_of_ws() {
+    let vars = [
+        ("MYAPP_WS_IDLE_TIMEOUT", "2m"),
+        ("MYAPP_WS_JITER", "0"),
+        ("WS_IDLE_TIMEOUT", "bad"),
+        ("MYAPP_IDLE_TIMEOUT", "bad"),
+        ("IDLE_TIMEOUT", "bad"),
+        ("idle_timeout", "bad"),
+        ("WS_URL", ""),
+    ];
+    let load = |prefix| TimeoutConfig::from_vars_with_prefix(prefix, vars);
+    let loaded = load("MYAPP_WS_").unwrap();
+    let expected = TimeoutConfig::builder().idle_timeout(Duration::from_secs(120));
+    assert_eq!(loaded.config, expected.build().unwrap());
+    let [unknown] = &loaded.unknown[..] else {
+        panic!("{:?}", loaded.unknown);
+    };
+    assert_eq!(
+        unknown.to_string(),
+        "MYAPP_WS_JITER: ignored, not a ws-timeout variable; did you mean MYAPP_WS_JITTER?"
+    );
+
+    for (prefix, name) in [
+        ("MYAPP_", "MYAPP_IDLE_TIMEOUT"),
+        ("WS_", "WS_IDLE_TIMEOUT"),
+        ("", "IDLE_TIMEOUT"),
+    ] {
+        let error = load(prefix).unwrap_err();
+        let [bad] = error.variables() else {
+            panic!("{error}");
+        };
+        assert_eq!((bad.name(), bad.held()), (name, "bad"));
+    }
+    let loaded = TimeoutConfig::from_vars_with_prefix("é", [("éJITER", ""), ("\u{e8}JITTER", "")]);
+    assert_eq!(loaded.unwrap().unknown[0].nearest(), Some("éJITTER"));
+}
+
+#[test]
+fn overrides_hold_what_is_set_and_inherit_the_rest() {
+    let base = TimeoutConfig::builder()
+        .jitter(0.0)
+        .no_max_ping_rate()
+        .idle_scope(IdleScope::Messages)
+        .close_timeout(Duration::from_secs(9))
+        .ping_interval(Duration::from_secs(7))
+        .build()
+        .unwrap();
+    let over = |vars: &[(&str, &str)]| {
+        let loaded = TimeoutConfig::from_vars(vars.iter().copied()).unwrap();
+        assert_eq!(
+            loaded.overrides.apply(&TimeoutConfig::DEFAULT),
+            loaded.config
+        );
+        loaded.overrides.apply(&base).to_builder()
+    };
+    assert_eq!(over(&[]).build().unwrap(), base);
+
+    // A value that is the default is set too.
+    let one = over(&[("WS_PING_INTERVAL", "25"), ("WS_MAX_PING_RATE", "20")]);
+    let restored = one.ping_interval(Duration::from_secs(7)).no_max_ping_rate();
+    assert_eq!(restored.build().unwrap(), base);
+    assert_ne!(one.build().unwrap(), base);
+
+    // A preset sets its six limits and nothing else.
+    let preset = over(&[("WS_PING_INTERVAL", "3"), ("WS_PRESET", "production")]);
+    let preset = preset.build().unwrap();
+    assert_eq!(six(&preset), [60.0, 600.0, 2.0, 120.0, 3.0, 90.0]);
+    assert_eq!(preset.jitter(), 0.0);
+    assert_eq!(preset.max_ping_rate(), None);
+    assert_eq!(preset.close_timeout(), Duration::from_secs(9));
+
+    // Each setting is inherited, and each overrides.
+    let values = "client 1 2 3 4 5 6 7 8 9 10 11 12 0.13 messages pong 1012";
+    let all = NAMES.into_iter().zip(values.split(' '));
+    let all = TimeoutConfig::from_vars(all).unwrap();
+    assert_eq!(all.overrides.apply(&base), all.config);
+    assert_eq!(TimeoutOverrides::default().apply(&all.config), all.config);
+}
+
+#[test]
+fn a_configuration_is_written_as_variables() {
+    let config = TimeoutConfig::builder()
+        .no_connection_timeout()
+        .message_timeout(Duration::from_micros(1500))
+        .idle_timeout(Duration::from_nanos(61_000_000_010))
+        .jitter(0.000_000_001)
+        .build();
+    let expected = "WS_HANDSHAKE_TIMEOUT=10\n\
+                    WS_HEARTBEAT_INTERVAL=30\n\
+                    WS_CONNECTION_TIMEOUT=off\n\
+                    WS_MESSAGE_TIMEOUT=1.5ms\n\
+                    WS_IDLE_TIMEOUT=61000.00001ms\n\
+                    WS_PING_INTERVAL=25\n\
+                    WS_PONG_TIMEOUT=60\n\
+                    WS_CLOSE_TIMEOUT=5\n\
+                    WS_STALL_TOLERANCE=3\n\
+                    WS_RESUME_PROBE=30\n\
+                    WS_MIN_DATA_RATE=240\n\
+                    WS_MAX_PING_RATE=20\n\
+                    WS_JITTER=0.000000001\n\
+                    WS_IDLE_SCOPE=inbound\n\
+                    WS_PONG_EVIDENCE=any\n\
+                    WS_DRAIN_CODE=1001";
+    assert_eq!(config.unwrap().to_string(), expected);
+
+    let vars = [("WS_PONG_TIMEOUT", "0.25s"), ("WS_PRESET", "HIGH_LATENCY")];
+    let overrides = TimeoutConfig::from_vars(vars).unwrap().overrides;
+    let expected = "WS_PRESET=high-latency\nWS_PONG_TIMEOUT=250ms";
+    assert_eq!(overrides.to_string(), expected);
+    assert_eq!(
+        format!("{overrides:?}"),
+        "TimeoutOverrides { preset: high-latency, pong_timeout: 250ms }"
+    );
+    assert_eq!(TimeoutOverrides::default().to_string(), "");
 }
 
 #[test]
@@ -363,39 +530,41 @@ fn one_error_lists_every_bad_variable() {
     ];
     assert_eq!(
         TimeoutConfig::from_vars(some).unwrap_err().to_string(),
-        "WS_PONG_TIMEOUT=\"0\": expected seconds between 0.001 and 1000000000, such as 30 or 2.5, \
-         or \"off\"\n\
+        "WS_PONG_TIMEOUT=\"0\": expected seconds between 0.001 and 1000000000, such as 30, 2.5, \
+         \"500ms\" or \"5m\", or \"off\"\n\
          WS_JITTER=\"\": expected a fraction between 0 and 0.5, such as 0.1",
     );
 }
 
 #[test]
 fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
-    let seconds = r#"seconds between 0.001 and 1000000000, such as 30 or 2.5, or "off""#;
+    let seconds =
+        r#"seconds between 0.001 and 1000000000, such as 30, 2.5, "500ms" or "5m", or "off""#;
     let rate = r#"a whole number between 1 and 1000000000, such as 20, or "off""#;
     let others = [
         (
             "WS_PRESET",
-            r#""development", "production" or "high-latency""#,
+            r#""development", "production", "high-latency" or "client""#,
         ),
         (
             "WS_CLOSE_TIMEOUT",
-            "seconds between 0.001 and 1000000000, such as 30 or 2.5",
+            r#"seconds between 0.001 and 1000000000, such as 30, 2.5, "500ms" or "5m""#,
         ),
         ("WS_JITTER", "a fraction between 0 and 0.5, such as 0.1"),
         ("WS_IDLE_SCOPE", r#""inbound" or "messages""#),
         ("WS_PONG_EVIDENCE", r#""any" or "pong""#),
+        ("WS_DRAIN_CODE", "1001 or 1012"),
     ];
     let limits = LIMITS.map(|(name, _)| (name, seconds));
     let rates = RATES.map(|(name, _)| (name, rate));
     let all = [&limits[..], &rates, &others].concat();
     assert_eq!(all.len(), NAMES.len());
     for (name, expected) in all {
-        let bad = rejected(name, "60s");
+        let bad = rejected(name, "60 s");
         assert_eq!(bad.accepted(), expected);
         assert_eq!(
             bad.to_string(),
-            format!("{name}=\"60s\": expected {expected}")
+            format!("{name}=\"60 s\": expected {expected}")
         );
     }
 }
@@ -406,12 +575,15 @@ fn the_values_that_an_error_expects_are_accepted() {
     for name in NAMES {
         let expected = rejected(name, "bad").accepted();
         let quoted = expected.split('"').skip(1).step_by(2);
-        let example = expected.split("such as ").nth(1).into_iter();
-        let numbers = example
+        let examples = expected.split("such as ").last().into_iter();
+        let numbers = examples
             .flat_map(|text| text.split([' ', ',']))
             .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
         let values: Vec<_> = quoted.chain(numbers).collect();
-        assert!(!values.is_empty(), "{expected}");
+        assert!(
+            values.len() > usize::from(name != "WS_JITTER"),
+            "{expected}"
+        );
         for value in values {
             assert!(one(name, value).is_ok(), "{name}={value}");
         }
@@ -618,6 +790,16 @@ proptest! {
     }
 
     #[test]
+    fn any_configuration_reads_back(config in any_config()) {
+        let shown = config.to_string();
+        let lines = shown.lines().map(|line| line.split_once('=').unwrap());
+        let loaded = TimeoutConfig::from_vars(lines).unwrap();
+        prop_assert_eq!(loaded.config, config);
+        prop_assert_eq!(loaded.unknown, []);
+        prop_assert_eq!(loaded.overrides.to_string(), shown);
+    }
+
+    #[test]
     fn any_lines_agree_with_an_independent_reader(lines in proptest::collection::vec(any_line(), 0..8)) {
         from_vars::check(lines.join("\n").as_bytes());
     }
@@ -631,18 +813,10 @@ proptest! {
     }
 }
 
-/// Numbers in this range, with each order of magnitude equally likely.
-fn any_size(range: RangeInclusive<u64>) -> impl Strategy<Value = u64> {
-    let (low, high) = range.into_inner();
-    (low.ilog2()..=high.ilog2()).prop_flat_map(move |bits| {
-        let most = (1 << bits) * 2 - 1;
-        (1_u64 << bits).max(low)..=most.min(high)
-    })
-}
-
 /// `NAME=value`; many are valid, or almost.
 fn any_line() -> impl Strategy<Value = String> {
-    let right = "WS_PRESET=development WS_PRESET=production WS_PRESET=high-latency \
+    let right = "WS_PRESET=development WS_PRESET=Production WS_PRESET=HIGH_LATENCY \
+                 WS_PRESET=client WS_DRAIN_CODE=1001 WS_DRAIN_CODE=1012 \
                  WS_IDLE_SCOPE=inbound WS_IDLE_SCOPE=messages WS_PONG_EVIDENCE=any \
                  WS_PONG_EVIDENCE=pong WS_JITTER=0 WS_JITTER=0.25 WS_MAX_PING_RATE=off";
     let right: Vec<_> = right.split_whitespace().map(String::from).collect();
@@ -652,10 +826,12 @@ fn any_line() -> impl Strategy<Value = String> {
         1 => "(WS)?_?.{0,5}",
     ];
     let value = prop_oneof![
-        1 => Just(String::from("off")),
+        1 => "off|OFF|false",
         4 => "0{0,3}[0-9]{0,12}",
         4 => "0{0,3}[0-9]{0,11}\\.[0-9]{0,10}",
-        1 => "[-+0-9.eE ]{0,8}",
+        2 => "[0-9]{1,14}(ms|s|m|h)",
+        2 => "[0-9]{1,12}\\.[0-9]{1,10}(ms|s|m|h)",
+        1 => "[-+0-9.eEsmh ]{0,8}",
         1 => ".{0,100}",
     ];
     let any = (name, value).prop_map(|(name, value)| format!("{name}={value}"));

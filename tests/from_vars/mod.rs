@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use ws_timeout::{BadVariable, IdleScope, PongEvidence, TimeoutConfig};
+use ws_timeout::{BadVariable, DrainCode, IdleScope, PongEvidence, TimeoutConfig};
 
 type Vars<'a> = BTreeMap<&'a OsStr, &'a OsStr>;
 type Get<T> = fn(&TimeoutConfig) -> T;
@@ -24,6 +24,8 @@ const LIMITS: [(&str, Get<Option<Duration>>); 9] = [
     ("WS_RESUME_PROBE", TimeoutConfig::resume_probe),
 ];
 
+const PRESETS: [&str; 4] = ["development", "production", "high-latency", "client"];
+
 const RATES: [(&str, Get<Option<u32>>); 2] = [
     ("WS_MIN_DATA_RATE", TimeoutConfig::min_data_rate),
     ("WS_MAX_PING_RATE", TimeoutConfig::max_ping_rate),
@@ -39,6 +41,15 @@ pub(crate) fn check(data: &[u8]) {
         Ok(loaded) => {
             assert_eq!(bad, [""; 0], "accepted: {given:?}");
             agrees(&loaded.config, &given);
+            let read_back = |shown: String| {
+                let lines: Vec<_> = shown.lines().filter_map(|it| line(it.as_bytes())).collect();
+                let read = TimeoutConfig::from_vars(lines).expect(&shown);
+                assert_eq!(read.unknown, [], "{shown}");
+                read
+            };
+            assert_eq!(read_back(loaded.config.to_string()).config, loaded.config);
+            let overrides = loaded.overrides;
+            assert_eq!(read_back(overrides.to_string()).overrides, overrides);
 
             let mut names: Vec<_> = loaded.unknown.iter().map(|it| it.name()).collect();
             assert!(names.is_sorted());
@@ -108,16 +119,19 @@ fn bad_names<'a>(given: &Vars<'a>) -> Vec<&'a str> {
 /// Returns the check that a value of the variable must pass, if there is such a variable.
 fn reader(name: &str) -> Option<fn(&str) -> bool> {
     Some(match name {
-        "WS_PRESET" => |text| ["development", "production", "high-latency"].contains(&text),
-        "WS_IDLE_SCOPE" => |text| ["inbound", "messages"].contains(&text),
-        "WS_PONG_EVIDENCE" => |text| ["any", "pong"].contains(&text),
+        "WS_PRESET" => |text| PRESETS.contains(&&*plain(text)),
+        "WS_IDLE_SCOPE" => |text| ["inbound", "messages"].contains(&&*plain(text)),
+        "WS_PONG_EVIDENCE" => |text| ["any", "pong"].contains(&&*plain(text)),
+        "WS_DRAIN_CODE" => {
+            |text| fixed(text, 0).is_some_and(|code| ["1001", "1012"].contains(&&*code))
+        }
         "WS_JITTER" => |text| jitter(text).is_some(),
         "WS_CLOSE_TIMEOUT" => |text| length(text).is_some(),
         _ if LIMITS.iter().any(|(limit, _)| *limit == name) => {
-            |text| text == "off" || length(text).is_some()
+            |text| is_off(text) || length(text).is_some()
         }
         _ if RATES.iter().any(|(rate, _)| *rate == name) => {
-            |text| text == "off" || rate(text).is_some()
+            |text| is_off(text) || rate(text).is_some()
         }
         _ => return None,
     })
@@ -131,10 +145,11 @@ fn agrees(config: &TimeoutConfig, given: &Vars<'_>) {
             .get(OsStr::new(name))
             .map(|text| text.to_str().unwrap())
     };
-    let base = match text("WS_PRESET") {
+    let base = match text("WS_PRESET").map(plain).as_deref() {
         Some("development") => TimeoutConfig::development(),
         Some("production") => TimeoutConfig::production(),
         Some("high-latency") => TimeoutConfig::high_latency(),
+        Some("client") => TimeoutConfig::client(),
         _ => TimeoutConfig::DEFAULT,
     };
     for (name, get) in LIMITS {
@@ -147,15 +162,41 @@ fn agrees(config: &TimeoutConfig, given: &Vars<'_>) {
     assert_eq!(Some(config.close_timeout()), close);
     let fraction = text("WS_JITTER").map_or(Some(base.jitter()), jitter);
     assert_eq!(Some(config.jitter()), fraction);
-    let messages = text("WS_IDLE_SCOPE") == Some("messages");
+    let is = |name: &str, word: &str| text(name).is_some_and(|text| plain(text) == word);
+    let messages = is("WS_IDLE_SCOPE", "messages");
     assert_eq!(config.idle_scope() == IdleScope::Messages, messages);
-    let pong = text("WS_PONG_EVIDENCE") == Some("pong");
+    let pong = is("WS_PONG_EVIDENCE", "pong");
     assert_eq!(config.pong_evidence() == PongEvidence::Pong, pong);
+    let restart = text("WS_DRAIN_CODE").is_some_and(|text| text.ends_with('2'));
+    assert_eq!(config.drain_code() == DrainCode::ServiceRestart, restart);
+}
+
+/// Returns a word as it is documented.
+fn plain(text: &str) -> String {
+    text.to_ascii_lowercase().replace('_', "-")
+}
+
+fn is_off(text: &str) -> bool {
+    ["off", "false"].contains(&&*plain(text))
 }
 
 fn length(text: &str) -> Option<Duration> {
-    let nanos = billionths(text, "1000000", "1000000000000000000")?;
-    Some(Duration::from_nanos(nanos.parse().unwrap()))
+    let end = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let (places, nanos) = match unit {
+        "ms" => (6, 1),
+        "s" | "" => (9, 1),
+        "m" => (9, 60),
+        "h" => (9, 3600),
+        _ => return None,
+    };
+    let number = fixed(number, places)?;
+    // A longer number is out of range, and would be one for the parser of 128 bits.
+    let number: u128 = (number.len() < 30).then(|| number.parse().unwrap())?;
+    let nanos = nanos * number;
+    let range = 1_000_000..=1_000_000_000_000_000_000;
+    let nanos = range.contains(&nanos).then(|| nanos.try_into().unwrap());
+    nanos.map(Duration::from_nanos)
 }
 
 fn jitter(text: &str) -> Option<f64> {
@@ -164,29 +205,41 @@ fn jitter(text: &str) -> Option<f64> {
 }
 
 fn rate(text: &str) -> Option<u32> {
-    (!text.contains('.')).then_some(())?;
-    let billionths = billionths(text, "1000000000", "1000000000000000000")?;
-    Some(billionths.strip_suffix("000000000")?.parse().unwrap())
+    Some(
+        between("1", "1000000000", fixed(text, 0)?)?
+            .parse()
+            .unwrap(),
+    )
 }
 
 /// Returns the digits of the number times a billion, if its syntax is valid and it is from `low` to
 /// `high`.
 fn billionths(text: &str, low: &str, high: &str) -> Option<String> {
-    let parts: Vec<&str> = text.split('.').collect();
-    let digits = |part: &&str| !part.is_empty() && part.chars().all(|c| "0123456789".contains(c));
-    let (whole, decimals) = match parts[..] {
-        [whole] => (whole, ""),
-        [whole, decimals] if decimals.len() <= 9 => (whole, decimals),
-        _ => return None,
-    };
-    parts.iter().all(digits).then_some(())?;
-    let number = format!("{whole}{decimals:0<9}");
-    let number = number.trim_start_matches('0');
-    let number = if number.is_empty() { "0" } else { number };
+    between(low, high, fixed(text, 9)?)
+}
+
+/// Returns the number if it is from `low` to `high`.
+fn between(low: &str, high: &str, number: String) -> Option<String> {
     // Without leading zeros, the longer number is larger, and numbers of the same length compare as
     // strings.
     let size = |number: &str| (number.len(), number.to_owned());
     (size(low)..=size(high))
-        .contains(&size(number))
-        .then(|| number.to_owned())
+        .contains(&size(&number))
+        .then_some(number)
+}
+
+/// Returns the digits of the number with its point `places` digits further to the right, without
+/// leading zeros, if its syntax is valid.
+fn fixed(text: &str, places: usize) -> Option<String> {
+    let parts: Vec<&str> = text.split('.').collect();
+    let digits = |part: &&str| !part.is_empty() && part.chars().all(|c| "0123456789".contains(c));
+    let (whole, decimals) = match parts[..] {
+        [whole] => (whole, ""),
+        [whole, decimals] if decimals.len() <= places => (whole, decimals),
+        _ => return None,
+    };
+    parts.iter().all(digits).then_some(())?;
+    let number = format!("{whole}{decimals:0<places$}");
+    let number = number.trim_start_matches('0');
+    Some(String::from(if number.is_empty() { "0" } else { number }))
 }
