@@ -17,8 +17,8 @@ use crate::time::{Limit, saturating_nanos};
 /// Timeout limits, usually shared by many connections.
 ///
 /// Create a configuration with [`TimeoutConfig::builder`], from a preset such as
-/// [`TimeoutConfig::production`], or from `WS_*` environment variables with
-/// `TimeoutConfig::from_env` (feature `std`). An invalid configuration cannot
+/// [`TimeoutConfig::production`], from `WS_*` environment variables with `TimeoutConfig::from_env`
+/// (feature `std`), or from a section of a file (feature `serde`). An invalid configuration cannot
 /// be constructed. Each limit is documented at its setter in [`TimeoutConfigBuilder`].
 ///
 /// ```

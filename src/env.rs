@@ -1,7 +1,8 @@
 //! The configuration from environment variables, and reading settings from any names and values.
 //!
 //! [`read`] finds the setting that each name means, lets the setting read its value
-//! (`settings.rs`), and collects everything that is wrong.
+//! (`settings.rs`), and collects everything that is wrong. A section of a file (`section.rs`) is
+//! read by the same function.
 
 use core::fmt;
 use core::mem;

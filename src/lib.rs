@@ -11,7 +11,8 @@
 //!   timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates nothing and
 //!   never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
 //!
-//! Both follow a [`TimeoutConfig`]: built in code, as a preset, or from `WS_*` variables. What is decided
+//! Both follow a [`TimeoutConfig`]: built in code, as a preset, from `WS_*` variables, or
+//! from a section of a file. What is decided
 //! when is written down in the [specification](spec).
 //!
 //! # The driver's loop
@@ -130,6 +131,7 @@
 //! |---|---|
 //! | `alloc` | `Fleet`, very many policies behind one deadline |
 //! | `std` | `TimeoutConfig::from_env` and `from_vars`; no dependency |
+//! | `serde` | `Deserialize` and `Serialize` for [`TimeoutConfig`] and [`TimeoutOverrides`]; its only dependency is `serde`, without the derive macros |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Adapter` and `tungstenite_message!` for other libraries, `Metered` |
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
@@ -194,6 +196,8 @@ mod report;
 mod rtt;
 #[cfg(feature = "socket")]
 pub mod runtime;
+#[cfg(feature = "serde")]
+mod section;
 mod seed;
 #[cfg_attr(
     not(feature = "std"),

@@ -6,7 +6,7 @@
 //! accepted value is kept exactly.
 //!
 //! [`TimeoutOverrides`] holds the settings that one source sets. Every source ends up in one: the
-//! environment (`env.rs`), and a whole [`TimeoutConfig`]
+//! environment (`env.rs`) and a section of a file (`section.rs`), and a whole [`TimeoutConfig`]
 //! when it is written.
 
 use core::fmt::{self, Write};
@@ -18,12 +18,36 @@ use crate::time::Limit;
 
 /// The settings that one source sets, such as a section of a file; the others are inherited.
 ///
-/// [`apply`](Self::apply) sets them over a base. With feature `std`, `EnvConfig::overrides` holds
-/// what the environment sets. All values are valid. The default sets nothing.
+/// [`apply`](Self::apply) sets them over a base. With feature `serde`, it is read from the section
+/// of a file; with `std`, `EnvConfig::overrides` holds what the environment sets. All values are
+/// valid. The default sets nothing.
 ///
 /// A preset sets its limits first, and the other settings override it.
 ///
 /// `Display` writes each setting as a line of [`TimeoutConfig`'s `Display`](TimeoutConfig).
+///
+#[cfg_attr(feature = "serde", doc = "```")]
+#[cfg_attr(not(feature = "serde"), doc = "```ignore")]
+/// use std::collections::HashMap;
+/// use core::time::Duration;
+/// use ws_timeout::{TimeoutConfig, TimeoutOverrides};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Server {
+///     timeouts: TimeoutConfig,
+///     routes: HashMap<String, TimeoutOverrides>,
+/// }
+///
+/// let server: Server = serde_json::from_str(r#"{
+///     "timeouts": { "idle_timeout": "2m", "message_timeout": 2 },
+///     "routes": { "/ws/slow": { "message_timeout": 8 } }
+/// }"#)?;
+///
+/// let slow = server.routes["/ws/slow"].apply(&server.timeouts);
+/// assert_eq!(slow.message_timeout(), Some(Duration::from_secs(8)));
+/// assert_eq!(slow.idle_timeout(), Some(Duration::from_secs(120))); // not the default
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TimeoutOverrides {
     /// A bit for each row of [`SETTINGS`] that is set. The values of the others are the defaults.

@@ -1,0 +1,179 @@
+//! The configuration in a section of a file, through serde.
+//!
+//! A section is read like the environment: each value becomes the text that a variable would hold,
+//! and `env.rs` reads names and texts. So both accept the same values with the same errors.
+
+use core::fmt;
+use std::borrow::ToOwned;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::config::TimeoutConfig;
+use crate::env;
+use crate::settings::{TimeoutOverrides, Value};
+
+/// Reads a section of settings; a setting that is missing has its default.
+///
+/// The names are those of the [builder](crate::TimeoutConfigBuilder), and `preset`. The values are
+/// those of the variables of [`from_env`](TimeoutConfig::from_env): a length is a number of seconds
+/// or a text such as `"500ms"`, `"30s"` or `"5m"`, and `"off"` or `false` turns a limit off. `null`
+/// is an error.
+///
+/// One error lists every invalid value and every unknown name. Since an unknown name is an error, a
+/// section cannot be read through `#[serde(flatten)]` beside other settings. The format must be
+/// self-describing, as TOML, YAML and JSON are.
+///
+/// ```
+/// use core::time::Duration;
+/// use ws_timeout::TimeoutConfig;
+///
+/// let config: TimeoutConfig = serde_json::from_str(r#"{
+///     "preset": "production",
+///     "ping_interval": 20,
+///     "message_timeout": "500ms",
+///     "connection_timeout": "off"
+/// }"#)?;
+/// assert_eq!(config.ping_interval(), Some(Duration::from_secs(20)));
+/// assert_eq!(config.message_timeout(), Some(Duration::from_millis(500)));
+/// assert_eq!(config.connection_timeout(), None);
+/// assert_eq!(config.pong_timeout(), Some(Duration::from_secs(90)));
+///
+/// let error = serde_json::from_str::<TimeoutConfig>(r#"{
+///     "idle_timeout": "1 minute",
+///     "idel_scope": "messages"
+/// }"#);
+/// let error = error.unwrap_err().to_string();
+/// assert!(error.starts_with(r#"idle_timeout="1 minute": expected seconds between "#));
+/// assert!(error.contains("\nidel_scope: not a setting; did you mean idle_scope?"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+impl<'de> Deserialize<'de> for TimeoutConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let overrides = TimeoutOverrides::deserialize(deserializer)?;
+        Ok(overrides.apply(&Self::DEFAULT))
+    }
+}
+
+/// Reads a section like [`TimeoutConfig`]; a setting that is missing is inherited from the base.
+impl<'de> Deserialize<'de> for TimeoutOverrides {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Section)
+    }
+}
+
+/// Writes every setting: whole seconds as numbers, and other lengths as text such as `"500ms"`.
+///
+/// What is written is read back exactly, unless a limit is outside of the range that is accepted.
+impl Serialize for TimeoutConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        TimeoutOverrides::all(*self).serialize(serializer)
+    }
+}
+
+/// Writes the settings that are set, like [`TimeoutConfig`].
+impl Serialize for TimeoutOverrides {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.entries().count()))?;
+        for (name, value) in self.entries() {
+            map.serialize_entry(name, &value)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::Word(word) => serializer.serialize_str(word),
+            Self::Whole(number) => serializer.serialize_u64(number),
+            Self::Nanos(_) => serializer.collect_str(self),
+            Self::Fraction(fraction) => serializer.serialize_f64(fraction),
+        }
+    }
+}
+
+struct Section;
+
+impl<'de> Visitor<'de> for Section {
+    type Value = TimeoutOverrides;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a section of timeout settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TimeoutOverrides, A::Error> {
+        let mut settings = Vec::new();
+        while let Some((Text(name), Text(value))) = map.next_entry()? {
+            settings.push((name, value));
+        }
+        let read = env::read(settings, "", str::to_owned);
+        let bad = read.bad.iter().map(ToString::to_string);
+        let unknown = read.unknown.iter();
+        let unknown = unknown.map(|unknown| unknown.describe("not a setting"));
+        let lines: Vec<String> = bad.chain(unknown).collect();
+        if lines.is_empty() {
+            Ok(read.overrides)
+        } else {
+            Err(de::Error::custom(lines.join("\n")))
+        }
+    }
+}
+
+/// A name or a value of any type, as the text that a variable would hold.
+///
+/// A type that no setting has becomes a text that no setting accepts, so that its error is listed
+/// with the others.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyType).map(Self)
+    }
+}
+
+struct AnyType;
+
+impl<'de> Visitor<'de> for AnyType {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, a text or false")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<String, E> {
+        Ok(on.to_string())
+    }
+
+    fn visit_unit<E>(self) -> Result<String, E> {
+        Ok("null".to_owned())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<String, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok("[…]".to_owned())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<String, A::Error> {
+        while table.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok("{…}".to_owned())
+    }
+}
