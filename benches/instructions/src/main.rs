@@ -8,6 +8,7 @@
 
 #[path = "../../idioms/mod.rs"]
 mod idioms;
+mod ping;
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use ws_timeout::{Action, Event, Fleet, PingId, TimeoutConfig, TimeoutPolicy, Timer, Timestamp};
 
 use idioms::{Feed, Idiom, run_through};
+use ping::Keeper;
 
 type Operation = fn(u64);
 
@@ -50,6 +52,9 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("echo_interval", |times| echo(Idiom::Interval, times)),
     ("echo_reset", |times| echo(Idiom::SleepReset, times)),
     ("echo_lazily", |times| echo(Idiom::SleepLazy, times)),
+    ("ping_socket", |times| ping(Keeper::TimeoutSocket, times)),
+    ("ping_interval", |times| ping(Keeper::Interval, times)),
+    ("ping_jitter", |times| ping(Keeper::Jitter, times)),
     ("policy_observe_recv", policy_observe_recv),
     ("policy_poll_nothing_due", policy_poll_nothing_due),
     ("fleet_observe_recv", fleet_observe_recv),
@@ -184,9 +189,17 @@ fn echo(idiom: Idiom, times: u64) {
 }
 
 fn through(idiom: Idiom, feed: Feed, echo: bool, times: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    assert_eq!(run_through(&runtime(), idiom, feed, echo), times);
+}
+
+/// A ping is sent and answered on one of a thousand quiet connections.
+fn ping(keeper: Keeper, times: u64) {
+    assert_eq!(runtime().block_on(ping::ping(keeper, times)), times);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .expect("a runtime needs nothing to keep time");
-    assert_eq!(run_through(&runtime, idiom, feed, echo), times);
+        .expect("a runtime needs nothing to keep time")
 }
