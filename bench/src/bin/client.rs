@@ -1,14 +1,17 @@
 //! Very many clients in one light process, which answers pings and counts.
 //!
 //! ```text
-//! client PORT CONNECTIONS SECONDS [MESSAGES]
+//! client PORT CONNECTIONS SECONDS [echo|rate|broadcast MESSAGES BYTES]
 //! ```
 //!
 //! Connects at random instants of so many seconds, as users do who know nothing of each other, and says
 //! `connected`. (Were they even, those that begin a whole number of ping intervals apart would be pinged
 //! together by a server with fixed intervals, and share its wake-ups.) Then each line on its standard input is
-//! answered: `count` by the number of pings answered so far, and `go` by `done` when MESSAGES have gone
-//! to the server and back, shared by all connections, one at a time on each.
+//! answered: `count` by the number of pings answered so far, and `go` by `done` when MESSAGES of BYTES have gone:
+//!
+//! * `echo`: to the server and back, shared by all connections, one at a time on each;
+//! * `rate`: to the server on the first connection, 100,000 a second or as many as it takes; the last comes back;
+//! * `broadcast`: to the server on the first connection and back on all, one at a time.
 //!
 //! It speaks no more of WebSocket than that takes, so that it is not what is measured. Its masks are zero,
 //! and a server that hangs up makes it fail.
@@ -31,33 +34,109 @@ const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 
-/// A text message of eleven bytes, masked by zeroes.
-const MESSAGE: &[u8] = b"\x81\x8b\0\0\0\0hello there";
+/// Messages a second.
+const RATE: f64 = 100_000.0;
 
+/// The server sends text back, and only reads binary messages.
 const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
 const PING: u8 = 0x89;
 
 fn main() -> ExitCode {
-    let arguments: Vec<u64> = std::env::args()
-        .skip(1)
-        .map_while(|argument| argument.parse().ok())
-        .collect();
-    let (port, connections, seconds, messages) = match arguments[..] {
-        [port, connections, seconds] => (port, connections, seconds, 0),
-        [port, connections, seconds, messages] => (port, connections, seconds, messages),
-        _ => {
-            eprintln!("usage: client PORT CONNECTIONS SECONDS [MESSAGES]");
-            return ExitCode::from(2);
-        }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(clients) = clients(&arguments) else {
+        eprintln!("usage: client PORT CONNECTIONS SECONDS [echo|rate|broadcast MESSAGES BYTES]");
+        return ExitCode::from(2);
     };
-    let over = Duration::from_secs(seconds);
-    match Clients::new(port as u16, connections as usize, over, messages).and_then(Clients::run) {
+    match clients.and_then(Clients::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("client: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The clients that the arguments name, if they name any.
+fn clients(arguments: &[String]) -> Option<io::Result<Clients>> {
+    let [port, wanted, seconds, talk @ ..] = arguments else {
+        return None;
+    };
+    let talk = match talk {
+        [] => None,
+        [kind, messages, bytes] => Some(Talk::new(
+            kind,
+            messages.parse().ok()?,
+            bytes.parse().ok()?,
+        )?),
+        _ => return None,
+    };
+    let over = Duration::from_secs(seconds.parse().ok()?);
+    Some(Clients::new(
+        port.parse().ok()?,
+        wanted.parse().ok()?,
+        over,
+        talk,
+    ))
+}
+
+/// What the clients send at each `go`.
+struct Talk {
+    kind: Kind,
+    messages: u64,
+    /// What a connection sends, over and over, and how much of it is one message.
+    frames: Vec<u8>,
+    frame: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Echo,
+    Rate,
+    Broadcast,
+}
+
+impl Talk {
+    fn new(kind: &str, messages: u64, bytes: usize) -> Option<Self> {
+        let kind = match kind {
+            "echo" => Kind::Echo,
+            "rate" => Kind::Rate,
+            "broadcast" => Kind::Broadcast,
+            _ => return None,
+        };
+        let text = masked(TEXT, bytes);
+        let frame = text.len();
+        let mut frames = Vec::new();
+        if kind == Kind::Rate {
+            frames = masked(BINARY, bytes).repeat(messages.checked_sub(1)? as usize);
+        }
+        frames.extend(text);
+        Some(Self {
+            kind,
+            messages,
+            frames,
+            frame,
+        })
+    }
+}
+
+/// A message, masked by zeroes.
+fn masked(kind: u8, bytes: usize) -> Vec<u8> {
+    let mut frame = vec![kind];
+    match bytes {
+        0..126 => frame.push(0x80 | bytes as u8),
+        126..0x1_0000 => {
+            frame.push(0x80 | 126);
+            frame.extend((bytes as u16).to_be_bytes());
+        }
+        _ => {
+            frame.push(0x80 | 127);
+            frame.extend((bytes as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.resize(frame.len() + bytes, b'x');
+    frame
 }
 
 struct Clients {
@@ -68,9 +147,12 @@ struct Clients {
     clients: Vec<Client>,
     open: usize,
     pings: Arc<AtomicU64>,
+    talk: Option<Talk>,
     /// Messages still to be sent, and messages still to come back.
     to_send: u64,
     to_come: u64,
+    /// Since when messages are sent at the rate, while they are.
+    paced_since: Option<Instant>,
 }
 
 struct Client {
@@ -78,6 +160,10 @@ struct Client {
     state: State,
     /// The begin of something that is not whole.
     partial: Vec<u8>,
+    pongs: Vec<u8>,
+    /// Where in the frames of the talk it writes on, and how much.
+    position: usize,
+    unsent: usize,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -88,7 +174,7 @@ enum State {
 }
 
 impl Clients {
-    fn new(port: u16, wanted: usize, over: Duration, messages: u64) -> io::Result<Self> {
+    fn new(port: u16, wanted: usize, over: Duration, talk: Option<Talk>) -> io::Result<Self> {
         // The same ones each time.
         let mut random = StdRng::seed_from_u64(1);
         let mut arrivals: Vec<_> = (0..wanted).map(|_| over.mul_f64(random.random())).collect();
@@ -100,8 +186,10 @@ impl Clients {
             clients: Vec::with_capacity(wanted),
             open: 0,
             pings: Arc::default(),
-            to_send: messages,
-            to_come: messages,
+            talk,
+            to_send: 0,
+            to_come: 0,
+            paced_since: None,
         })
     }
 
@@ -118,7 +206,11 @@ impl Clients {
             while self.clients.len() < due {
                 self.connect()?;
             }
-            let wait = (due < self.arrivals.len()).then_some(Duration::from_millis(1));
+            let wait = if self.paced_since.is_some() {
+                Some(Duration::ZERO)
+            } else {
+                (due < self.arrivals.len()).then_some(Duration::from_millis(1))
+            };
             if let Err(error) = self.poll.poll(&mut events, wait)
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -126,13 +218,13 @@ impl Clients {
             }
             for event in &events {
                 if event.token() == GO {
-                    for client in 0..self.clients.len() {
-                        self.send_next(client)?;
-                    }
+                    self.begin()?;
                 } else {
+                    self.write(event.token().0)?;
                     self.serve(event.token().0, &mut buffer)?;
                 }
             }
+            self.send_what_is_due()?;
         }
     }
 
@@ -143,6 +235,7 @@ impl Clients {
 
     fn connect(&mut self) -> io::Result<()> {
         let mut stream = TcpStream::connect(([127, 0, 0, 1], self.port).into())?;
+        stream.set_nodelay(true)?;
         let token = Token(self.clients.len());
         let interests = Interest::READABLE | Interest::WRITABLE;
         self.poll
@@ -152,6 +245,9 @@ impl Clients {
             stream,
             state: State::Connecting,
             partial: Vec::new(),
+            pongs: Vec::new(),
+            position: 0,
+            unsent: 0,
         });
         Ok(())
     }
@@ -167,9 +263,6 @@ impl Clients {
                 written => written?,
             }
             client.state = State::Upgrading;
-            // It is written to no more than it reads, so it never waits for room.
-            let registry = self.poll.registry();
-            registry.reregister(&mut client.stream, Token(at), Interest::READABLE)?;
         }
         loop {
             match self.clients[at].stream.read(buffer) {
@@ -188,13 +281,11 @@ impl Clients {
     }
 
     fn take(&mut self, at: usize, arrived: &[u8]) -> io::Result<()> {
-        let joined;
+        let mut partial = std::mem::take(&mut self.clients[at].partial);
         let mut rest = arrived;
-        if !self.clients[at].partial.is_empty() {
-            let mut partial = std::mem::take(&mut self.clients[at].partial);
+        if !partial.is_empty() {
             partial.extend_from_slice(arrived);
-            joined = partial;
-            rest = &joined;
+            rest = &partial;
         }
         if self.clients[at].state == State::Upgrading
             && let Some(end) = rest.windows(4).position(|bytes| bytes == b"\r\n\r\n")
@@ -213,13 +304,7 @@ impl Clients {
             while let Some((kind, payload, after)) = frame(rest)? {
                 match kind {
                     PING => self.answer(at, payload)?,
-                    TEXT => {
-                        self.to_come -= 1;
-                        if self.to_come == 0 {
-                            println!("done");
-                        }
-                        self.send_next(at)?;
-                    }
+                    TEXT => self.came_back(at)?,
                     other => {
                         let what = format!("the server sent a frame that begins with {other:#x}");
                         return Err(io::Error::other(what));
@@ -228,28 +313,109 @@ impl Clients {
                 rest = after;
             }
         }
-        self.clients[at].partial = rest.to_vec();
+        // A large message arrives in many parts, and is not copied at each.
+        self.clients[at].partial = if rest.len() == partial.len() {
+            partial
+        } else {
+            rest.to_vec()
+        };
         Ok(())
     }
 
     fn answer(&mut self, at: usize, payload: &[u8]) -> io::Result<()> {
-        let mut pong = [0; 131];
-        pong[0] = 0x8a;
-        pong[1] = 0x80 | payload.len() as u8;
-        pong[6..6 + payload.len()].copy_from_slice(payload);
-        self.clients[at]
-            .stream
-            .write_all(&pong[..6 + payload.len()])?;
+        let pongs = &mut self.clients[at].pongs;
+        pongs.extend([0x8a, 0x80 | payload.len() as u8, 0, 0, 0, 0]);
+        pongs.extend_from_slice(payload);
         self.pings.fetch_add(1, Ordering::Relaxed);
+        self.write(at)
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let Some(talk) = &self.talk else {
+            return Ok(());
+        };
+        self.to_send = talk.messages;
+        self.to_come = talk.messages;
+        match talk.kind {
+            Kind::Echo => {
+                for client in 0..self.clients.len() {
+                    self.send(client, 1)?;
+                }
+            }
+            Kind::Rate => {
+                self.to_come = 1;
+                self.paced_since = Some(Instant::now());
+            }
+            Kind::Broadcast => {
+                self.to_come *= self.clients.len() as u64;
+                self.send(0, 1)?;
+            }
+        }
         Ok(())
     }
 
-    fn send_next(&mut self, at: usize) -> io::Result<()> {
-        if self.to_send > 0 {
-            self.to_send -= 1;
-            self.clients[at].stream.write_all(MESSAGE)?;
+    fn came_back(&mut self, at: usize) -> io::Result<()> {
+        self.to_come -= 1;
+        if self.to_come == 0 {
+            println!("done");
+        }
+        match self.talk.as_ref().map(|talk| talk.kind) {
+            Some(Kind::Echo) => self.send(at, 1),
+            Some(Kind::Broadcast) if self.to_come.is_multiple_of(self.clients.len() as u64) => {
+                self.send(0, 1)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn send_what_is_due(&mut self) -> io::Result<()> {
+        if let (Some(since), Some(talk)) = (self.paced_since, &self.talk) {
+            let due = (since.elapsed().as_secs_f64() * RATE) as u64;
+            self.send(0, due.saturating_sub(talk.messages - self.to_send))?;
+            if self.to_send == 0 {
+                self.paced_since = None;
+            }
         }
         Ok(())
+    }
+
+    /// Sends so many of the messages that are still to be sent.
+    fn send(&mut self, at: usize, messages: u64) -> io::Result<()> {
+        let messages = messages.min(self.to_send);
+        self.to_send -= messages;
+        let frame = self.talk.as_ref().map_or(0, |talk| talk.frame);
+        self.clients[at].unsent += messages as usize * frame;
+        self.write(at)
+    }
+
+    /// Writes what there is room for. A pong goes between two messages.
+    fn write(&mut self, at: usize) -> io::Result<()> {
+        let client = &mut self.clients[at];
+        let (frames, frame) = match &self.talk {
+            Some(talk) => (&talk.frames[..], talk.frame),
+            None => (&[][..], 1),
+        };
+        loop {
+            let is_pong = !client.pongs.is_empty() && client.position.is_multiple_of(frame);
+            let bytes = if is_pong {
+                &client.pongs[..]
+            } else {
+                let end = frames.len().min(client.position + client.unsent);
+                &frames[client.position..end]
+            };
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            match client.stream.write(bytes) {
+                Ok(written) if is_pong => drop(client.pongs.drain(..written)),
+                Ok(written) => {
+                    client.unsent -= written;
+                    client.position = (client.position + written) % frames.len();
+                }
+                Err(error) if is_not_yet(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -258,15 +424,16 @@ type Frame<'a> = (u8, &'a [u8], &'a [u8]);
 
 /// The first frame, if it is whole.
 fn frame(bytes: &[u8]) -> io::Result<Option<Frame<'_>>> {
-    let &[kind, length, ref rest @ ..] = bytes else {
-        return Ok(None);
+    let (head, length) = match *bytes {
+        [_, length @ 0..126, ..] => (2, length.into()),
+        [_, 126, a, b, ..] => (4, u16::from_be_bytes([a, b]).into()),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => (10, u64::from_be_bytes([a, b, c, d, e, f, g, h])),
+        [_, 128..=255, ..] => return Err(io::Error::other("the server sent a masked frame")),
+        _ => return Ok(None),
     };
-    if length > 125 {
-        return Err(io::Error::other("the server sent a large or masked frame"));
-    }
-    Ok(rest
-        .split_at_checked(length.into())
-        .map(|(payload, after)| (kind, payload, after)))
+    Ok(bytes[head..]
+        .split_at_checked(length as usize)
+        .map(|(payload, after)| (bytes[0], payload, after)))
 }
 
 fn is_not_yet(error: &io::Error) -> bool {

@@ -43,7 +43,6 @@ async fn keep(mut session: Session, mut messages: MessageStream, ping: Duration)
                 heard = Instant::now();
                 let sent = match message {
                     Message::Text(text) => session.text(text).await,
-                    Message::Binary(bytes) => session.binary(bytes).await,
                     Message::Ping(payload) => session.pong(&payload).await,
                     _ => Ok(()),
                 };

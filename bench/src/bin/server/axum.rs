@@ -27,7 +27,7 @@ async fn keep(mut socket: WebSocket, ping: Duration) {
             message = socket.recv() => {
                 let Some(Ok(message)) = message else { break };
                 heard = Instant::now();
-                if matches!(message, Message::Text(_) | Message::Binary(_))
+                if matches!(message, Message::Text(_))
                     && socket.send(message).await.is_err()
                 {
                     break;

@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use crate::{Socket, is_data};
+use crate::Socket;
 
-const PING: Message = Message::Ping(Bytes::new());
+pub const PING: Message = Message::Ping(Bytes::new());
 
 /// How long a peer may be silent.
-fn limit(ping: Duration) -> Duration {
+pub fn limit(ping: Duration) -> Duration {
     ping + Duration::from_secs(60)
 }
 
-fn ticks(ping: Duration) -> tokio::time::Interval {
+pub fn ticks(ping: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(ping);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
@@ -32,7 +32,7 @@ pub async fn interval(mut socket: Socket, ping: Duration) {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
                 heard = Instant::now();
-                if is_data(&message) && socket.send(message).await.is_err() {
+                if message.is_text() && socket.send(message).await.is_err() {
                     break;
                 }
             }
@@ -55,7 +55,7 @@ pub async fn jittered(mut socket: Socket, ping: Duration) {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
                 heard = Instant::now();
-                if is_data(&message) && socket.send(message).await.is_err() {
+                if message.is_text() && socket.send(message).await.is_err() {
                     break;
                 }
             }
@@ -87,7 +87,7 @@ pub async fn two_tasks(socket: Socket, ping: Duration) {
         }
     });
     while let Ok(Some(Ok(message))) = timeout(limit(ping), stream.next()).await {
-        if is_data(&message) && sender.send(message).await.is_err() {
+        if message.is_text() && sender.send(message).await.is_err() {
             break;
         }
     }
@@ -101,7 +101,7 @@ pub async fn timeout_next(mut socket: Socket, ping: Duration) {
         match timeout(ping, socket.next()).await {
             Ok(Some(Ok(message))) => {
                 asked = false;
-                if is_data(&message)
+                if message.is_text()
                     && !matches!(timeout(ping, socket.send(message)).await, Ok(Ok(())))
                 {
                     break;

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
-use crate::{Outcome, is_data, ours};
+use crate::{Outcome, ours};
 
 /// Looks at its deadlines as they come, or, with `align`, only at multiples of that.
 pub fn serve(ping: Duration, align: Duration) -> Outcome {
@@ -214,7 +214,7 @@ impl Connection {
                 Message::Close(_) => Event::PeerClose,
                 _ => Event::Recv,
             });
-            if is_data(&message) && unless_it_blocks(socket.send(message))?.is_some() {
+            if message.is_text() && unless_it_blocks(socket.send(message))?.is_some() {
                 tell(Event::SendOk);
             }
         }

@@ -1,14 +1,17 @@
-//! One server for each way to keep connections alive; echoes, on one thread.
+//! One server for each way to keep connections alive; echoes text, on one thread.
 //!
 //! ```text
-//! server STACK PING_SECONDS
+//! server STACK PING_SECONDS [broadcast]
 //! ```
+//!
+//! With `broadcast`, it sends each text to all connections instead.
 //!
 //! Listens on a free port of the loopback and says `listening on PORT`. Whoever measures it looks at the
 //! process from outside: see `run`.
 
 mod actix;
 mod axum;
+mod broadcast;
 mod by_hand;
 mod fleet;
 mod floor;
@@ -31,15 +34,23 @@ type Socket = WebSocketStream<TcpStream>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let named = match &arguments[..] {
-        [stack, seconds] => seconds.parse().ok().map(|seconds| (&stack[..], seconds)),
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let named = match arguments[..] {
+        [stack, seconds] => Some((stack, seconds.parse(), false)),
+        [stack, seconds, "broadcast"] => Some((stack, seconds.parse(), true)),
         _ => None,
     };
-    let Some((stack, seconds)) = named else {
-        eprintln!("usage: server STACK PING_SECONDS");
+    let Some((stack, Ok(seconds), is_broadcast)) = named else {
+        eprintln!("usage: server STACK PING_SECONDS [broadcast]");
         return ExitCode::from(2);
     };
-    match serve(stack, Duration::from_secs(seconds)) {
+    let ping = Duration::from_secs(seconds);
+    let served = if is_broadcast {
+        broadcast::serve(stack, ping)
+    } else {
+        serve(stack, ping)
+    };
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("server {stack}: {error}");
@@ -58,10 +69,10 @@ fn serve(stack: &str, ping: Duration) -> Outcome {
         "jsonrpsee" => on_tokio(jsonrpsee::serve(ping)),
         "bare" => on_tokio(accept(echo)),
         "bare, one timer" => on_tokio(beside_a_timer(ping, accept(echo))),
-        "task" => on_tokio(ours::task(ping)),
+        "task" => on_tokio(ours::task(ping, Echo)),
         "task, no slack" => on_tokio(ours::task_with_slack(ping, Duration::ZERO)),
         "task, 125 ms" => on_tokio(ours::task_with_slack(ping, ours::SLACK)),
-        "task, metered" => on_tokio(ours::metered(ping)),
+        "task, metered" => on_tokio(ours::metered(ping, Echo)),
         "interval" => on_tokio(accept(move |socket| by_hand::interval(socket, ping))),
         "interval, jitter" => on_tokio(accept(move |socket| by_hand::jittered(socket, ping))),
         "two tasks" => on_tokio(accept(move |socket| by_hand::two_tasks(socket, ping))),
@@ -113,18 +124,35 @@ where
     }
 }
 
+/// What a server does on a socket until that ends, whatever guards the socket.
+trait Work: Clone + Send + 'static {
+    fn run<S, E>(self, socket: S) -> impl Future<Output = ()> + Send
+    where
+        S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Send + Unpin,
+        E: Send;
+}
+
+#[derive(Clone, Copy)]
+struct Echo;
+
+impl Work for Echo {
+    fn run<S, E>(self, socket: S) -> impl Future<Output = ()> + Send
+    where
+        S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Send + Unpin,
+        E: Send,
+    {
+        echo(socket)
+    }
+}
+
 /// No timeouts at all.
 async fn echo<S, E>(mut socket: S)
 where
     S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Unpin,
 {
     while let Some(Ok(message)) = socket.next().await {
-        if is_data(&message) && socket.send(message).await.is_err() {
+        if message.is_text() && socket.send(message).await.is_err() {
             break;
         }
     }
-}
-
-fn is_data(message: &Message) -> bool {
-    message.is_text() || message.is_binary()
 }

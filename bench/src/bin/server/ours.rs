@@ -8,36 +8,36 @@ use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::{open, wrap};
 use ws_timeout::{ConfigError, Metered, TimeoutConfig};
 
-use crate::{Outcome, accept, echo, listen};
+use crate::{Echo, Outcome, Work, accept, listen};
 
 pub const SLACK: Duration = Duration::from_millis(125);
 
 /// The one line around a socket.
-pub async fn task(ping: Duration) -> Outcome {
+pub async fn task(ping: Duration, work: impl Work) -> Outcome {
     let config = Arc::new(config(ping)?);
-    accept(move |socket| echo(wrap(config.clone(), socket))).await
+    accept(move |socket| work.clone().run(wrap(config.clone(), socket))).await
 }
 
 /// The same with another timer slack.
 pub async fn task_with_slack(ping: Duration, slack: Duration) -> Outcome {
     let config = Arc::new(config(ping)?);
-    accept(move |socket| echo(wrap(config.clone(), socket).with_timer_slack(slack))).await
+    accept(move |socket| Echo.run(wrap(config.clone(), socket).with_timer_slack(slack))).await
 }
 
 /// The server of the README.
-pub async fn metered(ping: Duration) -> Outcome {
+pub async fn metered(ping: Duration, work: impl Work) -> Outcome {
     let config = Arc::new(config(ping)?);
     let listener = listen().await?;
     loop {
         let (stream, _) = listener.accept().await?;
-        let config = config.clone();
+        let (config, work) = (config.clone(), work.clone());
         tokio::spawn(async move {
             let stream = Metered::socket(stream);
             let meter = stream.meter();
             let handshake = accept_async_with_config(stream, Some(tungstenite_config()));
             let opening = open(config, handshake).with_meter(meter);
             let Ok(socket) = opening.await else { return };
-            echo(socket).await;
+            work.run(socket).await;
         });
     }
 }
