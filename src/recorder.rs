@@ -1,5 +1,6 @@
 //! Records what the policies of connections were told and what they answered, for replay.
 
+use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write};
 use std::string::{String, ToString};
@@ -22,9 +23,9 @@ use crate::time::Timestamp;
 /// to a file, `cargo run --example replay -- --check FILE` in this crate's repository repeats it and compares
 /// every action. Traces contain times, limits, and the labels of connections, and no messages.
 ///
-/// A connection takes about 100 bytes for each step, and a step is a call of the policy, not a message: an
-/// idle connection takes some eight steps a ping. Recording stops after 4096 steps;
-/// [`with_max_steps`](Self::with_max_steps) sets another limit.
+/// A step takes 40 bytes. It is a call of the policy, not a message: an idle connection takes some eight
+/// steps a ping. Recording stops after 4096 steps; [`with_max_steps`](Self::with_max_steps) sets another
+/// limit.
 ///
 /// Clones share what they have recorded. An observer replaces the log, so this keeps both:
 ///
@@ -76,7 +77,7 @@ pub struct Trace {
 #[derive(Clone, Debug)]
 enum Recorded {
     Observed(Event),
-    Configured(TimeoutConfig),
+    Configured(Box<TimeoutConfig>),
     Polled(Horizon, Action),
 }
 
@@ -184,7 +185,7 @@ impl Observer for Recorder {
                 return;
             }
             Step::Observed(event) => Recorded::Observed(event),
-            Step::Configured(config) => Recorded::Configured(*config),
+            Step::Configured(config) => Recorded::Configured(Box::new(*config)),
             Step::Polled { horizon, action } => Recorded::Polled(horizon, action),
         };
         if let Some(trace) = traces.open.get_mut(&connection.id) {
@@ -428,5 +429,23 @@ impl fmt::Display for Text<'_> {
             }
         }
         f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_takes_as_much_as_the_documentation_says() {
+        assert_eq!(size_of::<(Timestamp, Recorded)>(), 40);
+    }
+
+    #[test]
+    fn a_label_cannot_end_its_string() {
+        assert_eq!(
+            Text("a\"b\\\n\u{1f600}").to_string(),
+            "\"a\\\"b\\\\\\u000a\u{1f600}\""
+        );
     }
 }

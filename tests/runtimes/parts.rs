@@ -10,7 +10,7 @@ use ws_timeout::TimeoutConfig;
 
 use crate::evidence::Verdict;
 use crate::host::{Host, Runtime};
-use crate::{End, Ours, connection, peers};
+use crate::{End, Ours, guarded, peers};
 
 /// A client that answers pings; it says so when it has answered three.
 pub fn client() {
@@ -41,7 +41,7 @@ pub fn server() {
             let (tcp, config) = (tcp.unwrap(), config.clone());
             host.spawn(async move {
                 let port = tcp.peer_addr().map_or(0, |peer| peer.port());
-                match connection(runtime, tcp, Ours::Echo, config).await {
+                match guarded(runtime, tcp, Ours::Echo, &config.into()).await {
                     End::TimedOut(verdict) => {
                         let reason = verdict.reason;
                         eprintln!("{reason} {}", Verdict::new(port, &verdict));
