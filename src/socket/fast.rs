@@ -59,8 +59,10 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
         self.calm_until = None;
         let driver = &mut self.driver;
         for (at, event) in self.deferred.events() {
-            let at = driver.alarm.timer().timestamp(at);
-            driver.record(at, event);
+            if let Some(at) = at {
+                let at = driver.alarm.timer().timestamp(at);
+                driver.record(at, event);
+            }
         }
         self.deferred.received = None;
         self.deferred.flushed = None;
@@ -73,7 +75,9 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
         let driver = &self.driver;
         let mut policy = driver.policy.clone();
         for (at, event) in self.deferred.events() {
-            policy.observe(driver.alarm.timer().timestamp(at), event);
+            if let Some(at) = at {
+                policy.observe(driver.alarm.timer().timestamp(at), event);
+            }
         }
         driver.status_of(&policy, driver.alarm.now())
     }
@@ -93,7 +97,7 @@ where
             ready!(self.drive(|driver| driver.poll_read_allowance(cx)));
         }
         if self.driver.alarm.may_have_fired() {
-            self.drive(Driver::take_alarm);
+            self.on_woken();
         }
         match self.driver.poll_inner(cx) {
             Poll::Ready(Some(Ok(message))) if self.try_defer_received(&message) => {
@@ -106,6 +110,13 @@ where
             }
             read => self.drive(|driver| driver.poll_recv_slow(read, cx)),
         }
+    }
+
+    /// The timer has fired, or a handle asks for something.
+    #[cold]
+    #[inline(never)]
+    fn on_woken(&mut self) {
+        self.drive(Driver::take_alarm);
     }
 
     /// Defers a message if nothing else is to be done. Returns whether it did.
@@ -223,12 +234,11 @@ where
 impl<I: Copy + Ord> Deferred<I> {
     /// What the policy has yet to record, the earlier message first.
     #[inline]
-    fn events(&self) -> impl Iterator<Item = (I, Event)> + use<I> {
+    fn events(&self) -> [(Option<I>, Event); 2] {
         let mut events = [(self.received, Event::Recv), (self.flushed, Event::SendOk)];
         if self.flushed < self.received {
             events.reverse();
         }
-        let deferred = events.into_iter();
-        deferred.filter_map(|(at, event)| at.map(|at| (at, event)))
+        events
     }
 }
