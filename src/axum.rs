@@ -274,3 +274,22 @@ where
         }
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use ::axum::serve::{Listener, ListenerExt};
+    use ::tokio::net::{TcpListener, TcpStream};
+
+    use super::MeteredListener;
+
+    #[tokio::test]
+    async fn the_kernel_can_be_asked_also_behind_tap_io() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tapped = MeteredListener(listener.tap_io(|tcp| drop(tcp.set_nodelay(true))));
+        let client = TcpStream::connect(address).await.unwrap();
+        let (transport, peer) = tapped.accept().await;
+        assert!(transport.meter().can_ask());
+        assert_eq!(peer, client.local_addr().unwrap());
+    }
+}
