@@ -4,20 +4,24 @@
     reason = "tokio's paused clock measures a drain"
 )]
 
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use futures_util::future::{join_all, pending};
+use futures_util::future::{join_all, pending, poll_fn};
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, advance, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 use tungstenite::protocol::Role;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseReason, Connection, Error, Log, Observer, Phase, Report, TimeoutConfig, TimeoutSocket,
-    Timeouts,
+    CloseReason, Connection, Error, Event, Log, Observer, Phase, Report, Status, Step,
+    TimeoutConfig, TimeoutSocket, Timeouts, Timestamp,
 };
 
 type Client = WebSocketStream<DuplexStream>;
@@ -57,6 +61,7 @@ fn reason(error: Option<Error<tungstenite::Error>>) -> Option<CloseReason> {
     }
 }
 
+/// Guards rule 25.
 #[tokio::test(start_paused = true)]
 async fn a_handle_reaches_a_reader_that_waits_after_a_split() {
     let (mut socket, client) = pair(TimeoutConfig::default()).await;
@@ -94,6 +99,7 @@ async fn a_handle_reaches_a_reader_that_waits_after_a_split() {
     assert!(handle.drain(SECOND).is_err() && handle.close(1000, "").is_err());
 }
 
+/// Guards rule 25.
 #[tokio::test(start_paused = true)]
 async fn a_handle_reaches_a_task_that_only_sends() {
     let (mut socket, client) = pair(TimeoutConfig::default()).await;
@@ -110,6 +116,7 @@ async fn a_handle_reaches_a_task_that_only_sends() {
     sending.await.unwrap();
 }
 
+/// Guards rule 25.
 #[tokio::test(start_paused = true)]
 async fn a_handle_closes_with_code_and_reason_and_knows_the_code_of_the_peer() {
     let (mut socket, mut client) = pair(TimeoutConfig::default()).await;
@@ -134,6 +141,7 @@ async fn a_handle_closes_with_code_and_reason_and_knows_the_code_of_the_peer() {
     assert_eq!(handle.peer_close().unwrap().code, Some(4001));
 }
 
+/// Guards rule 25.
 #[tokio::test(start_paused = true)]
 async fn a_handle_made_after_the_end_knows_how_it_was() {
     let (mut socket, mut client) = pair(TimeoutConfig::default()).await;
@@ -145,6 +153,7 @@ async fn a_handle_made_after_the_end_knows_how_it_was() {
     assert_eq!(handle.peer_close().unwrap().code, None);
 }
 
+/// Guards rule 25.
 #[tokio::test(start_paused = true)]
 async fn a_question_that_is_never_answered_ends_with_the_socket() {
     let (mut socket, _client) = pair(TimeoutConfig::default()).await;
@@ -159,6 +168,7 @@ async fn a_question_that_is_never_answered_ends_with_the_socket() {
     assert!(handle.has_ended());
 }
 
+/// Guards rule 26.
 #[tokio::test(start_paused = true)]
 async fn a_server_knows_its_connections_and_drains_them() {
     let timeouts = Timeouts::new(TimeoutConfig::default()).with_timer_slack(Duration::ZERO);
@@ -200,6 +210,7 @@ async fn a_server_knows_its_connections_and_drains_them() {
     assert_eq!(reason(late.await.unwrap()), Some(CloseReason::Drain));
 }
 
+/// Guards rules 25 and 26.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_is_on_the_list_and_drained_once_it_is_done() {
     let timeouts = Timeouts::new(TimeoutConfig::default());
@@ -273,4 +284,317 @@ async fn an_observer_gets_what_the_log_would() {
             "1 silent closed"
         ]
     );
+}
+
+/// What an observer does at each step, given the step's name.
+type Hook = Box<dyn FnMut(&str) + Send>;
+
+/// Keeps the names of the steps, and runs a hook at each.
+#[derive(Clone, Default)]
+struct Steps {
+    seen: Arc<Mutex<Vec<String>>>,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl Steps {
+    /// The names of the steps since the last call, without the polls.
+    fn take(&self) -> Vec<String> {
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap());
+        seen.into_iter().filter(|name| name != "polled").collect()
+    }
+}
+
+impl Observer for Steps {
+    fn report(&self, _: &Connection<'_>, _: &Report<'_>) {}
+
+    fn step(&self, _: &Connection<'_>, _: Timestamp, step: &Step<'_>) {
+        let name = match *step {
+            Step::Created { opening, .. } => format!("created, opening: {opening}"),
+            Step::Observed(Event::Probe { within }) => format!("probe {within:?}"),
+            Step::Observed(Event::Drain { within }) => format!("drain {within:?}"),
+            Step::Observed(event) => event.name().to_owned(),
+            Step::Configured(config) => format!("close within {:?}", config.close_timeout()),
+            Step::Polled { .. } => "polled".to_owned(),
+            _ => "unknown".to_owned(),
+        };
+        self.seen.lock().unwrap().push(name.clone());
+        if let Some(hook) = &mut *self.hook.lock().unwrap() {
+            hook(&name);
+        }
+    }
+
+    fn wants_steps(&self) -> bool {
+        true
+    }
+}
+
+/// Runs a function whenever it is woken.
+struct OnWake<F>(Mutex<F>);
+
+impl<F: FnMut() + Send + 'static> OnWake<F> {
+    fn waker(wake: F) -> Waker {
+        Arc::new(Self(Mutex::new(wake))).into()
+    }
+}
+
+impl<F: FnMut() + Send> Wake for OnWake<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0.lock().unwrap())();
+    }
+}
+
+/// A waker, and how often it was woken.
+fn counting() -> (Waker, Arc<Mutex<u32>>) {
+    let count = Arc::new(Mutex::new(0));
+    let counted = count.clone();
+    let waker = OnWake::waker(move || *counted.lock().unwrap() += 1);
+    (waker, count)
+}
+
+type Question = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+/// Polls with `waker`, and returns whether it is ready.
+fn poll_with<F: Future + Unpin>(waker: &Waker, future: &mut F) -> bool {
+    future
+        .poll_unpin(&mut Context::from_waker(waker))
+        .is_ready()
+}
+
+fn close_within(seconds: u32) -> TimeoutConfig {
+    let config = TimeoutConfig::builder().close_timeout(seconds * SECOND);
+    config.build().unwrap()
+}
+
+/// What follows from [`request_everything`], in order.
+const EVERYTHING: [&str; 4] = ["close within 7s", "probe 2s", "drain 1s", "close_start"];
+
+fn request_everything(handle: &ws_timeout::Handle) {
+    handle.close(4001, "first").unwrap();
+    handle.close(4002, "second").unwrap();
+    for within in [3, 1, 2] {
+        handle.drain(within * SECOND).unwrap();
+        handle.probe((within + 1) * SECOND).unwrap();
+    }
+    handle.set_config(close_within(6)).unwrap();
+    handle.set_config(close_within(7)).unwrap();
+}
+
+/// Guards rule 25.
+#[tokio::test(start_paused = true)]
+async fn either_half_carries_requests_out_in_order() {
+    for sends in [false, true] {
+        let steps = Steps::default();
+        let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(steps.clone());
+        let (mut socket, mut client) = pair(&timeouts).await;
+        let handle = socket.handle();
+        let mut pass = async || match sends {
+            false => assert!(socket.next().now_or_never().is_none()),
+            true => drop(poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never()),
+        };
+        pass().await;
+        request_everything(&handle);
+        assert_eq!(steps.take(), ["created, opening: false"]);
+        let mut status = pin!(handle.status());
+        assert!(status.as_mut().now_or_never().is_none());
+        pass().await;
+        let carried_out = steps.take();
+        assert_eq!(carried_out[..4], EVERYTHING);
+        let status = status
+            .as_mut()
+            .now_or_never()
+            .expect("answered by the same pass");
+        assert_eq!(status.phase, Phase::Closing);
+        // Once.
+        pass().await;
+        assert_eq!(steps.take(), [""; 0]);
+        let frame = loop {
+            match client.next().now_or_never().unwrap() {
+                Some(Ok(Message::Close(frame))) => break frame.unwrap(),
+                Some(Ok(_)) => {}
+                end => panic!("{end:?}"),
+            }
+        };
+        assert_eq!(
+            (u16::from(frame.code), frame.reason.as_str()),
+            (4001, "first")
+        );
+    }
+}
+
+/// Guards rule 25.
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_during_the_handshake_is_carried_out_after_it() {
+    for polled in [false, true] {
+        let steps = Steps::default();
+        let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(steps.clone());
+        let (server, _client) = duplex(4096);
+        let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+        let (done, handshake) = oneshot::channel();
+        let handshake = handshake.map(|_| Ok::<_, tungstenite::Error>(server));
+        let mut opening = open(&timeouts, handshake);
+        let (waker, woken) = counting();
+        assert!(!poll_with(&waker, &mut opening));
+        let [handle] = timeouts.handles().try_into().unwrap();
+        request_everything(&handle);
+        assert!(*woken.lock().unwrap() > 0);
+        if polled {
+            // This consumes the wake-up.
+            assert!(!poll_with(&waker, &mut opening));
+        }
+        done.send(()).unwrap();
+        let mut socket = opening.now_or_never().unwrap().unwrap();
+        let mut status = pin!(handle.status());
+        assert!(status.as_mut().now_or_never().is_none());
+        assert_eq!(steps.take(), ["created, opening: true", "opened"]);
+        assert!(socket.next().now_or_never().is_none());
+        assert_eq!(steps.take()[..4], EVERYTHING);
+        assert_eq!(status.await.phase, Phase::Closing);
+    }
+}
+
+/// Guards rule 25.
+#[tokio::test(start_paused = true)]
+async fn after_the_end_each_request_says_so() {
+    let (mut socket, _client) = pair(TimeoutConfig::default()).await;
+    let handle = socket.handle();
+    assert!(!handle.has_ended());
+    drop(socket);
+    assert!(handle.has_ended());
+    let requests = [
+        handle.close(1000, ""),
+        handle.drain(SECOND),
+        handle.probe(SECOND),
+        handle.set_config(TimeoutConfig::default()),
+    ];
+    for request in requests {
+        assert!(matches!(request, Err(Error::Closed)));
+    }
+    assert_eq!(handle.remaining_lifetime().await, None);
+}
+
+/// Other threads request and ask while a pass is under way; here the observer does.
+///
+/// Guards rule 25.
+#[tokio::test(start_paused = true)]
+async fn an_answer_shows_what_was_requested_before_the_question() {
+    let steps = Steps::default();
+    let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(steps.clone());
+    let (mut socket, _client) = pair(&timeouts).await;
+    let handle = socket.handle();
+    let later: Arc<Mutex<Option<Question>>> = Arc::default();
+    *steps.hook.lock().unwrap() = Some(Box::new({
+        let (handle, later) = (handle.clone(), later.clone());
+        move |step| {
+            let mut later = later.lock().unwrap();
+            if step == "polled" && later.is_none() {
+                assert_eq!(timeouts.len(), 1);
+                assert!(!format!("{timeouts:?} {handle:?}").is_empty());
+                handle.probe(SECOND).unwrap();
+                let mut question = handle.status().boxed();
+                assert!(!poll_with(Waker::noop(), &mut question));
+                *later = Some(question);
+            }
+        }
+    }));
+    let mut first = handle.status().boxed();
+    assert!(!poll_with(Waker::noop(), &mut first));
+    assert!(socket.next().now_or_never().is_none());
+    assert!(first.now_or_never().is_some());
+    let later = later.lock().unwrap().take().unwrap();
+    assert_eq!(later.now_or_never().unwrap().pings_sent, 1);
+}
+
+/// Guards rule 25.
+#[tokio::test(start_paused = true)]
+async fn an_answer_wakes_the_task_that_polled_the_question_last() {
+    let (mut socket, _client) = pair(TimeoutConfig::default()).await;
+    let handle = socket.handle();
+    let ((waker, woken), (other_waker, other_woken)) = (counting(), counting());
+    let [mut moved, mut kept, mut dropped] = [(); 3].map(|()| handle.status().boxed());
+    for question in [&mut moved, &mut kept, &mut dropped] {
+        assert!(!poll_with(&waker, question));
+    }
+    assert!(!poll_with(&other_waker, &mut moved));
+    drop(dropped);
+    assert!(socket.next().now_or_never().is_none());
+    assert_eq!(
+        (*woken.lock().unwrap(), *other_woken.lock().unwrap()),
+        (1, 1)
+    );
+    assert!(poll_with(&waker, &mut kept) && poll_with(&waker, &mut moved));
+
+    // What nobody waits for any more keeps no waker, though nobody polls the socket.
+    let marker = Arc::new(());
+    let held = marker.clone();
+    let waker = OnWake::waker(move || _ = &held);
+    let mut question = handle.status().boxed();
+    assert!(!poll_with(&waker, &mut question));
+    drop(waker);
+    assert_eq!(Arc::strong_count(&marker), 2);
+    drop(question);
+    assert_eq!(Arc::strong_count(&marker), 1);
+
+    // The end answers all.
+    let (waker, woken) = counting();
+    let mut last = handle.status().boxed();
+    assert!(!poll_with(&waker, &mut last));
+    drop(socket);
+    assert_eq!(*woken.lock().unwrap(), 1);
+    assert!(poll_with(&waker, &mut last));
+}
+
+/// Guards rule 25.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_question_of_another_thread_is_lost() {
+    let (mut socket, _client) = pair(TimeoutConfig::default()).await;
+    let handle = socket.handle();
+    let reading = tokio::spawn(async move { socket.next().await.is_none() });
+    let asking = [(); 2].map(|()| {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            for _ in 0..10_000 {
+                handle.status().await;
+            }
+        })
+    });
+    timeout(10 * SECOND, join_all(asking))
+        .await
+        .expect("each is answered");
+    reading.abort();
+}
+
+/// Guards rule 26.
+#[tokio::test(start_paused = true)]
+async fn the_transports_are_gone_before_the_list_is_empty() {
+    let timeouts = Timeouts::new(close_within(1));
+    let (server, mut client) = duplex(4096);
+    let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    let socket = wrap(&timeouts, server);
+    let gone = Arc::new(Mutex::new(None));
+    let seen = gone.clone();
+    let waker = OnWake::waker(move || {
+        // Ready if the other end is dropped.
+        let read = client.read_to_end(&mut Vec::new()).now_or_never();
+        *seen.lock().unwrap() = Some(read.is_some());
+    });
+    let mut drained = timeouts.drain(Duration::ZERO).boxed();
+    assert!(!poll_with(&waker, &mut drained));
+    assert_eq!(reason(read_to_end(socket).await), Some(CloseReason::Drain));
+    assert_eq!(*gone.lock().unwrap(), Some(true));
+
+    struct OnDrop(Timeouts);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            assert_eq!(self.0.len(), 1);
+        }
+    }
+    let transport = OnDrop(timeouts.clone());
+    let handshake = async move {
+        let _transport = transport;
+        pending::<Result<Client, tungstenite::Error>>().await
+    };
+    let mut opening = open(&timeouts, handshake);
+    assert!(!poll_with(Waker::noop(), &mut opening));
+    drop(opening);
+    assert!(timeouts.is_empty());
 }

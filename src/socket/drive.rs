@@ -259,7 +259,7 @@ where
             self.report(Report::Grace { status });
         }
         if let Some(link) = &self.link {
-            link.answer_if_asked(|| self.status_at(now));
+            link.answer_questions(|| self.status_at(now));
         }
         if !self.open_logged {
             self.open_logged = true;

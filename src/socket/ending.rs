@@ -213,11 +213,11 @@ where
 
     /// Drops the inner socket at once: the other half may be held for long.
     fn end(&mut self) {
+        self.inner = None;
+        self.alarm.clear();
         if let Some(link) = &self.link {
             link.end(self.status_at(self.alarm.now()));
         }
-        self.inner = None;
-        self.alarm.clear();
         self.wakers.wake_both();
     }
 }

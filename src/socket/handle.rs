@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
+use std::pin::Pin;
 use std::string::ToString;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 #[cfg(doc)]
@@ -20,8 +22,9 @@ use crate::status::{DeadlineKind, Status};
 /// It works from any task, also after `StreamExt::split`, and after the connection has ended. Clones are
 /// handles to the same socket. A handle does not keep the connection open.
 ///
-/// The task that polls the socket carries requests out, at once if it waits for a message. A request to a
-/// socket that nobody polls has no effect until somebody does.
+/// The task that polls the socket carries requests out, at once if it waits for a message, and after an
+/// opening handshake that is in progress. A request to a socket that nobody polls has no effect until
+/// somebody does.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -81,17 +84,21 @@ impl Handle {
     /// Waits until the task of the socket polls it, so put a limit around this if that task may be busy for
     /// long.
     pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
-        let link = self.link.clone();
-        let mut asked = None;
-        poll_fn(move |cx| link.poll_status(&mut asked, cx))
+        Question {
+            link: self.link.clone(),
+            number: None,
+        }
     }
 
     /// Asks how much of the connection's lifetime is left, at least zero; `None` if the lifetime is not
-    /// limited or the connection is not open. Waits as [`status`](Self::status) does.
+    /// limited, or the connection is not open or has ended. Waits as [`status`](Self::status) does.
     pub fn remaining_lifetime(&self) -> impl Future<Output = Option<Duration>> + Send + use<> {
-        let status = self.status();
+        let (status, link) = (self.status(), self.link.clone());
         async move {
             let status = status.await;
+            if link.has_ended() {
+                return None;
+            }
             let end = status.deadlines.get(DeadlineKind::Connection)?;
             Some(end.saturating_duration_since(status.at))
         }
@@ -139,6 +146,30 @@ impl Handle {
         taken(self.link.request(|requests| {
             requests.close.get_or_insert(frame);
         }))
+    }
+}
+
+/// A question for the status of a connection.
+struct Question {
+    link: Arc<Link>,
+    /// `None` until it is asked.
+    number: Option<u64>,
+}
+
+impl Future for Question {
+    type Output = Status;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Status> {
+        let Self { link, number } = &mut *self;
+        link.poll_status(number, cx)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.link.forget_question(number);
+        }
     }
 }
 

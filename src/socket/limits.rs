@@ -91,7 +91,7 @@ where
         let Some(link) = self.link.clone() else {
             return;
         };
-        let requests = link.take_requests();
+        let (requests, asks) = link.take_requests();
         if let Some(config) = requests.config {
             self.set_config(config);
         }
@@ -105,7 +105,7 @@ where
             self.begin_close(close_message(Some(code), &reason));
         }
         // The answer comes at the end of the pass.
-        self.needs_poll = self.needs_poll || requests.status;
+        self.needs_poll = self.needs_poll || asks;
     }
 
     /// Aborts the connection if a message has not left within `within`, that is by `deadline`.

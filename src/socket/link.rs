@@ -6,11 +6,11 @@
 //! handles has no link.
 
 use std::boxed::Box;
+use std::collections::BTreeMap;
 use std::string::String;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use std::vec::Vec;
 
 use futures_util::task::ArcWake;
 
@@ -40,11 +40,16 @@ struct Shared {
     requests: Requests,
     label: Option<Arc<str>>,
     peer_close: Option<PeerClose>,
-    /// The answer to the latest question for the status, and how many were answered.
+    /// How many questions for the status were asked.
+    asked: u64,
+    /// How many of them were asked before the requests were last taken. Only these are answered, so that an
+    /// answer shows what was requested before its question.
+    taken: u64,
+    /// How many of them were answered, and the latest answer.
+    answered: u64,
     status: Option<Box<Status>>,
-    answers: u64,
-    /// The tasks that wait for the next answer.
-    waiters: Vec<Waker>,
+    /// The tasks that wait for an answer, by the number of their question.
+    waiters: BTreeMap<u64, Waker>,
     has_ended: bool,
 }
 
@@ -56,7 +61,6 @@ pub(super) struct Requests {
     pub(super) probe: Option<Duration>,
     pub(super) drain: Option<Duration>,
     pub(super) close: Option<(u16, String)>,
-    pub(super) status: bool,
 }
 
 impl Link {
@@ -98,33 +102,36 @@ impl Link {
         true
     }
 
-    /// Waits for the answer that follows the first `asked` answers; with `None`, asks first.
+    /// Waits for the answer to the question with this number; with `None`, asks and sets it.
     pub(super) fn poll_status(
         &self,
-        asked: &mut Option<u64>,
+        question: &mut Option<u64>,
         cx: &mut Context<'_>,
     ) -> Poll<Status> {
+        let waker = cx.waker().clone();
         let mut shared = self.lock();
-        let asks = asked.is_none() && !shared.has_ended;
-        let seen = *asked.get_or_insert(shared.answers);
+        let is_new = question.is_none();
+        shared.asked += u64::from(is_new);
+        let number = *question.get_or_insert(shared.asked);
         match &shared.status {
-            Some(status) if shared.has_ended || shared.answers > seen => {
+            Some(status) if shared.has_ended || shared.answered >= number => {
                 return Poll::Ready(**status);
             }
             _ => {}
         }
-        if !shared
-            .waiters
-            .iter()
-            .any(|known| known.will_wake(cx.waker()))
-        {
-            shared.waiters.push(cx.waker().clone());
-        }
+        let displaced = shared.waiters.insert(number, waker);
         drop(shared);
-        if asks {
-            self.request(|requests| requests.status = true);
+        drop(displaced);
+        if is_new {
+            ArcWake::wake_by_ref(&self.waker);
         }
         Poll::Pending
+    }
+
+    /// Nobody waits for the answer to this question any more.
+    pub(super) fn forget_question(&self, number: u64) {
+        let waker = self.lock().waiters.remove(&number);
+        drop(waker);
     }
 
     /// Asks for a drain within the shortest time that was asked for. Returns false after the end.
@@ -185,42 +192,35 @@ impl Link {
         self.lock().peer_close = Some(close);
     }
 
-    /// Has the next pass carry out what was asked for during the opening handshake.
-    pub(super) fn keep_requests(&self) {
-        let Requests {
-            config,
-            probe,
-            drain,
-            close,
-            status,
-        } = &self.lock().requests;
-        let asked = config.is_some() || probe.is_some() || drain.is_some() || close.is_some();
-        if asked || *status {
-            self.waker.set_woken();
-        }
+    /// Takes the requests, and the questions for the status. Returns whether there are any of the latter.
+    pub(super) fn take_requests(&self) -> (Requests, bool) {
+        let mut shared = self.lock();
+        shared.taken = shared.asked;
+        let asks = shared.taken > shared.answered;
+        (std::mem::take(&mut shared.requests), asks)
     }
 
-    /// Answers a question for the status, and leaves all other requests.
-    pub(super) fn answer_if_asked(&self, status: impl FnOnce() -> Status) {
-        let asked = std::mem::take(&mut self.lock().requests.status);
-        if asked {
+    /// Takes the questions for the status, and leaves the requests.
+    pub(super) fn take_questions(&self) {
+        let mut shared = self.lock();
+        shared.taken = shared.asked;
+    }
+
+    /// Answers the questions that were taken.
+    pub(super) fn answer_questions(&self, status: impl FnOnce() -> Status) {
+        let shared = self.lock();
+        let asks = shared.taken > shared.answered;
+        drop(shared);
+        if asks {
             self.set_status(status(), false);
         }
     }
 
-    /// Takes all requests but the question for the status.
-    pub(super) fn take_requests(&self) -> Requests {
-        let requests = &mut self.lock().requests;
-        let status = requests.status;
-        let left = Requests {
-            status,
-            ..Requests::default()
-        };
-        std::mem::replace(requests, left)
-    }
-
     /// The connection has ended, with this status.
     pub(super) fn end(&self, status: Status) {
+        if self.has_ended() {
+            return;
+        }
         self.set_status(status, true);
         if let Some(common) = &self.common {
             common.remove(self.id);
@@ -229,15 +229,14 @@ impl Link {
 
     fn set_status(&self, status: Status, ends: bool) {
         let mut shared = self.lock();
-        if shared.has_ended {
-            return;
-        }
         shared.status = Some(Box::new(status));
-        shared.answers += 1;
+        shared.answered = if ends { shared.asked } else { shared.taken };
         shared.has_ended = ends;
-        let waiters = std::mem::take(&mut shared.waiters);
+        let later = shared.answered + 1;
+        let later = shared.waiters.split_off(&later);
+        let answered = std::mem::replace(&mut shared.waiters, later);
         drop(shared);
-        waiters.into_iter().for_each(Waker::wake);
+        answered.into_values().for_each(Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -159,11 +159,12 @@ where
         Poll::Ready(done.map(|inner| {
             alarm.consume_fire();
             let now = alarm.now();
+            if link.is_some() {
+                // The first pass carries out what handles have asked for during the handshake.
+                alarm.waker().set_woken();
+            }
             let mut driver = Driver::new(policy, alarm, wakers, link, inner);
             driver.observe(now, Event::Opened);
-            if let Some(link) = &driver.link {
-                link.keep_requests();
-            }
             let mut socket = TimeoutSocket::with_driver(driver);
             if let Some(meter) = meter {
                 socket = socket.with_meter(meter);
@@ -210,6 +211,9 @@ impl<T: Timer> HandshakeDriver<T> {
         self.wakers.register_reader(cx);
         loop {
             self.alarm.poll_fired();
+            if let Some(link) = &self.link {
+                link.take_questions();
+            }
             let asked = self.ask_kernel();
             if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
                 return Poll::Ready(done.map_err(Error::Socket));
@@ -224,7 +228,7 @@ impl<T: Timer> HandshakeDriver<T> {
                 let (horizon, action) = (self.horizon, self.policy.action_of(decision));
                 let step = Step::Polled { horizon, action };
                 link.step(self.label.as_deref(), now, &step);
-                link.answer_if_asked(|| self.policy.status(now));
+                link.answer_questions(|| self.policy.status(now));
             }
             match decision {
                 Decision::Abort(reason) => {
@@ -279,6 +283,7 @@ impl<T: Timer> HandshakeDriver<T> {
 
 impl<F, T: Timer> Drop for Opening<F, T> {
     fn drop(&mut self) {
+        self.handshake = None;
         if let Some(driver) = &self.driver {
             driver.end();
         }

@@ -146,7 +146,8 @@ impl Timeouts {
     /// Closes all connections, each at a random point within `within`, and waits until the list is empty.
     /// Connections that begin later are closed likewise.
     ///
-    /// This takes at most `within`, the `close_timeout` and the timer slack, if all connections are polled.
+    /// This takes at most `within`, the `close_timeout` and the timer slack, if all connections are polled,
+    /// and before that the `handshake_timeout` for opening handshakes in progress.
     /// A task that does not poll its socket delays it: put a limit around it at shutdown. Dropping the
     /// future stops the waiting and not the drain.
     pub fn drain(&self, within: Duration) -> impl Future<Output = ()> + Send + use<> {
