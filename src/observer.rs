@@ -49,7 +49,8 @@ pub trait Observer: Send + Sync + 'static {
     /// Called when something happens on a connection.
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>);
 
-    /// Called for every call of the connection's policy, if [`wants_steps`](Self::wants_steps).
+    /// Called for every call of the connection's policy and at its end, if
+    /// [`wants_steps`](Self::wants_steps).
     fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
         let _ = (connection, at, step);
     }
@@ -206,7 +207,7 @@ impl fmt::Debug for Report<'_> {
     }
 }
 
-/// A call of a connection's policy. Repeating the calls of a connection, in order and at the same
+/// A call of a connection's policy, or its end. Repeating the calls of a connection, in order and at the same
 /// instants, on a [`TimeoutPolicy`](crate::TimeoutPolicy) gives the same actions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -234,4 +235,7 @@ pub enum Step<'a> {
         /// What the policy returned.
         action: Action,
     },
+    /// The connection has ended, or its socket or handshake was dropped: the last step of each connection,
+    /// after the last report.
+    Ended,
 }

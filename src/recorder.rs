@@ -27,7 +27,8 @@ use crate::time::Timestamp;
 /// steps a ping. Recording stops after 4096 steps; [`with_max_steps`](Self::with_max_steps) sets another
 /// limit.
 ///
-/// Clones share what they have recorded. An observer replaces the log, so this keeps both:
+/// Clones share what they have recorded. Each [`Timeouts`](crate::Timeouts) with a list of its own needs its
+/// own recorder, since it numbers its connections from 1. An observer replaces the log, so this keeps both:
 ///
 /// ```
 /// use ws_timeout::{Log, Recorder, TimeoutConfig, Timeouts};
@@ -120,23 +121,15 @@ impl Default for Recorder {
 
 impl Observer for Recorder {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
-        let (status, reason, by_call) = match *report {
+        let (verdict, status) = match *report {
             Report::Closed {
-                verdict, status, ..
-            } => {
-                let by_call = verdict.is_some_and(|verdict| verdict.within.is_some());
-                (status, verdict.map(|verdict| verdict.reason), by_call)
-            }
-            // Nothing follows a failed handshake.
+                verdict: Some(verdict),
+                status,
+                ..
+            } => (verdict, status),
+            // `Closed` does not follow a failed handshake.
             Report::Verdict { verdict, .. } if verdict.reason == CloseReason::HandshakeTimeout => {
-                (&*verdict.status, Some(verdict.reason), false)
-            }
-            Report::ReceiveError { status, .. } | Report::Dropped { status } => {
-                (status, None, false)
-            }
-            Report::HandshakeError { .. } => {
-                self.lock().open.remove(&connection.id);
-                return;
+                (verdict, &*verdict.status)
             }
             _ => return,
         };
@@ -144,14 +137,13 @@ impl Observer for Recorder {
         let Some(mut trace) = traces.open.remove(&connection.id) else {
             return;
         };
-        let Some(reason) = reason else { return };
         trace.label = connection.label.map(ToString::to_string);
-        trace.reason = Some(reason);
+        trace.reason = Some(verdict.reason);
         let mut end = *status;
         // The policy knows nothing of the limit of a call, and not yet of its own handshake's.
-        end.cause = match reason {
-            _ if by_call => None,
-            CloseReason::HandshakeTimeout => Some(reason),
+        end.cause = match verdict.reason {
+            _ if verdict.within.is_some() => None,
+            CloseReason::HandshakeTimeout => Some(CloseReason::HandshakeTimeout),
             _ => end.cause,
         };
         trace.end = Some(end);
@@ -182,6 +174,10 @@ impl Observer for Recorder {
                     end: None,
                 };
                 traces.open.insert(connection.id, trace);
+                return;
+            }
+            Step::Ended => {
+                traces.open.remove(&connection.id);
                 return;
             }
             Step::Observed(event) => Recorded::Observed(event),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use futures_util::future::{join_all, pending, poll_fn};
+use futures_util::future::{join_all, pending, poll_fn, ready};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use tungstenite::Message;
 use tungstenite::protocol::Role;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseReason, Connection, Error, Event, Log, Observer, Phase, Report, Status, Step,
+    CloseReason, Connection, Error, Event, Log, Observer, Phase, Recorder, Report, Status, Step,
     TimeoutConfig, TimeoutSocket, Timeouts, Timestamp,
 };
 
@@ -259,6 +259,7 @@ impl Observer for Names {
     }
 }
 
+/// Guards rule 27.
 #[tokio::test(start_paused = true)]
 async fn an_observer_gets_what_the_log_would() {
     let names = Names::default();
@@ -315,6 +316,7 @@ impl Observer for Steps {
             Step::Observed(event) => event.name().to_owned(),
             Step::Configured(config) => format!("close within {:?}", config.close_timeout()),
             Step::Polled { .. } => "polled".to_owned(),
+            Step::Ended => "ended".to_owned(),
             _ => "unknown".to_owned(),
         };
         self.seen.lock().unwrap().push(name.clone());
@@ -597,4 +599,59 @@ async fn the_transports_are_gone_before_the_list_is_empty() {
     assert!(!poll_with(Waker::noop(), &mut opening));
     drop(opening);
     assert!(timeouts.is_empty());
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn the_end_is_the_last_step_of_each_connection() {
+    type Handshake = WebSocketStream<DuplexStream>;
+    let steps = Steps::default();
+    let recorder = Recorder::new();
+    let timeouts = Timeouts::new(TimeoutConfig::default());
+    let timeouts = timeouts.with_observer((steps.clone(), recorder.clone()));
+    let mut id = 0;
+    let mut ended = |last: Option<&str>| {
+        id += 1;
+        let steps = steps.take();
+        let end = steps.iter().position(|step| step == "ended").unwrap();
+        assert_eq!(end, steps.len() - 1, "{steps:?}");
+        assert_eq!(last, steps[1..end].last().map(String::as_str));
+        assert!(recorder.trace(id).is_none() && recorder.trace(id + 1).is_none());
+    };
+
+    let (socket, _client) = pair(&timeouts).await;
+    assert!(recorder.trace(1).is_some());
+    drop(socket);
+    ended(None);
+
+    let (mut socket, _client) = pair(&timeouts).await;
+    assert!(socket.next().now_or_never().is_none());
+    assert!(socket.into_inner().is_some());
+    ended(None);
+
+    drop(open(
+        &timeouts,
+        pending::<Result<Handshake, tungstenite::Error>>(),
+    ));
+    ended(None);
+
+    let failed = ready(Err::<Handshake, _>(tungstenite::Error::ConnectionClosed));
+    assert!(open(&timeouts, failed).await.is_err());
+    ended(None);
+
+    let (mut socket, client) = pair(&timeouts).await;
+    drop(client);
+    assert!(socket.next().await.unwrap().is_err());
+    ended(Some("closed"));
+
+    let (mut socket, mut client) = pair(&timeouts).await;
+    client.close(None).await.unwrap();
+    let handle = socket.handle();
+    while socket.next().await.is_some() {}
+    socket.set_config(TimeoutConfig::default());
+    socket.probe(SECOND);
+    drop(socket);
+    assert!(handle.has_ended());
+    ended(Some("closed"));
+    assert!(recorder.verdicts().is_empty());
 }

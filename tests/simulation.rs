@@ -55,6 +55,7 @@ const LIFE: Duration = Duration::from_secs(12);
 proptest! {
     #![proptest_config(config())]
 
+    /// Guards rule 27.
     #[test]
     fn a_peer_that_does_all_in_time_is_never_cut_off(mut plan in plan()) {
         let mut life = Life::new(&mut plan, None);
@@ -65,6 +66,7 @@ proptest! {
         assert_replays(&life.trace());
     }
 
+    /// Guards rule 27.
     #[test]
     fn a_dead_peer_is_let_go_in_its_bound_and_by_few_looks(mut plan in plan(), dies in 0_u32..6000) {
         let dies = dies * MS;

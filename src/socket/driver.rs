@@ -154,10 +154,10 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         report::send(self.link.as_deref(), self.label(), &report);
     }
 
-    /// Passes a call of the policy to an observer that wants it.
+    /// Passes a call of the policy to an observer that wants it, until the end.
     #[inline]
     pub(super) fn trace(&self, at: Timestamp, step: &Step<'_>) {
-        if let Some(link) = &self.link {
+        if let Some(link) = self.link.as_ref().filter(|_| self.inner.is_some()) {
             link.step(self.label(), at, step);
         }
     }

@@ -221,6 +221,7 @@ impl Link {
         if self.has_ended() {
             return;
         }
+        self.step(None, status.at, &Step::Ended);
         self.set_status(status, true);
         if let Some(common) = &self.common {
             common.remove(self.id);
