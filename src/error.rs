@@ -39,8 +39,11 @@ pub struct Verdict {
     /// The limit that expired first.
     pub reason: CloseReason,
     /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`; `None` if
-    /// it is not a length of time.
+    /// it is not a length of time, and for a probe.
     pub limit: Option<Duration>,
+    /// The limit that was exceeded, if it is a number per second: of bytes for
+    /// [`SlowReceive`](CloseReason::SlowReceive), of pings for [`PingFlood`](CloseReason::PingFlood).
+    pub rate: Option<u32>,
     /// The limit passed to a call such as `send_timeout`; `None` if a configured limit expired.
     pub within: Option<Duration>,
     /// The state that led to the verdict.
@@ -107,92 +110,152 @@ impl Verdict {
         status: Status,
         close_handshake: CloseHandshake,
     ) -> Self {
-        Self {
+        let mut verdict = Self {
             reason,
             limit: config.limit_of(reason),
+            rate: match reason {
+                CloseReason::SlowReceive => config.min_data_rate(),
+                CloseReason::PingFlood => config.max_ping_rate(),
+                _ => None,
+            },
             within: None,
             status: Box::new(status),
             close_handshake,
+        };
+        if verdict.is_of_a_probe() {
+            verdict.limit = None;
         }
+        verdict
+    }
+
+    /// Returns how long ago a deadline expired, if it has.
+    fn overdue(&self, kind: DeadlineKind) -> Option<Duration> {
+        let at = self.status.deadlines.get(kind)?;
+        let is_over = at <= self.status.at;
+        is_over.then(|| self.status.at.saturating_duration_since(at))
+    }
+
+    /// Returns whether the peer did not answer a probe, which has a limit of its own.
+    fn is_of_a_probe(&self) -> bool {
+        self.reason == CloseReason::PongTimeout && self.overdue(DeadlineKind::Probe).is_some()
     }
 
     /// Writes what was measured, in words.
     fn write_measured(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;
-        let overdue = |kind| {
-            let at = status.deadlines.get(kind)?;
-            let late = status.at.saturating_duration_since(at);
-            self.limit?.checked_add(late)
+        // The whole wait: the limit, and how much later the policy was polled.
+        let waited = |kind| {
+            let limit = self.limit.unwrap_or_default();
+            Plain(limit.saturating_add(self.overdue(kind).unwrap_or_default()))
         };
-        match (self.reason, self.limit) {
-            (CloseReason::HandshakeTimeout, Some(_)) => {
-                write!(f, "the opening handshake took {}", Plain(status.age))
+        match self.reason {
+            CloseReason::HandshakeTimeout => {
+                let age = Plain(status.age);
+                write!(f, "the opening handshake was incomplete after {age}")
             }
-            (CloseReason::ConnectionTimeout, Some(_)) => {
-                write!(f, "open for {}, jitter included", Plain(status.age))
-            }
-            (CloseReason::IdleTimeout, Some(limit)) if status.silent >= limit => {
+            CloseReason::ConnectionTimeout => write!(f, "open for {}", Plain(status.age)),
+            CloseReason::IdleTimeout if Some(status.silent) >= self.limit => {
                 write!(f, "received nothing for {}", Plain(status.silent))
             }
-            (CloseReason::IdleTimeout, Some(_)) => {
+            CloseReason::IdleTimeout => {
                 let quiet = Plain(status.since_active);
                 write!(f, "no message in either direction for {quiet}")
             }
-            (CloseReason::MessageTimeout, Some(_)) if self.within.is_some() => {
-                f.write_str("a send did not complete within the limit of its caller")
+            CloseReason::MessageTimeout if self.within.is_some() => {
+                f.write_str("a send did not complete in time")
             }
-            (CloseReason::MessageTimeout | CloseReason::PongTimeout, Some(_)) => {
-                match (status.ping_unsent, status.ping_unanswered) {
-                    (Some(unsent), _) if !status.write_waits => {
-                        write!(f, "a ping waited {} to be written", Plain(unsent))
+            CloseReason::MessageTimeout => {
+                let is_of_a_write = self.overdue(DeadlineKind::Write).is_some();
+                match status.ping_unsent.filter(|_| !is_of_a_write) {
+                    Some(unsent) => write!(f, "a ping waited {} to be written", Plain(unsent)),
+                    None => {
+                        let waited = waited(DeadlineKind::Write);
+                        write!(f, "a write made too little progress for {waited}")
                     }
-                    (_, Some(unanswered)) if self.reason == CloseReason::PongTimeout => {
-                        write!(f, "ping unanswered for {}", Plain(unanswered))
-                    }
-                    _ => match overdue(DeadlineKind::Write) {
-                        Some(waited) => write!(f, "a write made no progress for {}", Plain(waited)),
-                        None => f.write_str(self.reason.text()),
-                    },
                 }
             }
-            _ => f.write_str(self.reason.text()),
+            CloseReason::PongTimeout if self.is_of_a_probe() => {
+                f.write_str("a probe was not answered in time")
+            }
+            CloseReason::PongTimeout => {
+                let unanswered = Plain(status.ping_unanswered.unwrap_or_default());
+                write!(f, "ping unanswered for {unanswered}")
+            }
+            CloseReason::CloseTimeout => {
+                let waited = waited(DeadlineKind::Close);
+                write!(f, "the closing handshake was incomplete after {waited}")
+            }
+            CloseReason::SlowReceive => f.write_str("a message arrived too slowly"),
+            CloseReason::PingFlood => f.write_str("the peer sent too many pings"),
+            CloseReason::Drain => f.write_str("requested by this program"),
+        }
+    }
+
+    /// Writes the limit that was exceeded.
+    fn write_limit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.limit, self.rate) {
+            (Some(limit), _) => {
+                let note = match self.reason {
+                    _ if self.within.is_some() => ", set by the caller",
+                    CloseReason::ConnectionTimeout if self.status.age < limit => ", less jitter",
+                    _ => "",
+                };
+                write!(f, " (limit {}{note})", Plain(limit))
+            }
+            (None, Some(rate)) => {
+                let unit = match self.reason {
+                    CloseReason::SlowReceive => "byte",
+                    _ => "ping",
+                };
+                write!(
+                    f,
+                    " (limit {rate} {unit}{} per second)",
+                    plural(rate.into())
+                )
+            }
+            (None, None) => Ok(()),
         }
     }
 }
 
-/// Writes the outcome of the closing handshake, the limit, what was measured, and what else is known.
+/// Writes the outcome of the closing handshake, the reason, what was measured and its limit, and what else
+/// is known.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;
         write!(f, "{}: {}: ", self.close_handshake, self.reason)?;
         self.write_measured(f)?;
-        if let Some(limit) = self.limit {
-            write!(f, " (limit {})", Plain(limit))?;
-        }
-        let unanswered = status.ping_unanswered;
-        if let Some(waiting) = unanswered.filter(|_| self.reason != CloseReason::PongTimeout) {
+        self.write_limit(f)?;
+        let is_said = self.reason == CloseReason::PongTimeout && !self.is_of_a_probe();
+        if let Some(waiting) = status.ping_unanswered.filter(|_| !is_said) {
             write!(f, "; ping unanswered for {}", Plain(waiting))?;
         }
         if status.partial_bytes > 0 {
-            let bytes = status.partial_bytes;
-            write!(f, "; {bytes} bytes of an incomplete message")?;
+            let (bytes, s) = (status.partial_bytes, plural(status.partial_bytes));
+            write!(f, "; {bytes} byte{s} of an incomplete message")?;
         }
-        if status.phase != Phase::Opening {
-            let plural = |count| if count == 1 { "" } else { "s" };
-            let (pings, pongs) = (status.pings_sent, status.pongs_received);
+        if status.phase == Phase::Opening {
+            return Ok(());
+        }
+        if self.reason != CloseReason::ConnectionTimeout {
             write!(f, "; age {}", Plain(status.age))?;
-            write!(
-                f,
-                "; {pings} ping{}, {pongs} pong{}",
-                plural(pings),
-                plural(pongs)
-            )?;
         }
+        let (pings, pongs) = (status.pings_sent, status.pongs_received);
+        write!(
+            f,
+            "; {pings} ping{}, {pongs} pong{}",
+            plural(pings),
+            plural(pongs)
+        )?;
         if let Some(rtt) = status.rtt {
             write!(f, ", rtt {}", Plain(rtt.smoothed))?;
         }
         Ok(())
     }
+}
+
+const fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 impl std::error::Error for Verdict {}

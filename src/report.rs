@@ -1,25 +1,26 @@
-//! The log: one function for each line, with its key-values.
+//! What is said of a connection, for the log and for tracing: the level, the words and the key-values.
 //!
-//! The target is `ws_timeout`. Routine is `debug`, open and close are `info`, a verdict is `warn` unless
-//! it was planned. Labels and errors can hold what a peer or a user chose, so they are escaped: neither
-//! can begin a line of its own.
+//! Each is decided in one place: [`level`], `Display` of [`Report`], and [`Fields`]. [`Log`] here and
+//! `Tracing` in `tracing.rs` only pass them on. Labels and errors can contain what a peer or a user chose,
+//! so they are escaped: neither can begin a line of its own.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::format;
-use std::string::String;
+use std::string::ToString;
 use std::time::Duration;
 
+use log::kv::{self, Source, Value, VisitSource};
+use log::{Level, Record};
 #[cfg(feature = "tower")]
-use log::warn;
-use log::{Level, debug, info, log};
+use log::{info, warn};
 
 use crate::config::TimeoutConfig;
-use crate::error::{PeerClose, Verdict};
+use crate::error::PeerClose;
 use crate::observer::{Connection, Observer, Report};
 use crate::socket::Link;
 use crate::time::Plain;
 
-const TARGET: &str = "ws_timeout";
+pub(crate) const TARGET: &str = "ws_timeout";
 
 /// Sends a report to the observer of a connection, or to the log if it has none.
 pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>) {
@@ -48,130 +49,258 @@ pub(crate) fn limits(config: &TimeoutConfig) {
 /// connection with a verdict ended, errors, and sockets that the program dropped are `info`. What healthy
 /// connections do is `debug`: opened, pings, pongs, graces, closed by either side.
 ///
+/// A line is the connection's label, a colon and the report's `Display`. The
+/// [crate's documentation](crate#the-log) lists the key-values.
+///
 /// Your own observer can call it to keep the log; see [`Observer`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Log;
 
 impl Observer for Log {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
-        let label = OneLine(connection.label.unwrap_or("-"));
-        let event = report.name();
+        let level = level(report);
+        if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
+            return;
+        }
+        let fields = Fields::new(connection, report);
+        log::logger().log(
+            &Record::builder()
+                .target(TARGET)
+                .level(level)
+                .module_path_static(Some(module_path!()))
+                .key_values(&fields)
+                .args(format_args!("{}: {report}", fields.label))
+                .build(),
+        );
+    }
+}
+
+/// Returns how much a report matters. `Tracing` has no other levels than these three.
+pub(crate) const fn level(report: &Report<'_>) -> Level {
+    match report {
+        Report::Verdict { verdict, .. } if !verdict.reason.is_planned() => Level::Warn,
+        Report::Verdict { .. }
+        | Report::Closed {
+            verdict: Some(_), ..
+        }
+        | Report::Resumed { .. }
+        | Report::SendError { .. }
+        | Report::ReceiveError { .. }
+        | Report::HandshakeError { .. }
+        | Report::Dropped { .. } => Level::Info,
+        Report::Opened { .. }
+        | Report::Ping { .. }
+        | Report::Pong { .. }
+        | Report::Grace { .. }
+        | Report::Closed { verdict: None, .. } => Level::Debug,
+    }
+}
+
+/// The key-values of a report. What does not apply to it is `None`.
+pub(crate) struct Fields<'a> {
+    pub(crate) event: &'static str,
+    pub(crate) label: Cow<'a, str>,
+    pub(crate) id: Option<u64>,
+    pub(crate) limit: Option<&'static str>,
+    pub(crate) allowed_ms: Option<u64>,
+    pub(crate) age_ms: Option<u64>,
+    pub(crate) code: Option<u16>,
+    pub(crate) rtt_us: Option<u64>,
+    pub(crate) bound_ms: Option<u64>,
+    pub(crate) asleep_ms: Option<u64>,
+    pub(crate) metered: Option<bool>,
+    pub(crate) error: Option<OneLine<&'a dyn fmt::Display>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn new(connection: &Connection<'a>, report: &Report<'a>) -> Self {
+        let mut fields = Self {
+            event: report.name(),
+            label: one_line(connection.label.unwrap_or("-")),
+            id: Some(connection.id).filter(|&id| id != 0),
+            limit: None,
+            allowed_ms: None,
+            age_ms: None,
+            code: None,
+            rtt_us: None,
+            bound_ms: None,
+            asleep_ms: None,
+            metered: None,
+            error: None,
+        };
         match *report {
             Report::Opened {
                 config,
                 slack,
                 metered,
-            } => opened(&label, config, slack, metered),
-            Report::Ping { id } => {
-                let id = u64::from_be_bytes(id.payload());
-                debug!(target: TARGET, event, label:% = label; "{label}: ping {id:016x}");
+            } => {
+                fields.bound_ms = bound(config, slack).map(millis);
+                fields.metered = Some(metered);
             }
             Report::Pong { rtt } => {
-                let latest = rtt.map_or(Duration::ZERO, |rtt| rtt.latest);
-                let rtt_us = u64::try_from(latest.as_micros()).unwrap_or(u64::MAX);
-                debug!(target: TARGET, event, label:% = label, rtt_us; "{label}: pong after {}", Plain(latest));
+                let micros = rtt.map(|rtt| rtt.latest.as_micros());
+                fields.rtt_us = micros.and_then(|micros| micros.try_into().ok());
             }
-            Report::Grace { status } => {
-                debug!(target: TARGET, event, label:% = label; "{label}: this process was late, so the peer gets a grace: {status}");
-            }
-            Report::Resumed { suspended } => {
-                info!(target: TARGET, event, label:% = label, asleep:? = suspended; "{label}: probing the peer after a suspension of {}", Plain(suspended));
-            }
-            Report::SendError { error } => {
-                let error = OneLine(error);
-                info!(target: TARGET, event, label:% = label, error:% = error; "{label}: send error: {error}");
+            Report::Resumed { suspended } => fields.asleep_ms = Some(millis(suspended)),
+            Report::HandshakeError { error } | Report::SendError { error } => {
+                fields.error = Some(OneLine(error));
             }
             Report::ReceiveError { error, status } => {
-                let error = OneLine(error);
-                info!(target: TARGET, event, label:% = label, error:% = error; "{label}: receive error: {error}: {status}");
-            }
-            Report::HandshakeError { error } => {
-                let error = OneLine(error);
-                info!(target: TARGET, event, label:% = label, error:% = error; "{label}: the opening handshake failed: {error}");
-            }
-            Report::Dropped { status } => {
-                let age = status.age;
-                info!(target: TARGET, event, label:% = label, age:? = age; "{label}: dropped by the program after {}: {status}", Plain(age));
+                fields.error = Some(OneLine(error));
+                fields.age_ms = Some(millis(status.age));
             }
             Report::Verdict { verdict, config } => {
-                let level = match verdict.reason.is_planned() {
-                    true => Level::Info,
-                    false => Level::Warn,
-                };
-                let limit = verdict.reason.name();
-                let allowed = OrNone(verdict.limit);
-                let code = OrNone(config.close_code(verdict.reason));
-                let age = verdict.status.age;
-                log!(
-                    target: TARGET, level, event, label:% = label, limit, allowed:? = allowed, age:? = age, code:? = code;
-                    "{label}: {verdict}"
-                );
+                fields.limit = Some(verdict.reason.name());
+                fields.allowed_ms = verdict.limit.map(millis);
+                fields.age_ms = Some(millis(verdict.status.age));
+                fields.code = config.close_code(verdict.reason);
             }
             Report::Closed {
+                verdict,
+                peer_close,
+                status,
+                ..
+            } => {
+                fields.limit = verdict.map(|verdict| verdict.reason.name());
+                fields.age_ms = Some(millis(status.age));
+                fields.code = match verdict {
+                    Some(_) => None,
+                    None => peer_close.and_then(|close| close.code),
+                };
+            }
+            Report::Grace { status } | Report::Dropped { status } => {
+                fields.age_ms = Some(millis(status.age));
+            }
+            Report::Ping { .. } => {}
+        }
+        fields
+    }
+}
+
+impl Source for Fields<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        let pairs = [
+            ("event", Some(Value::from(self.event))),
+            ("label", Some(Value::from(&*self.label))),
+            ("id", self.id.map(Value::from)),
+            ("limit", self.limit.map(Value::from)),
+            ("allowed_ms", self.allowed_ms.map(Value::from)),
+            ("age_ms", self.age_ms.map(Value::from)),
+            ("code", self.code.map(Value::from)),
+            ("rtt_us", self.rtt_us.map(Value::from)),
+            ("bound_ms", self.bound_ms.map(Value::from)),
+            ("asleep_ms", self.asleep_ms.map(Value::from)),
+            ("metered", self.metered.map(Value::from)),
+            ("error", self.error.as_ref().map(Value::from_display)),
+        ];
+        for (key, value) in pairs {
+            if let Some(value) = value {
+                visitor.visit_pair(key.into(), value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes what happened in one line, as the log does after the connection's label.
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Opened {
+                config,
+                slack,
+                metered,
+            } => {
+                match bound(config, slack) {
+                    Some(bound) => {
+                        write!(f, "opened, a dead peer is detected within {}", Plain(bound))?
+                    }
+                    None => f.write_str("opened, a dead peer may stay undetected")?,
+                }
+                match config.message_timeout() {
+                    Some(limit) if !metered => write!(
+                        f,
+                        "; without a meter each message must be written within {}, however large",
+                        Plain(limit)
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Self::HandshakeError { error } => {
+                write!(f, "the opening handshake failed: {}", OneLine(error))
+            }
+            Self::Ping { id } => write!(f, "ping {:016x}", u64::from_be_bytes(id.payload())),
+            Self::Pong { rtt } => {
+                let latest = rtt.map_or(Duration::ZERO, |rtt| rtt.latest);
+                write!(f, "pong after {}", Plain(latest))
+            }
+            Self::Grace { status } => write!(
+                f,
+                "this process was late, so the peer gets a grace: {status}"
+            ),
+            Self::Resumed { suspended } => write!(
+                f,
+                "probing the peer after a suspension of {}",
+                Plain(suspended)
+            ),
+            Self::SendError { error } => write!(f, "send error: {}", OneLine(error)),
+            Self::ReceiveError { error, status } => {
+                write!(f, "receive error: {}: {status}", OneLine(error))
+            }
+            Self::Verdict { verdict, .. } => verdict.fmt(f),
+            Self::Closed {
                 verdict,
                 begun_here,
                 peer_close,
                 status,
-            } => closed(&label, verdict, begun_here, peer_close, status.age),
+            } => {
+                write!(f, "closed after {}", Plain(status.age))?;
+                match (verdict, peer_close) {
+                    (Some(verdict), _) => {
+                        write!(f, ": {}, {}", verdict.reason, verdict.close_handshake)
+                    }
+                    (None, Some(PeerClose { code })) => {
+                        f.write_str(match begun_here {
+                            true => " by this side, the peer answered",
+                            false => " by the peer",
+                        })?;
+                        match code {
+                            Some(code) => write!(f, " with code {code}"),
+                            None => f.write_str(" without a code"),
+                        }
+                    }
+                    (None, None) => f.write_str(" without a Close frame from the peer"),
+                }
+            }
+            Self::Dropped { status } => write!(
+                f,
+                "dropped by the program after {}: {status}",
+                Plain(status.age)
+            ),
         }
     }
 }
 
-fn opened(label: &OneLine<&str>, config: &TimeoutConfig, slack: Duration, metered: bool) {
-    // The ping can be late by the slack, and the verdict again.
-    let bound = config.detection_bound();
-    let bound = bound.map(|bound| bound.saturating_add(2 * slack));
-    let write = config.message_timeout().filter(|_| !metered);
-    let write = write.map_or(String::new(), |limit| {
-        let limit = Plain(limit);
-        format!("; without a meter each message must be written within {limit}, however large")
-    });
-    match bound {
-        Some(bound) => {
-            let within = Plain(bound);
-            debug!(target: TARGET, event = "opened", label:% = label, metered, bound:? = bound; "{label}: opened, a dead peer is detected within {within}{write}");
-        }
-        None => {
-            debug!(target: TARGET, event = "opened", label:% = label, metered; "{label}: opened, a dead peer may stay undetected{write}");
-        }
-    }
+/// Returns how soon a dead peer is detected: the ping can be late by the slack, and the verdict again.
+fn bound(config: &TimeoutConfig, slack: Duration) -> Option<Duration> {
+    let bound = config.detection_bound()?;
+    Some(bound.saturating_add(slack.saturating_mul(2)))
 }
 
-fn closed(
-    label: &OneLine<&str>,
-    verdict: Option<&Verdict>,
-    begun_here: bool,
-    peer_close: Option<PeerClose>,
-    age: Duration,
-) {
-    let after = Plain(age);
-    match (verdict, peer_close) {
-        (Some(verdict), _) => {
-            let limit = verdict.reason.name();
-            info!(
-                target: TARGET, event = "closed", label:% = label, limit, age:? = age;
-                "{label}: closed after {after}: {limit}, {}", verdict.close_handshake
-            );
-        }
-        (None, Some(PeerClose { code })) => {
-            let code = OrNone(code);
-            let how = match begun_here {
-                true => "by this side, the peer answered",
-                false => "by the peer",
-            };
-            debug!(
-                target: TARGET, event = "closed", label:% = label, age:? = age, code:? = code;
-                "{label}: closed after {after} {how} with code {code:?}"
-            );
-        }
-        (None, None) => {
-            debug!(target: TARGET, event = "closed", label:% = label, age:? = age; "{label}: closed after {after}");
-        }
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Escapes a text as [`OneLine`] does, if there is something to escape.
+fn one_line(text: &str) -> Cow<'_, str> {
+    match text.contains(is_unsafe) {
+        true => Cow::Owned(OneLine(text).to_string()),
+        false => Cow::Borrowed(text),
     }
 }
 
 /// Escapes what could begin a new line, or hide or reorder text on a terminal.
-struct OneLine<T>(T);
+pub(crate) struct OneLine<T>(T);
 
 impl<T: fmt::Display> fmt::Display for OneLine<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -201,23 +330,11 @@ fn is_unsafe(char: char) -> bool {
         || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A value as it is, or the word.
-struct OrNone<T>(Option<T>);
-
-impl<T: fmt::Debug> fmt::Debug for OrNone<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(value) => value.fmt(f),
-            None => f.write_str("none"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::string::ToString;
 
-    use super::OneLine;
+    use super::{OneLine, one_line};
 
     /// Guards rule 22.
     #[test]

@@ -8,15 +8,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use exact::wrap;
-use futures_util::StreamExt;
-use log::kv::{Error, Key, Value, VisitSource};
+use futures_util::{SinkExt, StreamExt};
+use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 use tungstenite::protocol::Role;
 use ws_timeout::runtime::tokio::{Timer, open};
-use ws_timeout::{Metered, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket};
+use ws_timeout::{
+    Error, IdleScope, Metered, Received, TimeoutConfig, TimeoutConfigBuilder, TimeoutSocket,
+};
 
 type Client = WebSocketStream<DuplexStream>;
 type Guarded = TimeoutSocket<WebSocketStream<DuplexStream>, Timer>;
@@ -35,27 +37,137 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
          without a meter each message must be written within 1 s, however large"
     );
     assert_eq!(verdict.level, Level::Warn);
-    assert!(
-        verdict
-            .text
-            .starts_with("silent: closing: idle_timeout: received nothing for 60"),
-        "{}",
-        verdict.text
-    );
-    assert!(
-        verdict.text.contains(" s (limit 60 s); age 60"),
-        "{}",
-        verdict.text
+    assert_eq!(
+        verdict.text,
+        "silent: closing: idle_timeout: received nothing for 60.015 s (limit 60 s); age 60.015 s; 0 pings, 0 pongs"
     );
     verdict.says(&[
         ("event", "verdict"),
         ("label", "silent"),
         ("limit", "idle_timeout"),
-        ("allowed", "60s"),
+        ("allowed_ms", "60000"),
+        ("age_ms", "60015"),
         ("code", "1001"),
     ]);
     assert_eq!(closed.level, Level::Info);
+    assert_eq!(
+        closed.text,
+        "silent: closed after 60.015 s: idle_timeout, close answered"
+    );
     closed.says(&[("event", "closed"), ("limit", "idle_timeout")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_chat_is_told_from_a_silent_peer() {
+    let config = builder()
+        .idle_timeout(60 * SECOND)
+        .idle_scope(IdleScope::Messages)
+        .ping_interval(25 * SECOND)
+        .pong_timeout(10 * SECOND);
+    let mut socket = silent("quiet", config).await;
+    socket.recv().await.unwrap_err();
+    assert_eq!(
+        said_of("quiet"),
+        "quiet: closing: idle_timeout: no message in either direction for 60.015 s (limit 60 s); age 60.015 s; \
+         2 pings, 2 pongs, rtt 0 s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_ping_is_told_from_an_unanswered_probe() {
+    let config = builder()
+        .ping_interval(20 * SECOND)
+        .pong_timeout(10 * SECOND);
+    let (mut socket, _client) = pair("frozen", config).await;
+    socket.recv().await.unwrap_err();
+    assert_eq!(
+        said_of("frozen"),
+        "frozen: close sent, dropped: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 30.015 s; 1 ping, 0 pongs"
+    );
+
+    let (mut socket, _client) = pair("probed", config).await;
+    socket.probe(5 * SECOND);
+    let error = socket.recv().await.unwrap_err();
+    assert_eq!(
+        said_of("probed"),
+        "probed: close sent, dropped: pong_timeout: a probe was not answered in time; ping unanswered for 5.015 s; age 5.015 s; \
+         1 ping, 0 pongs"
+    );
+    assert!(matches!(error, Error::Verdict(verdict) if verdict.limit.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_message_is_told_from_a_blocked_ping() {
+    let (mut socket, _client) = pair("stuck", builder()).await;
+    let large = Message::text("x".repeat(1000));
+    socket.send(large).await.unwrap_err();
+    assert_eq!(
+        said_of("stuck"),
+        "stuck: dropped: message_timeout: a write made too little progress for 1.015 s (limit 1 s); age 1.015 s; \
+         0 pings, 0 pongs"
+    );
+
+    let config = builder()
+        .ping_interval(20 * SECOND)
+        .pong_timeout(10 * SECOND);
+    let (mut socket, _client) = pair_over(4, "full", config).await;
+    socket.recv().await.unwrap_err();
+    assert_eq!(
+        said_of("full"),
+        "full: dropped: message_timeout: a ping waited 1.015 s to be written (limit 1 s); age 21.015 s; \
+         1 ping, 0 pongs"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_close_is_told_with_its_limit() {
+    let (mut socket, _client) = pair("deaf", builder().close_timeout(5 * SECOND)).await;
+    tokio::time::advance(SECOND).await;
+    socket.close(1000, "").await.unwrap_err();
+    assert_eq!(
+        said_of("deaf"),
+        "deaf: close unanswered: close_timeout: the closing handshake was incomplete after 5.015 s (limit 5 s); age 6.015 s; \
+         0 pings, 0 pongs"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn rates_are_told_with_their_limits() {
+    Collected::begin();
+    let (server, mut client) = duplex(64);
+    let server = Metered::new(server);
+    let meter = server.meter();
+    let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    let config = builder().min_data_rate(240).build().unwrap();
+    let socket = wrap(config, server).with_meter(meter);
+    let mut socket = socket.with_label("trickling");
+    tokio::spawn(async move {
+        // The head of a binary message of 125 bytes, with a mask of zeros, and a byte a second.
+        client.write_all(&[0x82, 0xfd, 0, 0, 0, 0]).await.unwrap();
+        while client.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(SECOND).await;
+        }
+    });
+    socket.recv().await.unwrap_err();
+    assert_eq!(
+        said_of("trickling"),
+        "trickling: close sent, dropped: slow_receive: a message arrived too slowly (limit 240 bytes per second); \
+         12 bytes of an incomplete message; age 5.065 s; 0 pings, 0 pongs"
+    );
+
+    let (mut socket, mut client) = pair("flooding", builder().max_ping_rate(1)).await;
+    tokio::spawn(async move {
+        while client.send(Message::Ping("".into())).await.is_ok() {
+            client.next().await;
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    });
+    while socket.recv().await.is_ok() {}
+    assert_eq!(
+        said_of("flooding"),
+        "flooding: close sent, dropped: ping_flood: the peer sent too many pings (limit 1 ping per second); age 6.6 s; \
+         0 pings, 0 pongs"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,6 +178,10 @@ async fn a_failed_handshake_is_logged_with_its_label() {
     let late = open(config, tokio_tungstenite::accept_async(server));
     late.with_label("late").await.unwrap_err();
     let [verdict] = lines("late");
+    assert_eq!(
+        verdict.text,
+        "late: dropped: handshake_timeout: the opening handshake was incomplete after 1.015 s (limit 1 s)"
+    );
     verdict.says(&[("event", "verdict"), ("limit", "handshake_timeout")]);
 
     let (server, client) = duplex(64);
@@ -73,23 +189,47 @@ async fn a_failed_handshake_is_logged_with_its_label() {
     let gone = open(config, tokio_tungstenite::accept_async(server));
     gone.with_label("gone").await.unwrap_err();
     let [error] = lines("gone");
+    assert_eq!(error.level, Level::Info);
+    let said = "gone: the opening handshake failed: ";
+    assert!(error.text.starts_with(said), "{}", error.text);
     error.says(&[("event", "handshake error")]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_end_that_was_meant_is_no_warning() {
     let mut drained = silent("drained", builder()).await;
-    drained.drain(SECOND);
+    assert_eq!(
+        drained.recv_timeout(7 * SECOND).await.unwrap(),
+        Received::TimedOut
+    );
+    drained.drain(Duration::ZERO);
     drained.recv().await.unwrap_err();
     let [_, verdict, _] = lines("drained");
     assert_eq!(verdict.level, Level::Info);
-    verdict.says(&[("limit", "drain")]);
+    assert_eq!(
+        verdict.text,
+        "drained: closing: drain: requested by this program; age 7 s; 0 pings, 0 pongs"
+    );
+    verdict.says(&[("limit", "drain"), ("code", "1001")]);
 
     let mut aged = silent("aged", builder().connection_timeout(3 * SECOND)).await;
     aged.recv().await.unwrap_err();
-    let [_, verdict, _] = lines("aged");
-    assert_eq!(verdict.level, Level::Info);
-    verdict.says(&[("limit", "connection_timeout"), ("allowed", "3s")]);
+    let [_, line, _] = lines("aged");
+    assert_eq!(line.level, Level::Info);
+    assert_eq!(
+        line.text,
+        "aged: closing: connection_timeout: open for 3 s (limit 3 s); 0 pings, 0 pongs"
+    );
+    line.says(&[("limit", "connection_timeout"), ("allowed_ms", "3000")]);
+
+    let config = builder().connection_timeout(30 * SECOND).jitter(0.5);
+    let mut aged = silent("jittered", config).await;
+    aged.recv().await.unwrap_err();
+    let text = said_of("jittered");
+    assert!(
+        text.contains(" s (limit 30 s, less jitter); 0 pings"),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,11 +238,11 @@ async fn a_send_with_a_limit_of_its_own_names_that() {
     let large = "x".repeat(1000);
     let sent = socket.send_text_timeout(large, 300 * SECOND / 1000).await;
     let error = sent.unwrap_err().to_string();
-    let said = "dropped: message_timeout: a send did not complete within the limit of its caller (limit 300 ms); age ";
+    let said = "dropped: message_timeout: a send did not complete in time (limit 300 ms, set by the caller); age ";
     assert!(error.starts_with(said), "{error}");
     let [_, verdict, _] = lines("hurried");
     assert_eq!(verdict.text, format!("hurried: {error}"));
-    verdict.says(&[("limit", "message_timeout"), ("allowed", "300ms")]);
+    verdict.says(&[("limit", "message_timeout"), ("allowed_ms", "300")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +278,7 @@ async fn who_closed_is_told() {
     assert_eq!(stayed.recv().await.unwrap(), None);
     let [opened, closed] = lines("stayed");
     assert_eq!(opened.level, Level::Debug);
-    let by = "by the peer with code none";
+    let by = "by the peer without a code";
     assert_eq!(closed.text, format!("stayed: closed after 0 s {by}"));
 }
 
@@ -154,8 +294,13 @@ fn builder() -> TimeoutConfigBuilder {
 
 /// A connection and its client.
 async fn pair(label: &str, config: TimeoutConfigBuilder) -> (Guarded, Client) {
+    pair_over(64, label, config).await
+}
+
+/// A connection and its client, over a transport of so many bytes in each direction.
+async fn pair_over(room: usize, label: &str, config: TimeoutConfigBuilder) -> (Guarded, Client) {
     Collected::begin();
-    let (server, client) = duplex(64);
+    let (server, client) = duplex(room);
     let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
     let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let server = wrap(config.build().unwrap(), server);
@@ -169,14 +314,28 @@ async fn silent(label: &str, config: TimeoutConfigBuilder) -> Guarded {
     server
 }
 
+/// The text of the verdict on one connection.
+#[track_caller]
+fn said_of(label: &str) -> String {
+    let all = lines_of(label);
+    let verdict = all
+        .into_iter()
+        .find(|line| line.values["event"] == "verdict");
+    verdict.unwrap().text
+}
+
 /// The lines of one connection, but those of its pings.
 #[track_caller]
 fn lines<const COUNT: usize>(label: &str) -> [Line; COUNT] {
+    let own = lines_of(label);
+    own.try_into().unwrap_or_else(|own| panic!("{own:#?}"))
+}
+
+fn lines_of(label: &str) -> Vec<Line> {
     let all = COLLECTED.0.lock().unwrap();
     let own = all.iter().filter(|line| line.values["label"] == label);
     let own = own.filter(|line| !matches!(&*line.values["event"], "ping" | "pong"));
-    let own: Vec<Line> = own.cloned().collect();
-    own.try_into().unwrap_or_else(|own| panic!("{own:#?}"))
+    own.cloned().collect()
 }
 
 #[derive(Clone, Debug)]
@@ -231,7 +390,7 @@ impl Log for Collected {
 }
 
 impl<'a> VisitSource<'a> for Line {
-    fn visit_pair(&mut self, key: Key<'a>, value: Value<'a>) -> Result<(), Error> {
+    fn visit_pair(&mut self, key: Key<'a>, value: Value<'a>) -> Result<(), kv::Error> {
         self.values.insert(key.to_string(), value.to_string());
         Ok(())
     }
