@@ -116,11 +116,25 @@
 //!
 //! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was planned: a
 //! lifetime, a drain), how that connection ended and errors as `info`, and what healthy connections do as
-//! `debug`. Each line has the key-values `event` (`opened`, `ping`, `pong`, `stall grace`, `resumed`, `send
-//! error`, `receive error`, `handshake error`, `verdict`, `closed`, `dropped`) and `label` (the name given to
-//! the connection, `-` if none); where they apply `limit` (the reason's name), `allowed` (the length of the
-//! limit), `age` (of the connection), `code` (of the Close frame), `rtt_us`, `bound` (the detection bound),
-//! `asleep` and `error`. An [`Observer`] gets the same as values. The layer of the feature `tower` logs
+//! `debug`. Each line has these key-values, as far as they apply:
+//!
+//! | key | value |
+//! |---|---|
+//! | `event` | `opened`, `ping`, `pong`, `stall grace`, `resumed`, `send error`, `receive error`, `handshake error`, `verdict`, `closed` or `dropped` |
+//! | `label` | the name given to the connection, escaped; `-` if none |
+//! | `id` | the connection's number in its `Timeouts` |
+//! | `limit` | the reason's name, such as `idle_timeout` |
+//! | `allowed_ms` | the length of the limit |
+//! | `age_ms` | the connection's age |
+//! | `code` | of the Close frame: ours in `verdict`, the peer's in `closed` |
+//! | `rtt_us` | the latest round-trip time |
+//! | `bound_ms` | how soon a dead peer is detected |
+//! | `asleep_ms` | the length of a suspension |
+//! | `metered` | whether a meter counts the connection's bytes |
+//! | `error` | the error of the inner socket, escaped |
+//!
+//! An [`Observer`] gets the same as values. With feature `tracing`, the observer `Tracing` emits events with
+//! these fields; through tracing's bridge for `log` they are lost. The layer of the feature `tower` logs
 //! limits (event `limits`) and what is probably a mistake in them (event `warning`), once.
 //!
 //! # Features
@@ -136,6 +150,7 @@
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
 //! | `tower` | module `tower`: `Timeouts` as a layer; needs `http`, `tower-layer` and `tower-service` (five crates in all) |
+//! | `tracing` | `Tracing`, an observer beside the log; adds `tracing`, without its default features, and `tracing-core` |
 //! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
@@ -216,6 +231,8 @@ mod time;
 mod timer;
 #[cfg(feature = "tower")]
 pub mod tower;
+#[cfg(feature = "tracing")]
+mod tracing;
 
 pub use config::{
     ConfigError, ConfigWarning, DrainCode, IdleScope, PongEvidence, TimeoutConfig,
@@ -248,6 +265,8 @@ pub use status::{DeadlineKind, Deadlines, Status};
 pub use time::Timestamp;
 #[cfg(feature = "socket")]
 pub use timer::Timer;
+#[cfg(feature = "tracing")]
+pub use tracing::Tracing;
 
 #[cfg(doc)]
 #[doc = include_str!("../docs/SPEC.md")]
