@@ -662,6 +662,16 @@ fn client_refuses_bad_arguments() {
     }
 }
 
+// ---- compare ----
+
+#[test]
+fn the_table_of_the_readme_is_what_compare_prints() {
+    let readme = include_str!("../README.md");
+    let (status, table, err) = run("compare", &[], &[]);
+    assert!(status.success(), "{err}");
+    assert!(readme.contains(&table), "the README lacks\n{table}");
+}
+
 // ---- programs ----
 
 /// A client and whoever types into it.
