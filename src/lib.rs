@@ -276,6 +276,6 @@ pub mod spec {}
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tokio", feature = "tungstenite"))]
 #[doc = include_str!("../docs/GUIDE.md")]
 struct Guide;
