@@ -223,7 +223,8 @@ impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let label = self.label.as_deref().unwrap_or("-");
         let reason = self.reason.map_or("open", CloseReason::name);
-        let name = Text(&std::format!("connection {} ({label}): {reason}", self.id));
+        let name = std::format!("connection {} ({label}): {reason}", self.id);
+        let name = Text(&name);
         let cut = if self.is_cut { ", cut" } else { "" };
         write!(
             f,
