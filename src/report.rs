@@ -334,7 +334,7 @@ fn is_unsafe(char: char) -> bool {
 mod tests {
     use std::string::ToString;
 
-    use super::{OneLine, one_line};
+    use super::OneLine;
 
     /// Guards rule 22.
     #[test]
