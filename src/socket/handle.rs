@@ -38,7 +38,7 @@ use crate::status::{DeadlineKind, Status};
 /// # let stream = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
 /// # let client = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
 /// # tokio::spawn(async move { client.for_each(|_| async {}).await });
-/// let socket = wrap(TimeoutConfig::default(), stream);
+/// let mut socket = wrap(TimeoutConfig::default(), stream);
 /// let handle = socket.handle();
 /// let (_writer, mut reader) = socket.split();
 /// let reading = tokio::spawn(async move { while let Some(Ok(_)) = reader.next().await {} });
