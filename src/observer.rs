@@ -1,6 +1,7 @@
 //! What happens on guarded connections, as values for logs, metrics and recorders.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::TimeoutConfig;
@@ -79,6 +80,21 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
 
     fn wants_steps(&self) -> bool {
         self.0.wants_steps() || self.1.wants_steps()
+    }
+}
+
+/// The same observer, which the program keeps to read what it has counted.
+impl<T: Observer + ?Sized> Observer for Arc<T> {
+    fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+        (**self).report(connection, report);
+    }
+
+    fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
+        (**self).step(connection, at, step);
+    }
+
+    fn wants_steps(&self) -> bool {
+        (**self).wants_steps()
     }
 }
 

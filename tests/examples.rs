@@ -506,6 +506,65 @@ fn split_ends_in_the_reading_task_and_the_others_learn_of_it() {
     );
 }
 
+// ---- metrics ----
+
+#[test]
+fn metrics_counts_what_happens_to_connections() {
+    let short = [("WS_PING_INTERVAL", "0.1"), ("WS_PONG_TIMEOUT", "0.5")];
+    let server = Server::start("metrics", &[], &short);
+    let line = server.out.recv_timeout(PATIENCE).unwrap();
+    let url = line.strip_prefix("metrics on http://").unwrap();
+    let (address, path) = url.split_at(url.find('/').unwrap());
+    let get = |path: &str| {
+        let mut tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(get("/").starts_with("HTTP/1.1 404 "));
+
+    let page = || {
+        let answer = get(path);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        answer
+    };
+    let value = |page: &str, name: &str| -> f64 {
+        let mut lines = page.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{name}: {page}"));
+        value.parse().unwrap()
+    };
+
+    let mut lively = server.connect();
+    for _ in 0..3 {
+        assert!(lively.read().unwrap().is_ping());
+    }
+    // The echo comes after the server has received the three pongs.
+    lively.send(Message::text("hello")).unwrap();
+    while !lively.read().unwrap().is_text() {}
+    let during = page();
+    assert_eq!(value(&during, "ws_connections"), 1.0);
+    assert!(value(&during, "ws_pings_total") >= 3.0, "{during}");
+    let pongs = value(&during, "ws_rtt_seconds_count");
+    assert!(pongs >= 3.0, "{during}");
+    assert_eq!(value(&during, "ws_rtt_seconds_bucket{le=\"10\"}"), pongs);
+    let sum = value(&during, "ws_rtt_seconds_sum");
+    assert!(sum > 0.0 && sum < 10.0 * pongs, "{during}");
+    lively.close(None).unwrap();
+    while lively.read().is_ok() {}
+
+    let mut silent = server.connect();
+    silent.get_mut().read_to_end(&mut Vec::new()).unwrap();
+    server.logs("ping unanswered for ");
+    let after = page();
+    assert_eq!(value(&after, "ws_connections"), 0.0);
+    assert_eq!(value(&after, "ws_opened_total"), 2.0);
+    let verdicts = "ws_verdicts_total{reason=\"pong_timeout\"}";
+    assert_eq!(value(&after, verdicts), 1.0);
+}
+
 // ---- shutdown ----
 
 #[test]
