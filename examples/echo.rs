@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, config: TimeoutConfig) -> io::Result<Infallible> {
     let address = &arguments.address;
     let listener = TcpListener::bind(address).map_err(|error| {
-        io::Error::new(error.kind(), format!("no listening on {address}: {error}"))
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })?;
     let mut out = io::stdout();
     writeln!(out, "listening on ws://{}", listener.local_addr()?)?;

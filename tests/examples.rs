@@ -205,7 +205,7 @@ fn an_address_in_use_is_named() {
         assert_eq!(status.code(), Some(1), "{name}: {err}");
         assert_eq!(out, "", "{name}");
         assert!(
-            err.starts_with(&format!("{name}: no listening on {address}: ")),
+            err.starts_with(&format!("{name}: cannot listen on {address}: ")),
             "{err}"
         );
     }
@@ -568,7 +568,7 @@ fn metrics_counts_what_happens_to_connections() {
 // ---- shutdown ----
 
 #[test]
-fn shutdown_lets_a_thousand_clients_go_evenly() {
+fn shutdown_closes_a_thousand_connections_evenly() {
     let arguments = ["--connections", "1000", "--within", "2"];
     let (status, out, err) = run("shutdown", &arguments, &[("WS_CLOSE_TIMEOUT", "2")]);
     assert_eq!(status.code(), Some(0), "{out}{err}");
@@ -579,7 +579,7 @@ fn shutdown_lets_a_thousand_clients_go_evenly() {
 
 #[test]
 #[cfg(unix)]
-fn shutdown_on_a_signal_tells_each_client_and_ends_well() {
+fn shutdown_on_a_signal_tells_each_client_why_and_ends_well() {
     for signal in ["-TERM", "-INT"] {
         let mut server = Server::start("shutdown", &["--within", "1"], &[]);
         let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
@@ -601,7 +601,7 @@ fn shutdown_on_a_signal_tells_each_client_and_ends_well() {
             assert!(client.read().is_err());
         }
         let last = server.out.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(last, "3 connections have gone", "{signal}");
+        assert_eq!(last, "3 connections have closed", "{signal}");
         let status = server.program.0.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{signal}");
     }
@@ -628,7 +628,7 @@ fn shutdown_refuses_bad_arguments() {
 
 #[test]
 #[cfg(unix)]
-fn shutdown_tells_how_many_files_it_needs() {
+fn shutdown_says_how_many_files_it_needs() {
     let few = "ulimit -n 256 && exec \"$0\" --connections 1000";
     let output = Command::new("sh")
         .args([OsStr::new("-c"), few.as_ref(), program("shutdown").as_ref()])
@@ -639,7 +639,7 @@ fn shutdown_tells_how_many_files_it_needs() {
     for text in [
         "the limit of 256 open files",
         "1000 connections need 1100",
-        "500, need 600",
+        "500, needs 600",
     ] {
         assert!(err.contains(text), "{err}");
     }

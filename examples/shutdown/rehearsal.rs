@@ -1,11 +1,14 @@
-//! A shutdown with very many clients, and whether it went as it should.
+//! A shutdown with many clients, and whether it went as it should: how the connections ended, whether they
+//! closed when they were due, whether that was spread evenly, and how long everything took.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use env_logger::Env;
 use futures_util::StreamExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
@@ -16,47 +19,52 @@ use tokio::time::Instant;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tungstenite::Message;
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{CloseHandshake, CloseReason, DeadlineKind, Error, TimeoutConfig};
+use ws_timeout::{
+    CloseHandshake, CloseReason, Connection, DeadlineKind, Event, Log, Observer, Report, Step,
+    TimeoutConfig, Timeouts, Timestamp, Verdict,
+};
 
-use crate::{Ended, Failure, serve};
+use crate::{Failure, serve};
 
-/// The fewest connections of which one can say whether they went evenly.
+/// The fewest connections that show whether they closed evenly.
 pub const FEWEST: usize = 500;
 
 /// One in so many clients does not answer the Close frame.
 const IGNORES_CLOSE: usize = 100;
 
-/// How late anything may come on a machine that is busy with other things.
+/// How late anything may be on a machine that is busy with other things.
 const ALLOWANCE: Duration = Duration::from_secs(3);
 
-/// Lets `clients` come, shuts down, and looks at what became of them.
+/// Waits for `clients` connections, shuts down, and checks how it went.
 pub async fn run(clients: usize, config: TimeoutConfig, within: Duration) -> Result<(), Failure> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    env_logger::Builder::from_env(Env::default().default_filter_or("off")).init();
     let clients = allowed(clients)?;
+    let most = within + config.close_timeout() + ALLOWANCE;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut child = Clients::start(clients, listener.local_addr()?)?;
+    let witness = Arc::new(Witness::default());
+    let timeouts = Timeouts::new(config).with_observer(witness.clone());
 
-    let all_are_there = child.all_are_there()?;
+    let all_are_open = child.all_are_open()?;
     let (stopped, when_stopped) = oneshot::channel();
     let shutdown = async {
-        all_are_there.await;
-        println!("{clients} connections are open, all are asked to go within {within:?}");
+        all_are_open.await;
+        println!("{clients} connections are open, all are to close within {within:?}");
         let _ = stopped.send(now());
     };
-    let ended = serve(listener, config, within, shutdown).await;
+    serve(listener, &timeouts, within, shutdown).await;
     let took = now() - when_stopped.await?;
-    child.went_well()?;
-    println!("the last has gone after {took:.3?}");
-
-    let most = within + config.close_timeout() + ALLOWANCE;
+    child.succeeded()?;
+    println!("the last has ended after {took:.3?}");
     if took > most {
         return Err(format!("that is more than {most:?}").into());
     }
-    look_at_ends(&ended, clients)?;
-    look_at_instants(&ended, within)
+    let ends = std::mem::take(&mut witness.lock().ends);
+    check_handshakes(&ends, clients)?;
+    check_instants(&ends, within)
 }
 
-/// As many connections as this process may have files, and in words if that is fewer than wanted.
+/// Returns how many connections this process may have, and raises its limit of open files for that.
 fn allowed(wanted: usize) -> Result<usize, Failure> {
     const FOR_THE_REST: usize = 100;
     let needed = wanted.saturating_add(FOR_THE_REST);
@@ -68,74 +76,123 @@ fn allowed(wanted: usize) -> Result<usize, Failure> {
     if allowed < FEWEST {
         let fewest = FEWEST + FOR_THE_REST;
         return Err(format!(
-            "the limit of {files} open files is too low: {wanted} connections need {needed}, and the fewest \
-             that tell anything, {FEWEST}, need {fewest}"
+            "the limit of {files} open files is too low: {wanted} connections need {needed}, and the \
+             smallest rehearsal, {FEWEST}, needs {fewest}"
         )
         .into());
     }
     if allowed < wanted {
-        println!("{allowed} connections in place of {wanted}: the limit is {files} open files");
+        println!("{allowed} connections instead of {wanted}: the limit is {files} open files");
     }
     Ok(allowed)
 }
 
-/// All closed because of the drain, and all but the deaf ones answered.
-fn look_at_ends(ended: &[Ended], clients: usize) -> Result<(), Failure> {
-    let closed = |how| {
-        let closed = ended.iter().filter(|ended| {
-            matches!(&ended.result, Err(Error::Verdict(verdict))
-                if verdict.reason == CloseReason::Drain && verdict.close_handshake == how)
-        });
-        closed.count()
+/// The observer of the server's connections.
+#[derive(Default)]
+struct Witness(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    /// When each connection was asked to drain.
+    asked: HashMap<u64, Timestamp>,
+    /// How each connection ended; `None` if not by a drain.
+    ends: Vec<Option<Drained>>,
+}
+
+struct Drained {
+    asked: Timestamp,
+    due: Timestamp,
+    closed: Timestamp,
+    handshake: CloseHandshake,
+}
+
+impl Witness {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Witness {
+    fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+        if let Report::Closed { verdict, .. } = report {
+            let mut seen = self.lock();
+            let asked = seen.asked.get(&connection.id).copied();
+            let drained = asked.zip(*verdict);
+            seen.ends
+                .push(drained.and_then(|(asked, verdict)| Drained::new(asked, verdict)));
+        }
+        Log.report(connection, report);
+    }
+
+    fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
+        if let Step::Observed(Event::Drain { .. }) = step {
+            self.lock().asked.insert(connection.id, at);
+        }
+    }
+
+    fn wants_steps(&self) -> bool {
+        true
+    }
+}
+
+impl Drained {
+    fn new(asked: Timestamp, verdict: &Verdict) -> Option<Self> {
+        let due = verdict.status.deadlines.get(DeadlineKind::Drain)?;
+        (verdict.reason == CloseReason::Drain).then_some(Self {
+            asked,
+            due,
+            closed: verdict.status.at,
+            handshake: verdict.close_handshake,
+        })
+    }
+}
+
+/// Checks that all closed because of the drain, and that all clients answered that were to.
+fn check_handshakes(ends: &[Option<Drained>], clients: usize) -> Result<(), Failure> {
+    let count = |handshake| {
+        let drained = ends.iter().flatten();
+        drained.filter(|end| end.handshake == handshake).count()
     };
-    let (answered, ignored) = (
-        closed(CloseHandshake::Answered),
-        closed(CloseHandshake::Unanswered),
-    );
+    let answered = count(CloseHandshake::Answered);
+    let ignored = count(CloseHandshake::Unanswered);
     println!("{answered} answered the Close frame, {ignored} ignored it");
     let deaf = clients.div_ceil(IGNORES_CLOSE);
     if (answered, ignored) != (clients - deaf, deaf) {
-        let others = ended.len() - answered - ignored;
+        let others = ends.len() - answered - ignored;
         return Err(format!("{deaf} should have ignored it; {others} ended otherwise").into());
     }
     Ok(())
 }
 
-/// Each closed when its time had come, and those times are spread evenly over `within`.
-fn look_at_instants(ended: &[Ended], within: Duration) -> Result<(), Failure> {
-    let mut latest = Duration::ZERO;
-    let mut waits = Vec::new();
-    for ended in ended {
-        let (Some(asked), Err(Error::Verdict(verdict))) = (&ended.asked, &ended.result) else {
-            return Err("a connection was not asked to go".into());
-        };
-        let due = asked.deadlines.get(DeadlineKind::Drain);
-        let due = due.ok_or("a connection that was asked to go has no time for that")?;
-        if verdict.status.at < due {
-            return Err("a connection closed before its time".into());
-        }
-        latest = latest.max(verdict.status.at.saturating_duration_since(due));
-        waits.push(due.saturating_duration_since(asked.at));
+/// Checks that each connection closed when it was due, and that these times are spread evenly.
+fn check_instants(ends: &[Option<Drained>], within: Duration) -> Result<(), Failure> {
+    let drained: Vec<_> = ends.iter().flatten().collect();
+    if drained.iter().any(|end| end.closed < end.due) {
+        return Err("a connection closed before it was due".into());
     }
-    println!("each closed when its time had come, the latest {latest:.3?} after that");
+    let late = |end: &&Drained| end.closed.saturating_duration_since(end.due);
+    let latest = drained.iter().map(late).max().unwrap_or_default();
+    println!("each closed when it was due, or at most {latest:.3?} later");
     if latest > ALLOWANCE {
         return Err(format!("that is more than {ALLOWANCE:?}").into());
     }
 
+    let wait = |end: &&Drained| end.due.saturating_duration_since(end.asked);
+    let waits: Vec<_> = drained.iter().map(wait).collect();
     let (statistic, freedom) = chi_square(&waits, within);
     let (thousand, million) = (critical(freedom, 3.090_232), critical(freedom, 4.753_424));
     println!(
-        "chi-square of these times is {statistic:.1} with {freedom} degrees of freedom; of even ones one \
-         in a thousand is beyond {thousand:.1}, one in a million beyond {million:.1}"
+        "chi-square of these times is {statistic:.1} with {freedom} degrees of freedom; if they are even, \
+         one in a thousand exceeds {thousand:.1}, one in a million {million:.1}"
     );
-    // One in a thousand is no rarity for what is run again and again.
+    // One in a thousand happens to a rehearsal that is run again and again.
     if statistic > million {
-        return Err("the connections did not go evenly".into());
+        return Err("the connections did not close evenly".into());
     }
     Ok(())
 }
 
-/// How far the counts of equal parts of `within` are from equal, and the degrees of freedom.
+/// Returns how far the counts of equal parts of `within` are from equal, and the degrees of freedom.
 fn chi_square(waits: &[Duration], within: Duration) -> (f64, usize) {
     let parts = (waits.len() / 50).min(100);
     let mut counts = vec![0_u32; parts];
@@ -150,32 +207,31 @@ fn chi_square(waits: &[Duration], within: Duration) -> (f64, usize) {
     (statistic.sum(), parts - 1)
 }
 
-/// What a chi-square of so many degrees of freedom exceeds as rarely as a normal variable exceeds
-/// `deviations`: Wilson and Hilferty's approximation, which for 9 and more is too
-/// high by three percent at most.
+/// Returns the value that a chi-square exceeds as rarely as a normal variable exceeds `deviations`. This is
+/// Wilson and Hilferty's approximation, which from 9 degrees of freedom is at most three percent too high.
 fn critical(freedom: usize, deviations: f64) -> f64 {
     let freedom = freedom as f64;
     let part = 2.0 / (9.0 * freedom);
     freedom * (1.0 - part + deviations * part.sqrt()).powi(3)
 }
 
-// ---- the clients: this program once more, since the files of one process are limited ----
+// ---- the clients, in a process of their own because the files of one process are limited ----
 
-/// The child process.
 struct Clients(Child);
 
 impl Clients {
     fn start(number: usize, server: SocketAddr) -> Result<Self, Failure> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["--clients", &server.to_string(), &number.to_string()])
+            .args(["--clients-of", &server.to_string()])
+            .args(["--connections", &number.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Self(child))
     }
 
-    /// Ready when all clients are connected, or the child process is gone.
-    fn all_are_there(&mut self) -> Result<impl Future<Output = ()> + use<>, Failure> {
+    /// Is ready when all clients are connected, or the child process has ended.
+    fn all_are_open(&mut self) -> Result<impl Future<Output = ()> + use<>, Failure> {
         let out = self.0.stdout.take().ok_or("no pipe")?;
         Ok(async {
             let reading = spawn_blocking(|| BufReader::new(out).read_line(&mut String::new()));
@@ -183,12 +239,12 @@ impl Clients {
         })
     }
 
-    fn went_well(&mut self) -> Result<(), Failure> {
+    fn succeeded(&mut self) -> Result<(), Failure> {
         let status = self.0.wait()?;
         status
             .success()
             .then_some(())
-            .ok_or("the clients are not content".into())
+            .ok_or("the clients failed".into())
     }
 }
 
@@ -198,9 +254,9 @@ impl Drop for Clients {
     }
 }
 
-/// Connects, says so, and waits until the server has let go of all.
+/// Connects, says so on the standard output, and waits until the server has closed all connections.
 pub async fn be_clients(number: usize, server: SocketAddr) -> Result<(), Failure> {
-    // As many as surely find a place in the server's queue.
+    // As many as fit into the server's queue.
     const AT_ONCE: usize = 100;
     allowed(number)?;
     let turns = Arc::new(Semaphore::new(AT_ONCE));
@@ -217,7 +273,7 @@ pub async fn be_clients(number: usize, server: SocketAddr) -> Result<(), Failure
         sockets.push(connected??);
     }
     let mut out = std::io::stdout();
-    writeln!(out, "all are there")?;
+    writeln!(out, "all are open")?;
     out.flush()?;
 
     let mut watching = JoinSet::new();
@@ -230,8 +286,8 @@ pub async fn be_clients(number: usize, server: SocketAddr) -> Result<(), Failure
             }
         });
     }
-    while let Some(gone) = watching.join_next().await {
-        gone??;
+    while let Some(ended) = watching.join_next().await {
+        ended??;
     }
     Ok(())
 }
@@ -243,16 +299,16 @@ async fn connect(server: SocketAddr) -> Result<WebSocketStream<TcpStream>, Failu
     Ok(socket)
 }
 
-/// Expects to be told that the server is going away.
+/// Expects the code of a drain.
 async fn listen(mut socket: WebSocketStream<TcpStream>) -> Result<(), Failure> {
-    let mut told = None;
+    let mut code = None;
     while let Some(message) = socket.next().await {
         if let Message::Close(frame) = message? {
-            told = frame.map(|frame| u16::from(frame.code));
+            code = frame.map(|frame| u16::from(frame.code));
         }
     }
-    if told != CloseReason::Drain.code() {
-        return Err(format!("a client got the close code {told:?}").into());
+    if code != CloseReason::Drain.code() {
+        return Err(format!("a client received the close code {code:?}").into());
     }
     Ok(())
 }
