@@ -1,116 +1,21 @@
 //! Timeouts and keepalive for WebSockets. A dead peer is detected within a known time, and a stall of
 //! your own process does not disconnect healthy peers.
 //!
-//! There are two entry points:
-//!
-//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of
-//!   WebSocket messages and implements both traits. You must keep reading from it. With tokio,
-//!   [`runtime::tokio::wrap`] (feature `tokio`) wraps a tokio-tungstenite stream in one call; smol and
-//!   async-std have the same function. The README contains a complete server.
+//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of WebSocket
+//!   messages and implements both traits. You must keep reading from it. [`runtime::tokio::open`] (feature
+//!   `tokio`) does that around the opening handshake in one call, and [`runtime::tokio::wrap`] after it;
+//!   smol and async-std have the same functions.
+//! * **You have a server.** [`Timeouts`] (feature `socket`) holds its limits, its observer and the list of
+//!   its connections, and drains them all. For axum there is an extractor, for tower a layer.
 //! * **You have an event loop.** [`TimeoutPolicy`] makes the same decisions as a pure state machine:
 //!   timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates nothing and
 //!   never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
 //!
-//! Both follow a [`TimeoutConfig`]: built in code, as a preset, from `WS_*` variables, or
-//! from a section of a file. What is decided
-//! when is written down in the [specification](spec).
+//! All of them follow a [`TimeoutConfig`]: built in code, as a preset, from `WS_*` variables, or
+//! from a section of a file.
 //!
-//! # The driver's loop
-//!
-//! Any loop that can wait for input or a deadline can drive the policy. Here the clock and the transport
-//! are made up; `examples/bare.rs` drives it over a blocking TCP stream.
-//!
-//! ```
-//! use core::time::Duration;
-//! use ws_timeout::{Action, CloseReason, Event, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
-//!
-//! # /// A peer that answers the first ping and then falls silent; its second ping has to wait for room.
-//! # #[derive(Default)]
-//! # struct Transport { clock: u64, ping: Option<[u8; 8]>, pong: Option<[u8; 8]>, pings: u32, full: bool }
-//! # enum Frame { Pong([u8; 8]) }
-//! # impl Transport {
-//! #     fn now(&self) -> Timestamp { Timestamp::from_millis(self.clock) }
-//! #     fn read(&mut self) -> Option<Frame> { self.pong.take().map(Frame::Pong) }
-//! #     fn write_ping(&mut self, payload: [u8; 8]) {
-//! #         self.pings += 1;
-//! #         self.full = self.pings == 2;
-//! #         self.ping = Some(payload);
-//! #     }
-//! #     fn has_pending_writes(&self) -> bool { self.ping.is_some() }
-//! #     fn flush(&mut self) -> bool {
-//! #         if self.full { return false }
-//! #         let ping = self.ping.take();
-//! #         if self.pings == 1 { self.pong = ping }
-//! #         true
-//! #     }
-//! #     fn wait(&mut self, until: Option<Timestamp>) {
-//! #         let until = until.expect("something is due some day").as_nanos().div_ceil(1_000_000);
-//! #         let event = self.clock + 40;
-//! #         self.clock = if self.pong.is_some() || self.full { event.min(until) } else { until };
-//! #         self.full = false;
-//! #     }
-//! # }
-//! let config = TimeoutConfig::builder()
-//!     .ping_interval(Duration::from_secs(20))
-//!     .pong_timeout(Duration::from_secs(10))
-//!     .build()?;
-//! # let mut transport = Transport::default();
-//! let mut policy = TimeoutPolicy::new(&config, 42, transport.now());
-//! let mut unsent_ping = None;
-//!
-//! let verdict = loop {
-//!     // 1. Read everything that has arrived, and report it.
-//!     while let Some(frame) = transport.read() {
-//!         let event = match frame {
-//!             Frame::Pong(payload) => Event::Pong(PingId::from_payload(&payload)),
-//!             // … Event::Recv for data, Event::Ping, Event::PeerClose
-//!         };
-//!         policy.observe(transport.now(), event);
-//!     }
-//!     // 2. Write what waits, and report whether it left. The wait for a pong begins when the ping has
-//!     //    been flushed, and a write that has to wait is bounded by message_timeout.
-//!     if transport.has_pending_writes() {
-//!         let event = match transport.flush() {
-//!             false => Event::SendStart,
-//!             true => unsent_ping.take().map_or(Event::SendOk, Event::PingSent),
-//!         };
-//!         policy.observe(transport.now(), event);
-//!     }
-//!     // 3. Poll, and carry out the action.
-//!     match policy.poll(transport.now()) {
-//!         Action::SendPing(id) => {
-//!             transport.write_ping(id.payload());
-//!             unsent_ping = Some(id);
-//!         }
-//!         Action::Close(_) => { /* write a Close frame with the reason's code */ }
-//!         Action::Abort(reason) => break reason,
-//!         // 4. Wait for input, or for room if a write waits; until the deadline, or without one if it
-//!         //    is None.
-//!         Action::Idle { until } => transport.wait(until),
-//!     }
-//! };
-//! assert_eq!(verdict, CloseReason::PongTimeout);
-//! assert_eq!(policy.rtt().map(|rtt| rtt.latest), Some(Duration::from_millis(40)));
-//! # assert_eq!(policy.pings_sent(), 2);
-//! # Ok::<(), ws_timeout::ConfigError>(())
-//! ```
-//!
-//! # Migrating from a hand-written timeout manager
-//!
-//! | a hand-written manager's operation | here |
-//! |---|---|
-//! | send text, bytes or JSON with a timeout | `TimeoutSocket::send_text`, `send_binary`, `send_json`: fail after `message_timeout` without progress; `send_text_timeout` and the like limit the whole call |
-//! | receive with a timeout | `TimeoutSocket::recv_timeout`: returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors |
-//! | update activity | [`observe`](TimeoutPolicy::observe) with [`Event::Recv`] |
-//! | is idle | [`is_idle`](TimeoutPolicy::is_idle) |
-//! | is pong overdue | [`is_pong_overdue`](TimeoutPolicy::is_pong_overdue) |
-//! | should ping | [`should_ping`](TimeoutPolicy::should_ping) |
-//! | connection age | [`age`](TimeoutPolicy::age) |
-//! | is over its lifetime | [`is_expired`](TimeoutPolicy::is_expired), [`remaining_lifetime`](TimeoutPolicy::remaining_lifetime) |
-//! | handle heartbeat | [`poll`](TimeoutPolicy::poll) |
-//! | graceful close with code and reason | `TimeoutSocket::close` |
-//! | configuration for every request | one `Arc<TimeoutConfig>`, shared |
-//! | structured logs with user id, limit and error | `TimeoutSocket::with_label`; the key-values of `log` |
+//! The [guide] begins with a whole server, and has chapters on the choice of numbers, on each verdict, on
+//! TLS, shutdown, metrics and testing. The [specification](spec) says exactly what is decided when.
 //!
 //! # The log
 //!
@@ -166,8 +71,16 @@
     doc = "[`TimeoutSocket`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.TimeoutSocket.html"
 )]
 #![cfg_attr(
+    not(feature = "socket"),
+    doc = "[`Timeouts`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.Timeouts.html"
+)]
+#![cfg_attr(
     not(feature = "alloc"),
     doc = "[`Fleet`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.Fleet.html"
+)]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "[`runtime::tokio::open`]: https://docs.rs/ws-timeout/latest/ws_timeout/runtime/tokio/fn.open.html"
 )]
 #![cfg_attr(
     not(feature = "tokio"),
@@ -272,10 +185,11 @@ pub use tracing::Tracing;
 #[doc = include_str!("../docs/SPEC.md")]
 pub mod spec {}
 
+// `tests/guide.rs` runs its programs, with what they depend on.
+#[cfg(all(doc, not(doctest)))]
+#[doc = include_str!("../docs/GUIDE.md")]
+pub mod guide {}
+
 #[cfg(all(doctest, feature = "tokio", feature = "tungstenite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-#[cfg(all(doctest, feature = "tokio", feature = "tungstenite"))]
-#[doc = include_str!("../docs/GUIDE.md")]
-struct Guide;
