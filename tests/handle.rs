@@ -1,8 +1,12 @@
-//! Handles to sockets that other tasks own, and the connections of a whole server.
+//! Handles to sockets that other tasks own, the connections of a whole server, and what observers are told.
 #![expect(
     clippy::disallowed_methods,
     reason = "tokio's paused clock measures a drain"
 )]
+
+mod common;
+#[path = "common/replayed.rs"]
+mod replayed;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -10,8 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use common::off;
 use futures_util::future::{join_all, pending, poll_fn, ready};
 use futures_util::{FutureExt, SinkExt, StreamExt};
+use replayed::{assert_replays, cases};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, advance, timeout};
@@ -20,8 +26,9 @@ use tungstenite::Message;
 use tungstenite::protocol::Role;
 use ws_timeout::runtime::tokio::{Timer, open, wrap};
 use ws_timeout::{
-    CloseReason, Connection, Error, Event, Log, Observer, Phase, Recorder, Report, Status, Step,
-    TimeoutConfig, TimeoutSocket, Timeouts, Timestamp,
+    CloseReason, Connection, DrainCode, Error, Event, IdleScope, Log, Observer, Phase,
+    PongEvidence, Recorder, Report, Status, Step, TimeoutConfig, TimeoutSocket, Timeouts,
+    Timestamp,
 };
 
 type Client = WebSocketStream<DuplexStream>;
@@ -253,7 +260,10 @@ struct Names(Arc<Mutex<Vec<String>>>);
 impl Observer for Names {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
         let label = connection.label.unwrap_or("-");
-        let name = format!("{} {label} {}", connection.id, report.name());
+        let mut name = format!("{} {label} {}", connection.id, report.name());
+        if let Report::Opened { slack, .. } = report {
+            name += &format!(", slack {slack:?}");
+        }
         self.0.lock().unwrap().push(name);
         Log.report(connection, report);
     }
@@ -279,7 +289,7 @@ async fn an_observer_gets_what_the_log_would() {
     assert_eq!(
         seen,
         [
-            "1 silent opened",
+            "1 silent opened, slack 0ns",
             "1 silent ping",
             "1 silent verdict",
             "1 silent closed"
@@ -654,4 +664,199 @@ async fn the_end_is_the_last_step_of_each_connection() {
     assert!(handle.has_ended());
     ended(Some("closed"));
     assert!(recorder.verdicts().is_empty());
+}
+
+/// Runs connections that end with a verdict each, and returns why.
+async fn end_in_many_ways(timeouts: &Timeouts) -> Vec<CloseReason> {
+    let (socket, client) = pair(timeouts).await;
+    let socket = socket.with_label("a \"b\" \\ \n c");
+    let mut reasons = vec![reason(read_to_end(socket).await).unwrap()];
+    drop(client);
+
+    // Pongs, a message each way, and other limits.
+    let (mut socket, mut client) = pair(timeouts).await;
+    client.send(Message::text("hello")).await.unwrap();
+    assert!(socket.next().await.unwrap().is_ok());
+    socket.send(Message::text("hello")).await.unwrap();
+    answers(client);
+    let handle = socket.handle();
+    let reading = tokio::spawn(read_to_end(socket));
+    tokio::time::sleep(100 * SECOND).await;
+    assert!(handle.status().await.pongs_received > 1);
+    handle.probe(Duration::from_nanos(2_500_000_000)).unwrap();
+    let config = timeouts.config().to_builder();
+    let config = config.no_idle_timeout().connection_timeout(200 * SECOND);
+    handle.set_config(config.build().unwrap()).unwrap();
+    reasons.push(reason(reading.await.unwrap()).unwrap());
+
+    // The limit of a call.
+    let (mut socket, _client) = pair(timeouts).await;
+    let large = Message::binary(vec![0; 10_000]);
+    let sent = socket.send_timeout(large, SECOND / 2).await;
+    assert!(sent.is_err());
+    reasons.push(reason(sent.err()).unwrap());
+
+    let (server, _client) = duplex(4096);
+    let opened = open(timeouts, tokio_tungstenite::accept_async(server)).with_label("late");
+    reasons.push(reason(opened.await.err()).unwrap());
+    reasons
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn every_verdict_leaves_a_trace_that_replays() {
+    let recorder = Recorder::new();
+    let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(recorder.clone());
+    let reasons = end_in_many_ways(&timeouts).await;
+    assert_eq!(
+        reasons,
+        [
+            CloseReason::IdleTimeout,
+            CloseReason::ConnectionTimeout,
+            CloseReason::MessageTimeout,
+            CloseReason::HandshakeTimeout
+        ]
+    );
+    let traces = recorder.verdicts();
+    for (index, trace) in traces.iter().enumerate() {
+        assert_replays(trace);
+        assert_eq!(
+            (trace.id(), trace.reason()),
+            (index as u64 + 1, Some(reasons[index]))
+        );
+        assert!(!trace.is_cut() && recorder.trace(trace.id()).is_none());
+    }
+    let labels: Vec<_> = traces.iter().map(|trace| trace.label()).collect();
+    assert_eq!(labels, [Some("a \"b\" \\ \n c"), None, None, Some("late")]);
+    let [case] = cases::read(&traces[0].to_string())
+        .unwrap()
+        .try_into()
+        .ok()
+        .unwrap();
+    assert_eq!(case.name, "connection 1 (a \"b\" \\ \n c): idle_timeout");
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn a_recorder_keeps_the_first_steps_and_the_last_verdicts() {
+    let steps = |trace: &ws_timeout::Trace| trace.to_string().matches("at_ns").count();
+    let config = off().idle_timeout(SECOND).build().unwrap();
+    let timeouts = Timeouts::new(config);
+    let recorder = Recorder::new();
+    let observed = timeouts.clone().with_observer(recorder.clone());
+    read_to_end(pair(&observed).await.0).await;
+    let all = steps(&recorder.verdicts()[0]);
+    assert!(all > 3);
+    for (most, is_cut) in [(all, false), (all - 1, true)] {
+        let recorder = Recorder::new().with_max_steps(most);
+        let observed = timeouts.clone().with_observer(recorder.clone());
+        for _ in 0..18 {
+            let (mut socket, _client) = pair(&observed).await;
+            let id = socket.handle().id();
+            read_to_end(socket).await;
+            assert_eq!(recorder.verdicts().last().unwrap().id(), id);
+        }
+        let traces = recorder.verdicts();
+        assert_eq!(traces.len(), 16);
+        for trace in &traces {
+            assert_eq!((trace.is_cut(), steps(trace)), (is_cut, most));
+            assert_eq!(trace.to_string().contains("final"), !is_cut);
+            assert_replays(trace);
+        }
+    }
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn a_trace_contains_the_whole_configuration() {
+    let defaults = TimeoutConfig::builder().jitter(0.0);
+    let odd = Duration::from_nanos(7_654_321);
+    let on = defaults
+        .handshake_timeout(11 * SECOND)
+        .heartbeat_interval(31 * SECOND)
+        .connection_timeout(301 * SECOND)
+        .message_timeout(odd)
+        .idle_timeout(61 * SECOND)
+        .ping_interval(26 * SECOND)
+        .pong_timeout(59 * SECOND)
+        .close_timeout(SECOND)
+        .stall_tolerance(4 * SECOND)
+        .resume_probe(29 * SECOND)
+        .min_data_rate(241)
+        .max_ping_rate(21)
+        .jitter(0.25)
+        .idle_scope(IdleScope::Messages)
+        .pong_evidence(PongEvidence::Pong)
+        .drain_code(DrainCode::ServiceRestart);
+    for config in [defaults, off(), on] {
+        let config = config.build().unwrap();
+        let recorder = Recorder::new();
+        let (_socket, _client) = pair(Timeouts::new(config).with_observer(recorder.clone())).await;
+        let text = recorder.trace(1).unwrap().to_string();
+        let case = cases::read(&text).unwrap().remove(0);
+        let mut read = None;
+        case.run_on(|config, opening| case.policy(*read.insert(config), opening))
+            .unwrap();
+        assert_eq!(read, Some(config));
+    }
+}
+
+/// Keeps nothing, and fails if it is given a step.
+struct WithoutSteps;
+
+impl Observer for WithoutSteps {
+    fn report(&self, _: &Connection<'_>, _: &Report<'_>) {}
+
+    fn step(&self, _: &Connection<'_>, _: Timestamp, _: &Step<'_>) {
+        panic!("it does not want steps");
+    }
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn an_observer_is_given_steps_only_if_it_wants_them() {
+    for both in [false, true] {
+        let recorder = Recorder::new();
+        let timeouts = Timeouts::new(TimeoutConfig::default());
+        let timeouts = match both {
+            false => timeouts.with_observer(WithoutSteps),
+            true => timeouts.with_observer((WithoutSteps, recorder.clone())),
+        };
+        let (socket, _client) = pair(&timeouts).await;
+        read_to_end(socket).await;
+        assert_eq!(recorder.verdicts().len(), usize::from(both));
+    }
+}
+
+/// Guards rule 26.
+#[tokio::test(start_paused = true)]
+async fn the_endpoints_of_a_server_share_all_but_the_limits() {
+    let names = Names::default();
+    let timeouts = Timeouts::new(close_within(2))
+        .with_observer(names.clone())
+        .with_timer_slack(SECOND / 4);
+    let endpoint = timeouts.with_config(close_within(3));
+    assert_eq!(endpoint.config().close_timeout(), 3 * SECOND);
+    let (server, _client) = duplex(4096);
+    let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    let mut socket = wrap(&endpoint, server);
+    assert_eq!(socket.config().close_timeout(), 3 * SECOND);
+    assert!(socket.next().now_or_never().is_none());
+    let (other, _other_client) = pair(&timeouts).await;
+    assert_eq!((timeouts.len(), endpoint.len()), (2, 2));
+    let ids: Vec<_> = endpoint
+        .handles()
+        .iter()
+        .map(|handle| handle.id())
+        .collect();
+    assert_eq!(ids, [1, 2]);
+    let seen = names.0.lock().unwrap().join(", ");
+    assert_eq!(seen, "1 - opened, slack 250ms");
+    drop((socket, other));
+    assert!(timeouts.is_empty());
+    // A configuration alone has no list.
+    let alone = Timeouts::from(close_within(2));
+    let (_socket, _client) = pair(&alone).await;
+    assert!(alone.is_empty() && alone.handles().is_empty());
+    alone.drain(SECOND).await;
 }

@@ -232,7 +232,7 @@ impl Link {
         let mut shared = self.lock();
         shared.status = Some(Box::new(status));
         shared.answered = if ends { shared.asked } else { shared.taken };
-        shared.has_ended = ends;
+        shared.has_ended |= ends;
         let later = shared.answered + 1;
         let later = shared.waiters.split_off(&later);
         let answered = std::mem::replace(&mut shared.waiters, later);

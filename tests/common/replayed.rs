@@ -2,7 +2,7 @@
 
 #[allow(dead_code, reason = "the replay uses all of it")]
 #[path = "../../examples/replay/cases.rs"]
-mod cases;
+pub mod cases;
 
 use ws_timeout::Trace;
 
