@@ -173,8 +173,8 @@ async fn a_thousand_clients_are_drained_at_sigterm() {
         assert!(client.next().await.is_none());
         close
     }));
-    // Five seconds for the Close frames, and one for the answers.
-    let (codes, (status, log)) = tokio::join!(clients, server.stop(13 * SECOND / 2));
+    // Five seconds for the Close frames, one for the answers. The server itself gives up after seven.
+    let (codes, (status, log)) = tokio::join!(clients, server.stop(9 * SECOND));
     assert_eq!(codes, [CloseCode::Away; 1000]);
     assert!(status.success(), "{status}");
     assert_eq!(log.matches("drain, close answered").count(), 1000);
@@ -194,7 +194,7 @@ async fn a_request_without_an_end_does_not_delay_the_end_for_ever() {
     // The server has read that before it opens this connection.
     let client = server.connect("/ws").await;
     drop(client);
-    let (status, log) = server.stop(7 * SECOND).await;
+    let (status, log) = server.stop(9 * SECOND).await;
     assert!(status.success(), "{status}");
     assert!(
         log.contains("no longer waiting for 0 WebSockets and for requests"),
