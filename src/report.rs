@@ -37,7 +37,8 @@ pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>
 /// Logs the limits of a server, and which of them are probably a mistake.
 #[cfg(feature = "tower")]
 pub(crate) fn limits(config: &TimeoutConfig) {
-    info!(target: TARGET, event = "limits"; "limits: {config:?}");
+    let limits = std::format!("{config}").replace('\n', " ");
+    info!(target: TARGET, event = "limits"; "limits: {limits}");
     for warning in config.warnings() {
         warn!(target: TARGET, event = "warning"; "{warning}");
     }

@@ -456,7 +456,7 @@ async fn the_layer_logs_the_limits_and_the_warnings_once() {
         lines.count()
     };
     assert_eq!(
-        count("INFO limits: TimeoutConfig", "idle_timeout: Some(543s)"),
+        count("INFO limits: WS_", "WS_IDLE_TIMEOUT=543 "),
         2,
         "{lines:?}"
     );

@@ -112,7 +112,7 @@ async fn a_stopped_client_is_disconnected_in_time_and_the_log_says_why() {
     ];
     let mut server = Server::start(&limits).await;
     server
-        .logs(&["INFO", "limits: ", "pong_timeout: Some(1s)"])
+        .logs(&["INFO", "limits: ", "WS_PONG_TIMEOUT=1 "])
         .await;
     let mut alive = server.connect("/ws").await;
     let alive = tokio::spawn(async move {
