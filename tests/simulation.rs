@@ -63,7 +63,7 @@ proptest! {
             life.turn(&mut plan);
             prop_assert!(life.end.is_none(), "at {:?}: {:?}", life.now(), life.end);
         }
-        assert_replays(&life.trace());
+        assert_replays(&life.trace().to_string());
     }
 
     /// Guards rule 27.
@@ -89,7 +89,7 @@ proptest! {
         }
         let most = 200 + 10 * plan.turns;
         prop_assert!(life.polls < most, "{} polls", life.polls);
-        assert_replays(&life.trace());
+        assert_replays(&life.trace().to_string());
     }
 }
 

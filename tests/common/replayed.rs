@@ -4,12 +4,10 @@
 #[path = "../../examples/replay/cases.rs"]
 pub mod cases;
 
-use ws_timeout::Trace;
-
+/// `trace` as a `Trace` displays it.
 #[track_caller]
-pub fn assert_replays(trace: &Trace) {
-    let text = trace.to_string();
-    let cases = cases::read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+pub fn assert_replays(text: &str) {
+    let cases = cases::read(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     for case in cases {
         let outcome = case.run().unwrap_or_else(|error| panic!("{error}: {text}"));
         let differences = case.differences(&outcome);

@@ -1,5 +1,8 @@
 //! The chat as a program: what clients receive, when they are disconnected, and what the log says.
 
+#[path = "../../../tests/common/replayed.rs"]
+mod replayed;
+
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,6 +16,8 @@ use tokio::time::timeout;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
+
+use replayed::assert_replays;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -43,6 +48,19 @@ impl Server {
             log: BufReader::new(process.stderr.take().unwrap()).lines(),
             process,
         }
+    }
+
+    /// Returns the body of an answer.
+    async fn get(&self, path: &str) -> String {
+        let mut tcp = TcpStream::connect(&self.address).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        body.to_string()
     }
 
     async fn connect(&self, path: &str) -> Client {
@@ -132,6 +150,9 @@ async fn a_stopped_client_is_disconnected_in_time_and_the_log_says_why() {
     end.expect("1.5 s after the opening").unwrap();
     let line = server.logs(&["WARN", "pong_timeout"]).await;
     assert!(line.contains(&label), "{line} is not about {label}");
+    let trace = server.get("/trace").await;
+    assert!(trace.contains(&label), "{trace}");
+    assert_replays(&trace);
     let mut other = server.connect("/ws").await;
     other.send("still there?".into()).await.unwrap();
     assert_eq!(alive.await.unwrap(), "still there?".into());

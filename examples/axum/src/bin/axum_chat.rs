@@ -6,6 +6,10 @@
 //!
 //! The limits come from the environment; a client at `/ws/slow` may read nothing for eight seconds. At
 //! Ctrl-C or SIGTERM the server takes no new clients, closes all connections over five seconds, and exits.
+//!
+//! `/trace` returns the trace of the last connection that a limit ended; a server for strangers would keep
+//! that to its operators. `cargo run --example replay -- --check FILE` repeats it, `--mermaid` and `--svg`
+//! draw it.
 
 use std::error::Error;
 use std::future::IntoFuture;
@@ -15,14 +19,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket};
 use axum::response::Response;
-use axum::routing::any;
+use axum::routing::{any, get};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::{self, Sender};
 use ws_timeout::axum::{MeteredListener, Peer, TimeoutUpgrade};
 use ws_timeout::runtime::tokio::Timer;
-use ws_timeout::{TimeoutConfig, TimeoutSocket, Timeouts};
+use ws_timeout::{Log, Recorder, TimeoutConfig, TimeoutSocket, Timeouts, Trace};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -30,11 +34,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
     let config = TimeoutConfig::from_env()?.config;
     let slow = config.to_builder().message_timeout(Duration::from_secs(8));
-    let timeouts = Timeouts::new(config);
+    let recorder = Recorder::new();
+    let timeouts = Timeouts::new(config).with_observer((Log, recorder.clone()));
     let slow = timeouts.with_config(slow.build()?);
     let app = Router::new()
         .route("/ws", any(join))
         .route("/ws/slow", any(join).layer(slow))
+        .route("/trace", get(trace).with_state(recorder))
         .layer(timeouts.clone()) // `Extension(timeouts.clone())` also works, but logs no limits
         .with_state(broadcast::channel(256).0);
 
@@ -61,6 +67,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+/// The latest connection that a limit ended, or nothing.
+async fn trace(State(recorder): State<Recorder>) -> String {
+    let verdicts = recorder.verdicts();
+    verdicts.last().map(Trace::to_string).unwrap_or_default()
 }
 
 async fn join(State(room): State<Sender<Message>>, upgrade: TimeoutUpgrade) -> Response {
