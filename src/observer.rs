@@ -16,9 +16,10 @@ use crate::time::Timestamp;
 /// Receives what happens on the connections of a [`Timeouts`](crate::Timeouts).
 ///
 /// Its methods run inside the task that polls the connection, so they must be short and must not block.
-/// Without an observer, connections are reported to the `log` crate by [`Log`](crate::Log).
+/// Without an observer, connections are reported to the `log` crate by [`Log`](crate::Log). With feature
+/// `tracing`, `Tracing` emits events instead.
 ///
-/// An observer that counts verdicts, for metrics:
+/// An observer that counts verdicts (`examples/metrics.rs` counts more, and answers `/metrics`):
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};

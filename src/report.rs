@@ -335,12 +335,14 @@ fn is_unsafe(char: char) -> bool {
 mod tests {
     use std::string::ToString;
 
-    use super::OneLine;
+    use super::{OneLine, one_line};
 
     /// Guards rule 22.
     #[test]
     fn what_could_begin_a_line_is_escaped() {
         assert_eq!(OneLine("Zoë: a\\b").to_string(), "Zoë: a\\b");
+        assert_eq!(one_line("Zoë: a\\b"), "Zoë: a\\b");
+        assert_eq!(one_line("a\nb"), "a\\nb");
         assert_eq!(
             OneLine("bob\nWARN\r\u{1b}[2K\u{2028}x\u{202e}").to_string(),
             "bob\\nWARN\\r\\u{1b}[2K\\u{2028}x\\u{202e}"

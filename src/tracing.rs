@@ -28,8 +28,8 @@ use crate::report::{Fields, TARGET, level};
 /// let mut socket = wrap(&timeouts, stream).with_label("user 7");
 /// // In a server: tokio::spawn(serve(socket).instrument(info_span!("chat", room)))
 /// assert!(socket.recv().await.is_err());
-/// // WARN ws_timeout: closing: idle_timeout: received nothing for 60 s (limit 60 s); …
-/// //   event="verdict" label="user 7" id=1 limit="idle_timeout" allowed_ms=60000 age_ms=60000 code=1001
+/// // WARN ws_timeout: closing: idle_timeout: received nothing for 60.015 s (limit 60 s); …
+/// //   event="verdict" label="user 7" id=1 limit="idle_timeout" allowed_ms=60000 age_ms=60015 code=1001
 /// # Ok(())
 /// # }
 /// ```
