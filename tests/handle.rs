@@ -416,7 +416,9 @@ async fn either_half_carries_requests_out_in_order() {
             .now_or_never()
             .expect("answered by the same pass");
         assert_eq!(status.phase, Phase::Closing);
-        // Once.
+        // Once, whatever else is asked for.
+        let mut again = pin!(handle.status());
+        assert!(again.as_mut().now_or_never().is_none());
         pass().await;
         assert_eq!(steps.take(), [""; 0]);
         let frame = loop {
@@ -500,7 +502,8 @@ async fn an_answer_shows_what_was_requested_before_the_question() {
             let mut later = later.lock().unwrap();
             if step == "polled" && later.is_none() {
                 assert_eq!(timeouts.len(), 1);
-                assert!(!format!("{timeouts:?} {handle:?}").is_empty());
+                assert!(format!("{timeouts:?}").contains("len: 1"));
+                assert!(format!("{handle:?}").contains("has_ended: false"));
                 handle.probe(SECOND).unwrap();
                 let mut question = handle.status().boxed();
                 assert!(!poll_with(Waker::noop(), &mut question));
@@ -523,11 +526,19 @@ async fn an_answer_wakes_the_task_that_polled_the_question_last() {
     let handle = socket.handle();
     let ((waker, woken), (other_waker, other_woken)) = (counting(), counting());
     let [mut moved, mut kept, mut dropped] = [(); 3].map(|()| handle.status().boxed());
+    let (socket_waker, socket_woken) = counting();
+    assert!(!poll_with(&socket_waker, &mut socket.next()));
     for question in [&mut moved, &mut kept, &mut dropped] {
         assert!(!poll_with(&waker, question));
     }
+    assert_eq!(*socket_woken.lock().unwrap(), 3);
     assert!(!poll_with(&other_waker, &mut moved));
     drop(dropped);
+    assert_eq!(
+        *socket_woken.lock().unwrap(),
+        3,
+        "only a new question needs a pass"
+    );
     assert!(socket.next().now_or_never().is_none());
     assert_eq!(
         (*woken.lock().unwrap(), *other_woken.lock().unwrap()),
@@ -546,8 +557,10 @@ async fn an_answer_wakes_the_task_that_polled_the_question_last() {
     drop(question);
     assert_eq!(Arc::strong_count(&marker), 1);
 
-    // The end answers all.
-    let (waker, woken) = counting();
+    // The end answers all, and holds no lock while it wakes.
+    let woken = Arc::new(Mutex::new(0));
+    let (counted, asked) = (woken.clone(), handle.clone());
+    let waker = OnWake::waker(move || *counted.lock().unwrap() += u32::from(asked.has_ended()));
     let mut last = handle.status().boxed();
     assert!(!poll_with(&waker, &mut last));
     drop(socket);
@@ -583,11 +596,11 @@ async fn the_transports_are_gone_before_the_list_is_empty() {
     let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
     let socket = wrap(&timeouts, server);
     let gone = Arc::new(Mutex::new(None));
-    let seen = gone.clone();
+    let (seen, listed) = (gone.clone(), timeouts.clone());
     let waker = OnWake::waker(move || {
         // Ready if the other end is dropped.
         let read = client.read_to_end(&mut Vec::new()).now_or_never();
-        *seen.lock().unwrap() = Some(read.is_some());
+        *seen.lock().unwrap() = Some(read.is_some() && listed.is_empty());
     });
     let mut drained = timeouts.drain(Duration::ZERO).boxed();
     assert!(!poll_with(&waker, &mut drained));

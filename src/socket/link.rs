@@ -218,9 +218,6 @@ impl Link {
 
     /// The connection has ended, with this status.
     pub(super) fn end(&self, status: Status) {
-        if self.has_ended() {
-            return;
-        }
         self.step(None, status.at, &Step::Ended);
         self.set_status(status, true);
         if let Some(common) = &self.common {
@@ -233,11 +230,10 @@ impl Link {
         shared.status = Some(Box::new(status));
         shared.answered = if ends { shared.asked } else { shared.taken };
         shared.has_ended |= ends;
-        let later = shared.answered + 1;
-        let later = shared.waiters.split_off(&later);
-        let answered = std::mem::replace(&mut shared.waiters, later);
+        // Who asked later waits again when it is polled.
+        let waiters = std::mem::take(&mut shared.waiters);
         drop(shared);
-        answered.into_values().for_each(Waker::wake);
+        waiters.into_values().for_each(Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
