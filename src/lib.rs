@@ -75,6 +75,10 @@
     doc = "[`Timeouts`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.Timeouts.html"
 )]
 #![cfg_attr(
+    not(feature = "socket"),
+    doc = "[`Observer`]: https://docs.rs/ws-timeout/latest/ws_timeout/trait.Observer.html"
+)]
+#![cfg_attr(
     not(feature = "alloc"),
     doc = "[`Fleet`]: https://docs.rs/ws-timeout/latest/ws_timeout/struct.Fleet.html"
 )]
