@@ -18,6 +18,7 @@ mod tests {
     use ws_timeout::runtime::tokio::open;
     use ws_timeout::{Connection, Metered, Observer, Report, TimeoutConfig, Timeouts};
 
+    const GUIDE: &str = include_str!("../docs/GUIDE.md");
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
@@ -87,18 +88,36 @@ mod tests {
             })
             .await,
         ];
-        let guide = include_str!("../docs/GUIDE.md");
         for line in real {
             assert!(
-                lines(guide).any(|of_guide| of_guide == line),
+                lines().any(|of_guide| of_guide == line),
                 "the guide lacks {line}"
             );
         }
     }
 
+    #[test]
+    fn the_table_of_presets_is_right() {
+        for (name, config) in [
+            ("development()", TimeoutConfig::development()),
+            ("DEFAULT", TimeoutConfig::DEFAULT),
+            ("production()", TimeoutConfig::production()),
+            ("high_latency()", TimeoutConfig::high_latency()),
+            ("client()", TimeoutConfig::client()),
+        ] {
+            let bound = config.detection_bound().unwrap().as_secs();
+            let lifetime = config.connection_timeout();
+            let lifetime = lifetime.map_or("off".to_string(), |lifetime| {
+                format!("{} min", lifetime.as_secs() / 60)
+            });
+            let row = format!("| `TimeoutConfig::{name}` | {bound} s | {lifetime} |");
+            assert!(GUIDE.contains(&row), "the guide lacks {row}");
+        }
+    }
+
     /// The words of each line of the guide's log.
-    fn lines(guide: &str) -> impl Iterator<Item = String> + '_ {
-        let (_, log) = guide.split_once("### The log's lines").unwrap();
+    fn lines() -> impl Iterator<Item = String> {
+        let (_, log) = GUIDE.split_once("### The log's lines").unwrap();
         let (_, log) = log.split_once("```text\n").unwrap();
         let (log, _) = log.split_once("```").unwrap();
         let log = log.replace("\n      ", " ");
