@@ -2,6 +2,7 @@
 
 use std::boxed::Box;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::TimeoutConfig;
@@ -41,15 +42,12 @@ pub struct Verdict {
     /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`; `None` if
     /// it is not a length of time, and for a probe.
     pub limit: Option<Duration>,
-    /// The limit that was exceeded, if it is a number per second: of bytes for
-    /// [`SlowReceive`](CloseReason::SlowReceive), of pings for [`PingFlood`](CloseReason::PingFlood).
-    pub rate: Option<u32>,
-    /// The limit passed to a call such as `send_timeout`; `None` if a configured limit expired.
-    pub within: Option<Duration>,
     /// The state that led to the verdict.
     pub status: Box<Status>,
     /// The outcome of the closing handshake.
     pub close_handshake: CloseHandshake,
+    pub(crate) is_limit_of_call: bool,
+    pub(crate) rate: Option<NonZeroU32>,
 }
 
 /// The peer's Close frame.
@@ -104,6 +102,18 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
 }
 
 impl Verdict {
+    /// Returns the limit that was passed to a call such as `send_timeout`; `None` if a configured limit
+    /// expired.
+    pub fn within(&self) -> Option<Duration> {
+        self.limit.filter(|_| self.is_limit_of_call)
+    }
+
+    /// Returns the limit that was exceeded, if it is a number per second: of bytes for
+    /// [`SlowReceive`](CloseReason::SlowReceive), of pings for [`PingFlood`](CloseReason::PingFlood).
+    pub fn rate(&self) -> Option<u32> {
+        self.rate.map(NonZeroU32::get)
+    }
+
     pub(crate) fn new(
         reason: CloseReason,
         config: &TimeoutConfig,
@@ -114,11 +124,11 @@ impl Verdict {
             reason,
             limit: config.limit_of(reason),
             rate: match reason {
-                CloseReason::SlowReceive => config.min_data_rate(),
-                CloseReason::PingFlood => config.max_ping_rate(),
+                CloseReason::SlowReceive => config.min_data_rate,
+                CloseReason::PingFlood => config.max_ping_rate,
                 _ => None,
             },
-            within: None,
+            is_limit_of_call: false,
             status: Box::new(status),
             close_handshake,
         };
@@ -161,7 +171,7 @@ impl Verdict {
                 let quiet = Plain(status.since_active);
                 write!(f, "no message in either direction for {quiet}")
             }
-            CloseReason::MessageTimeout if self.within.is_some() => {
+            CloseReason::MessageTimeout if self.is_limit_of_call => {
                 f.write_str("a send did not complete in time")
             }
             CloseReason::MessageTimeout => {
@@ -193,10 +203,10 @@ impl Verdict {
 
     /// Writes the limit that was exceeded.
     fn write_limit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.limit, self.rate) {
+        match (self.limit, self.rate()) {
             (Some(limit), _) => {
                 let note = match self.reason {
-                    _ if self.within.is_some() => ", set by the caller",
+                    _ if self.is_limit_of_call => ", set by the caller",
                     CloseReason::ConnectionTimeout if self.status.age < limit => ", less jitter",
                     _ => "",
                 };
@@ -269,5 +279,16 @@ impl fmt::Display for CloseHandshake {
             Self::Sent => "close sent, dropped",
             Self::NotSent => "dropped",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every message that the stream yields has room for one.
+    #[test]
+    fn a_verdict_is_small() {
+        assert_eq!(size_of::<Verdict>(), 32);
     }
 }

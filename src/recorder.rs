@@ -142,7 +142,7 @@ impl Observer for Recorder {
         let mut end = *status;
         // The policy knows nothing of the limit of a call, and not yet of its own handshake's.
         end.cause = match verdict.reason {
-            _ if verdict.within.is_some() => None,
+            _ if verdict.is_limit_of_call => None,
             CloseReason::HandshakeTimeout => Some(CloseReason::HandshakeTimeout),
             _ => end.cause,
         };

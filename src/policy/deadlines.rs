@@ -210,6 +210,16 @@ impl State {
         (earlier(others, of_ping), None)
     }
 
+    /// Returns the earliest deadline but the next ping's, and the next ping's, if that takes no table.
+    #[inline(never)]
+    pub(super) fn plain_deadlines(
+        &self,
+        config: &TimeoutConfig,
+    ) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
+        let is_plain = self.phase == Phase::Open && !self.cold_armed;
+        is_plain.then(|| self.deadlines_unless_cold(config, Horizon::EVERYTHING))
+    }
+
     #[inline(never)]
     fn earliest_of_table(
         &self,

@@ -49,14 +49,20 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         }
         let mut next = self.state.heartbeat(now, config);
         let mut unproven = None;
-        self.state.each_deadline::<false>(now, config, |row| {
-            let at = self.state.effective_deadline(config, &row);
-            if at.is_some_and(|at| at > now) {
-                next = earlier(next, at);
-            } else if at > visible && !horizon.covers(row.party, at) {
-                unproven = earlier(unproven, at);
-            }
-        });
+        let plain = self.state.plain_deadlines(config);
+        let plain = plain.map(|(others, ping)| earlier(others, ping));
+        if let Some(all_to_come) = plain.filter(|at| at.is_none_or(|at| at > now)) {
+            next = earlier(next, all_to_come);
+        } else {
+            self.state.each_deadline::<false>(now, config, |row| {
+                let at = self.state.effective_deadline(config, &row);
+                if at.is_some_and(|at| at > now) {
+                    next = earlier(next, at);
+                } else if at > visible && !horizon.covers(row.party, at) {
+                    unproven = earlier(unproven, at);
+                }
+            });
+        }
         Decision::Wait {
             until: self.state.next_wakeup(now, config, next),
             unproven,
@@ -85,6 +91,11 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {
         let config = self.config.borrow();
+        let plain = self.state.plain_deadlines(config);
+        // A ping that is due is not about the peer.
+        if plain.is_some_and(|(others, _)| others.is_none_or(|at| at > now)) {
+            return false;
+        }
         let mut expired = false;
         self.state.each_deadline::<false>(now, config, |row| {
             let at = self.state.effective_deadline(config, &row);

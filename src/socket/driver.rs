@@ -108,7 +108,6 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     }
 
     /// Records an event that moves no deadline nearer.
-    #[inline]
     pub(super) fn record(&mut self, now: Timestamp, event: Event) {
         self.trace(now, &Step::Observed(event));
         self.policy.observe(now, event);
@@ -157,6 +156,14 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// Passes a call of the policy to an observer that wants it, until the end.
     #[inline]
     pub(super) fn trace(&self, at: Timestamp, step: &Step<'_>) {
+        if self.link.is_some() {
+            self.trace_to_observer(at, step);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trace_to_observer(&self, at: Timestamp, step: &Step<'_>) {
         if let Some(link) = self.link.as_ref().filter(|_| self.inner.is_some()) {
             link.step(self.label(), at, step);
         }

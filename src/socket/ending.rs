@@ -110,7 +110,7 @@ where
         let status = self.policy.status(now);
         let verdict = Verdict {
             limit: Some(within),
-            within: Some(within),
+            is_limit_of_call: true,
             ..self.verdict(CloseReason::MessageTimeout, status, CloseHandshake::NotSent)
         };
         self.report_verdict(&verdict);

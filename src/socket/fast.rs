@@ -93,11 +93,8 @@ where
     /// A pass of the reading half.
     #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
-        if self.driver.reads_left == 0 {
-            ready!(self.drive(|driver| driver.poll_read_allowance(cx)));
-        }
-        if self.driver.alarm.may_have_fired() {
-            self.on_woken();
+        if self.driver.reads_left == 0 || self.driver.alarm.may_have_fired() {
+            ready!(self.poll_before_read(cx));
         }
         match self.driver.poll_inner(cx) {
             Poll::Ready(Some(Ok(message))) if self.try_defer_received(&message) => {
@@ -112,11 +109,17 @@ where
         }
     }
 
-    /// The timer has fired, or a handle asks for something.
+    /// Waits while nothing may be read, and takes what the timer or a handle has woken us for.
     #[cold]
     #[inline(never)]
-    fn on_woken(&mut self) {
-        self.drive(Driver::take_alarm);
+    fn poll_before_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drive(|driver| {
+            if driver.reads_left == 0 {
+                ready!(driver.poll_read_allowance(cx));
+            }
+            driver.take_alarm();
+            Poll::Ready(())
+        })
     }
 
     /// Defers a message if nothing else is to be done. Returns whether it did.
