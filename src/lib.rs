@@ -91,6 +91,9 @@
     doc = "[`runtime::tokio::wrap`]: https://docs.rs/ws-timeout/latest/ws_timeout/runtime/tokio/fn.wrap.html"
 )]
 #![no_std]
+// Here rather than in the workspace's lints: a program exports nothing, and its `pub` is short for
+// `pub(crate)`.
+#![warn(unnameable_types, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "alloc")]

@@ -66,7 +66,7 @@ mod tokio_io {
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
             let taken = match Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
-                Poll::Pending => this.retry_write(Metered::<IO>::first_of(bufs)),
+                Poll::Pending => this.retry_write(Self::first_of(bufs)),
                 taken => taken,
             };
             let taken = ready!(taken)?;
@@ -139,7 +139,7 @@ mod futures_io_traits {
         ) -> Poll<io::Result<usize>> {
             let this = &mut *self;
             let taken = match Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
-                Poll::Pending => this.retry_write(Metered::<IO>::first_of(bufs)),
+                Poll::Pending => this.retry_write(Self::first_of(bufs)),
                 taken => taken,
             };
             let taken = ready!(taken)?;

@@ -128,6 +128,10 @@ where
         + Send,
     T: Timer + Unpin + Send,
 {
+    #[expect(
+        clippy::use_self,
+        reason = "`Self::status` would read like this method calling itself"
+    )]
     fn status(&self) -> Status {
         TimeoutSocket::status(self)
     }
