@@ -152,9 +152,11 @@ async fn a_handle_closes_with_code_and_reason_and_knows_the_code_of_the_peer() {
 #[tokio::test(start_paused = true)]
 async fn a_handle_made_after_the_end_knows_how_it_was() {
     let (mut socket, mut client) = pair(TimeoutConfig::default()).await;
+    socket = socket.with_label("late");
     client.close(None).await.unwrap();
     while socket.next().await.is_some() {}
     let handle = socket.handle();
+    assert_eq!(handle.label().as_deref(), Some("late"));
     assert!(handle.has_ended());
     assert_eq!(handle.status().await.phase, Phase::Closed);
     assert_eq!(handle.peer_close().unwrap().code, None);
@@ -210,11 +212,29 @@ async fn a_server_knows_its_connections_and_drains_them() {
     // Whoever comes now is drained too.
     let (socket, client) = pair(&timeouts).await;
     answers(client);
-    let late = tokio::spawn(read_to_end(socket));
-    timeout(11 * SECOND, timeouts.drain(10 * SECOND))
-        .await
-        .unwrap();
-    assert_eq!(reason(late.await.unwrap()), Some(CloseReason::Drain));
+    let late = timeout(10 * SECOND, read_to_end(socket)).await;
+    assert_eq!(reason(late.unwrap()), Some(CloseReason::Drain));
+}
+
+/// Guards rule 26.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_last_connection_wakes_each_task_that_drains_once() {
+    let timeouts = Timeouts::new(TimeoutConfig::default());
+    let sockets = [pair(&timeouts).await, pair(&timeouts).await];
+    let wakers = [counting(), counting()];
+    let mut drains = [(); 2].map(|()| timeouts.drain(SECOND).boxed());
+    for (drain, (waker, _)) in drains.iter_mut().zip(&wakers) {
+        assert!(!poll_with(waker, drain));
+        assert!(!poll_with(waker, drain));
+    }
+    for (socket, _client) in sockets {
+        assert!(wakers.iter().all(|(_, woken)| *woken.lock().unwrap() == 0));
+        drop(socket);
+    }
+    assert!(wakers.iter().all(|(_, woken)| *woken.lock().unwrap() == 1));
+    for (drain, (waker, _)) in drains.iter_mut().zip(&wakers) {
+        assert!(poll_with(waker, drain));
+    }
 }
 
 /// Guards rules 25 and 26.
@@ -277,14 +297,22 @@ async fn an_observer_gets_what_the_log_would() {
         .idle_timeout(30 * SECOND)
         .build()
         .unwrap();
-    let timeouts = Timeouts::new(config).with_observer(names.clone());
+    let observer = (names.clone(), Recorder::new());
+    let timeouts = Timeouts::new(config).with_observer(observer);
     let (socket, client) = pair(&timeouts).await;
     let socket = socket.with_label("silent");
     let end = read_to_end(socket).await;
     assert_eq!(reason(end), Some(CloseReason::IdleTimeout));
     drop(client);
+    // A socket that was never polled has not opened.
     let (socket, _client) = pair(&timeouts).await;
     drop(socket);
+    let (mut socket, _client) = pair(&timeouts).await;
+    assert!(socket.next().now_or_never().is_none());
+    drop(socket);
+    let failed = ready(Err::<Client, _>(tungstenite::Error::ConnectionClosed));
+    let opening = open(&timeouts, failed).with_label("bad");
+    assert!(opening.await.is_err());
     let seen = std::mem::take(&mut *names.0.lock().unwrap());
     assert_eq!(
         seen,
@@ -292,7 +320,10 @@ async fn an_observer_gets_what_the_log_would() {
             "1 silent opened, slack 0ns",
             "1 silent ping",
             "1 silent verdict",
-            "1 silent closed"
+            "1 silent closed",
+            "3 - opened, slack 0ns",
+            "3 - dropped",
+            "4 bad handshake error"
         ]
     );
 }
@@ -435,7 +466,7 @@ async fn either_half_carries_requests_out_in_order() {
     }
 }
 
-/// Guards rule 25.
+/// Guards rules 25 and 27.
 #[tokio::test(start_paused = true)]
 async fn what_is_asked_for_during_the_handshake_is_carried_out_after_it() {
     for polled in [false, true] {
@@ -450,19 +481,22 @@ async fn what_is_asked_for_during_the_handshake_is_carried_out_after_it() {
         assert!(!poll_with(&waker, &mut opening));
         let [handle] = timeouts.handles().try_into().unwrap();
         request_everything(&handle);
+        let mut status = handle.status().boxed();
+        assert!(!poll_with(Waker::noop(), &mut status));
         assert!(*woken.lock().unwrap() > 0);
         if polled {
-            // This consumes the wake-up.
+            // This consumes the wake-up, and answers.
             assert!(!poll_with(&waker, &mut opening));
+            assert!(poll_with(Waker::noop(), &mut status));
         }
         done.send(()).unwrap();
         let mut socket = opening.now_or_never().unwrap().unwrap();
-        let mut status = pin!(handle.status());
-        assert!(status.as_mut().now_or_never().is_none());
         assert_eq!(steps.take(), ["created, opening: true", "opened"]);
         assert!(socket.next().now_or_never().is_none());
         assert_eq!(steps.take()[..4], EVERYTHING);
-        assert_eq!(status.await.phase, Phase::Closing);
+        if !polled {
+            assert_eq!(status.await.phase, Phase::Closing);
+        }
     }
 }
 
@@ -771,9 +805,15 @@ async fn a_recorder_keeps_the_first_steps_and_the_last_verdicts() {
         }
         let traces = recorder.verdicts();
         assert_eq!(traces.len(), 16);
+        assert!(
+            traces
+                .windows(2)
+                .all(|pair| pair[0].id() + 1 == pair[1].id())
+        );
         for trace in &traces {
             assert_eq!((trace.is_cut(), steps(trace)), (is_cut, most));
             assert_eq!(trace.to_string().contains("final"), !is_cut);
+            assert_eq!(trace.to_string().contains(", cut"), is_cut);
             assert_replays(&trace.to_string());
         }
     }
@@ -855,8 +895,11 @@ async fn the_endpoints_of_a_server_share_all_but_the_limits() {
     let mut socket = wrap(&endpoint, server);
     assert_eq!(socket.config().close_timeout(), 3 * SECOND);
     assert!(socket.next().now_or_never().is_none());
-    let (other, _other_client) = pair(&timeouts).await;
+    // The slack of a socket takes precedence.
+    let (mut other, _other_client) = pair(&timeouts).await;
+    assert!(other.next().now_or_never().is_none());
     assert_eq!((timeouts.len(), endpoint.len()), (2, 2));
+    assert_eq!(timeouts.clone().with_timer_slack(SECOND).len(), 2);
     let ids: Vec<_> = endpoint
         .handles()
         .iter()
@@ -864,10 +907,13 @@ async fn the_endpoints_of_a_server_share_all_but_the_limits() {
         .collect();
     assert_eq!(ids, [1, 2]);
     let seen = names.0.lock().unwrap().join(", ");
-    assert_eq!(seen, "1 - opened, slack 250ms");
+    assert_eq!(seen, "1 - opened, slack 250ms, 2 - opened, slack 0ns");
     drop((socket, other));
     assert!(timeouts.is_empty());
-    // A configuration alone has no list.
+    // A configuration alone has no list, until something is set that connections share.
+    let begun = Timeouts::from(close_within(2)).with_timer_slack(SECOND);
+    let (_socket, _client) = pair(&begun).await;
+    assert_eq!(begun.len(), 1);
     let alone = Timeouts::from(close_within(2));
     let (_socket, _client) = pair(&alone).await;
     assert!(alone.is_empty() && alone.handles().is_empty());
