@@ -228,7 +228,7 @@ impl Link {
     fn set_status(&self, status: Status, ends: bool) {
         let mut shared = self.lock();
         shared.status = Some(Box::new(status));
-        shared.answered = if ends { shared.asked } else { shared.taken };
+        shared.answered = shared.taken;
         shared.has_ended |= ends;
         // Who asked later waits again when it is polled.
         let waiters = std::mem::take(&mut shared.waiters);
