@@ -15,7 +15,7 @@ use ws_timeout::TimeoutConfig;
 
 use crate::raw::{self, End};
 use crate::server::Serves;
-use crate::{Failure, Stage, Voice, now};
+use crate::{Failure, Narrator, Stage, now};
 
 /// The kinds of clients.
 #[derive(Clone, Copy)]
@@ -29,9 +29,9 @@ pub enum Client {
     /// Connects, and waits.
     SendsNoHandshake,
     /// Sends its handshake byte by byte.
-    DripsHandshake,
+    TricklesHandshake,
     /// Sends a frame byte by byte.
-    DripsFrame,
+    TricklesFrame,
     /// Talks without pause, and reads the echoes.
     Talks,
     /// Falls silent, and does not answer the Close frame that it gets for that.
@@ -59,17 +59,17 @@ pub struct Seen {
 impl Client {
     pub fn name(self) -> &'static str {
         match self {
-            Self::Healthy => "healthy",
-            Self::Silent => "silent",
-            Self::Frozen => "frozen",
+            Self::Healthy => "is quiet, but answers pings",
+            Self::Silent => "does not answer pings",
+            Self::Frozen => "stops reading",
             Self::SendsNoHandshake => "never sends its handshake",
-            Self::DripsHandshake => "drips its handshake",
-            Self::DripsFrame => "drips a frame",
-            Self::Talks => "talks without pause",
-            Self::IgnoresClose => "ignores the Close",
-            Self::Resets => "resets",
+            Self::TricklesHandshake => "trickles its handshake",
+            Self::TricklesFrame => "trickles a message",
+            Self::Talks => "never stops talking",
+            Self::IgnoresClose => "ignores the Close frame",
+            Self::Resets => "resets the connection",
             Self::AnswersLate => "answers pings late",
-            Self::Uploads => "large slow upload",
+            Self::Uploads => "uploads a message slowly",
         }
     }
 
@@ -88,8 +88,8 @@ impl Client {
             Self::Silent => silent(stage).await,
             Self::Frozen => frozen(stage).await,
             Self::SendsNoHandshake => sends_no_handshake(stage).await,
-            Self::DripsHandshake => drips_handshake(stage).await,
-            Self::DripsFrame => drips_frame(stage).await,
+            Self::TricklesHandshake => trickles_handshake(stage).await,
+            Self::TricklesFrame => trickles_frame(stage).await,
             Self::Talks => talks(stage).await,
             Self::IgnoresClose => ignores_close(stage).await,
             Self::Resets => resets(stage).await,
@@ -137,7 +137,7 @@ async fn healthy(stage: &Stage) -> Result<Seen, Failure> {
     }
 
     echo(&mut socket, Message::text("good bye")).await?;
-    let end = close(&mut socket, stage.voice).await?;
+    let end = close(&mut socket, stage.narrator).await?;
     Ok(Seen::new(start, end))
 }
 
@@ -169,7 +169,7 @@ async fn answers_late(stage: &Stage) -> Result<Seen, Failure> {
     }
     stage.say(format_args!("client: answered {LATE_PONGS} pings late"));
     writer.frame(raw::CLOSE, &NORMAL).await?;
-    Ok(Seen::new(start, reader.until_gone(stage.voice).await))
+    Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
 /// How much of the large message goes out at a time, and how often.
@@ -213,7 +213,7 @@ async fn uploads(stage: &Stage) -> Result<Seen, Failure> {
         return Err("the echo is not what was sent".into());
     }
     writer.frame(raw::CLOSE, &NORMAL).await?;
-    Ok(Seen::new(start, reader.until_gone(stage.voice).await))
+    Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
 /// A life in which a client that was taken for idle would have been closed.
@@ -229,7 +229,7 @@ const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 async fn silent(stage: &Stage) -> Result<Seen, Failure> {
     let start = now();
     let (mut reader, _writer) = raw::open(stage.address, None).await?;
-    Ok(Seen::new(start, reader.until_gone(stage.voice).await))
+    Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
 async fn frozen(stage: &Stage) -> Result<Seen, Failure> {
@@ -238,7 +238,7 @@ async fn frozen(stage: &Stage) -> Result<Seen, Failure> {
     let (mut reader, _writer) = raw::open(stage.address, Some(WINDOW)).await?;
     stage.reported.clone().wait_for(Option::is_some).await?;
     // What the kernels still hold is read only to see that there is no Close frame behind it.
-    let end = reader.until_gone(stage.voice).await;
+    let end = reader.until_gone(stage.narrator).await;
     Ok(Seen {
         gone: None,
         ..Seen::new(start, end)
@@ -248,23 +248,23 @@ async fn frozen(stage: &Stage) -> Result<Seen, Failure> {
 async fn sends_no_handshake(stage: &Stage) -> Result<Seen, Failure> {
     let start = now();
     let (mut reader, _writer) = raw::connect(stage.address, None).await?;
-    Ok(Seen::new(start, reader.until_gone(stage.voice).await))
+    Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
-async fn drips_handshake(stage: &Stage) -> Result<Seen, Failure> {
+async fn trickles_handshake(stage: &Stage) -> Result<Seen, Failure> {
     const EVERY: Duration = Duration::from_millis(100);
     let start = now();
     let (reader, writer) = raw::connect(stage.address, None).await?;
-    let (end, _) = drip(reader, writer, raw::REQUEST, EVERY, stage.voice).await?;
+    let (end, _) = trickle(reader, writer, raw::REQUEST, EVERY, stage.narrator).await?;
     Ok(Seen::new(start, end))
 }
 
-async fn drips_frame(stage: &Stage) -> Result<Seen, Failure> {
+async fn trickles_frame(stage: &Stage) -> Result<Seen, Failure> {
     const EVERY: Duration = Duration::from_millis(200);
     let (reader, writer) = raw::open(stage.address, None).await?;
     let frame = raw::frame(raw::TEXT, &[b'x'; 1000]);
     let start = now();
-    let (end, bytes) = drip(reader, writer, &frame, EVERY, stage.voice).await?;
+    let (end, bytes) = trickle(reader, writer, &frame, EVERY, stage.narrator).await?;
     let rate = stage.config.min_data_rate().ok_or("min_data_rate is off")?;
     Ok(Seen {
         earned: Duration::from_secs(1) * bytes / rate,
@@ -273,15 +273,15 @@ async fn drips_frame(stage: &Stage) -> Result<Seen, Failure> {
 }
 
 /// Sends byte by byte until the connection is gone; how it ended, and how many bytes it took.
-async fn drip(
+async fn trickle(
     mut reader: raw::Reader,
     mut writer: raw::Writer,
     bytes: &[u8],
     every: Duration,
-    voice: Voice,
+    narrator: Narrator,
 ) -> Result<(End, u32), Failure> {
     let mut sent = 0;
-    let dripping = async {
+    let trickling = async {
         for byte in bytes {
             sent += 1;
             if writer.bytes(&[*byte]).await.is_err() {
@@ -292,14 +292,14 @@ async fn drip(
         }
     };
     tokio::select! {
-        end = reader.until_gone(voice) => Ok((end, sent)),
-        () = dripping => Err("all of it was taken".into()),
+        end = reader.until_gone(narrator) => Ok((end, sent)),
+        () = trickling => Err("all of it was taken".into()),
     }
 }
 
 async fn talks(stage: &Stage) -> Result<Seen, Failure> {
-    // How many messages are under way at any time: enough that the server finds the next one whenever
-    // it looks, and few enough that its Close frame does not wait behind seconds of talk.
+    // How many messages are in flight: enough that the server always finds another, and few enough that
+    // its Close frame does not wait behind seconds of talk.
     const AT_ONCE: usize = 1000;
     let start = now();
     let (mut sink, mut stream) = connect(stage).await?.split();
@@ -318,7 +318,7 @@ async fn talks(stage: &Stage) -> Result<Seen, Failure> {
     let mut close = None;
     while let Some(message) = stream.next().await {
         match message? {
-            Message::Close(frame) => close = Some(told(stage.voice, frame)),
+            Message::Close(frame) => close = Some(told(stage.narrator, frame)),
             Message::Text(_) => {
                 echoes += 1;
                 heard_back.add_permits(1);
@@ -340,7 +340,7 @@ async fn ignores_close(stage: &Stage) -> Result<Seen, Failure> {
     if reader.frame().await?.payload != b"hello" {
         return Err("the echo is not what was sent".into());
     }
-    Ok(Seen::new(start, reader.until_gone(stage.voice).await))
+    Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
 async fn resets(stage: &Stage) -> Result<Seen, Failure> {
@@ -383,7 +383,7 @@ async fn echo(socket: &mut Socket, message: Message) -> Result<(), Failure> {
 }
 
 /// Closes with code 1000 and waits for the end.
-async fn close(socket: &mut Socket, voice: Voice) -> Result<End, Failure> {
+async fn close(socket: &mut Socket, narrator: Narrator) -> Result<End, Failure> {
     let normal = CloseFrame {
         code: CloseCode::Normal,
         reason: "".into(),
@@ -392,16 +392,16 @@ async fn close(socket: &mut Socket, voice: Voice) -> Result<End, Failure> {
     let mut close = None;
     while let Some(message) = socket.next().await {
         if let Message::Close(frame) = message? {
-            close = Some(told(voice, frame));
+            close = Some(told(narrator, frame));
         }
     }
-    voice.say("client: gone");
+    narrator.say("client: gone");
     Ok(End { close, gone: now() })
 }
 
 /// Notes a Close frame.
-fn told(voice: Voice, frame: Option<CloseFrame>) -> (u16, Instant) {
+fn told(narrator: Narrator, frame: Option<CloseFrame>) -> (u16, Instant) {
     let code = frame.map_or(raw::NO_CODE, |frame| frame.code.into());
-    voice.say(format_args!("client: a Close with code {code}"));
+    narrator.say(format_args!("client: a Close with code {code}"));
     (code, now())
 }

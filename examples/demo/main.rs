@@ -1,25 +1,25 @@
-//! What becomes of good and bad clients of a guarded server: real sockets, short timeouts, a table.
+//! An echo server with timeouts, eleven clients, most of which misbehave, and a table of what ended each.
 //!
 //! ```text
 //! cargo run --example demo
+//! cargo run --example demo -- --all
+//! cargo run --example demo -- --verbose
 //! ```
 //!
-//! Each client has a connection of its own to an echo server that the crate guards, and that three
-//! times: to a server on tokio, on smol and on async-std, all at the same time. What happens is printed
-//! as it does. The table at the end compares what became of each client with what should have: the
-//! verdict on the server's side, the close code on the wire, and when. If any of it is wrong the exit
-//! status is 1; it takes less than 20 seconds in any case.
-//! `RUST_LOG=ws_timeout=debug` shows what the crate itself has to say.
+//! Sockets and clocks are real, the limits are short. Each client has its own connection, all at the same
+//! time. The demo checks what ended each connection, the code of the Close frame and the time, and exits
+//! with 1 if one of them is wrong. `--all` does this on tokio, smol and async-std. `--verbose` prints each
+//! event, and `RUST_LOG=ws_timeout=debug` the log of the crate. It takes less than 20 seconds.
 //!
-//! `server.rs` is what to copy. `clients.rs` holds the clients, `raw.rs` the WebSocket of those that
-//! misbehave more than a library would, and `expected.rs` how a limit becomes an expectation.
+//! `server.rs` is what to copy. `clients.rs` has the clients, `raw.rs` the WebSocket of those that no
+//! library would let misbehave, `expected.rs` what a limit should lead to, and `table.rs` the table.
 
 mod clients;
 mod expected;
 mod raw;
 mod server;
+mod table;
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -27,7 +27,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use ws_timeout::{CloseReason, ConfigError, TimeoutConfig};
 
@@ -40,16 +39,28 @@ const PATIENCE: Duration = Duration::from_secs(18);
 
 type Failure = Box<dyn Error + Send + Sync>;
 
+const USAGE: &str = "usage: demo [--all] [--verbose]";
+
 fn main() -> ExitCode {
-    if let Some(argument) = std::env::args_os().nth(1) {
-        eprintln!(
-            "demo: {} is no argument\nusage: demo",
-            argument.to_string_lossy()
-        );
-        return ExitCode::from(2);
+    let (mut all, mut verbose) = (false, false);
+    for argument in std::env::args_os().skip(1) {
+        match argument.to_str() {
+            Some("--all") => all = true,
+            Some("--verbose") => verbose = true,
+            _ => {
+                let argument = argument.to_string_lossy();
+                eprintln!("demo: {argument} is not an argument\n{USAGE}");
+                return ExitCode::from(2);
+            }
+        }
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
-    match run() {
+    let runtimes = if all {
+        &Runtime::ALL[..]
+    } else {
+        &[Runtime::Tokio]
+    };
+    match run(runtimes, verbose) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -59,44 +70,49 @@ fn main() -> ExitCode {
     }
 }
 
+/// Returns whether all clients ended as expected.
 #[tokio::main]
-async fn run() -> Result<bool, Failure> {
+async fn run(runtimes: &[Runtime], verbose: bool) -> Result<bool, Failure> {
     let origin = now();
     let cases = cases()?;
-    let mut playing = JoinSet::new();
-    for (row, &case) in cases.iter().enumerate() {
-        for (column, runtime) in Runtime::ALL.into_iter().enumerate() {
-            playing.spawn(async move { ((row, column), case.play(runtime, origin).await) });
-        }
-    }
-    let mut outcomes = BTreeMap::new();
-    while let Some(played) = playing.join_next().await {
-        let (place, outcome) = played?;
-        outcomes.insert(place, outcome);
+    println!("{}", table::title(cases.len(), runtimes));
+    let mut rows = Vec::new();
+    for &case in &cases {
+        let start = |&runtime| {
+            tokio::spawn(case.run(Narrator {
+                client: case.client.name(),
+                runtime,
+                origin,
+                verbose,
+            }))
+        };
+        rows.push((case, runtimes.iter().map(start).collect::<Vec<_>>()));
     }
 
-    println!();
-    print_header();
-    for (row, case) in cases.iter().enumerate() {
-        case.print(outcomes.range((row, 0)..(row + 1, 0)).map(|(_, it)| it));
+    // The cases are in the order of their ends, so a row rarely waits for the row before. The table comes
+    // after the events, if there are any.
+    let mut table = table::header(runtimes);
+    let (mut connections, mut wrong) = (0, 0);
+    for (case, running) in rows {
+        let mut outcomes = Vec::new();
+        for outcome in running {
+            outcomes.push(outcome.await?);
+        }
+        connections += outcomes.len();
+        wrong += outcomes.iter().filter(|it| !it.is_right()).count();
+        table += &table::row(&case, &outcomes);
+        if !verbose {
+            print!("{}", std::mem::take(&mut table));
+        }
     }
-    println!(
-        "\nRight: that end and that code, no earlier than expected and at most {} later. What trickles in \
-         puts off its limit.",
-        seconds(expected::ALLOWANCE)
-    );
-    let connections = outcomes.len();
-    let wrong = outcomes.values().filter(|it| !it.wrong.is_empty()).count();
-    println!(
-        "{} clients on {} runtimes: {connections} connections, {wrong} wrong, {:.1} s",
-        cases.len(),
-        Runtime::ALL.len(),
-        (now() - origin).as_secs_f64()
-    );
+    if verbose {
+        print!("\n{table}");
+    }
+    println!("{}", table::summary(connections, wrong, now() - origin));
     Ok(wrong == 0)
 }
 
-/// Each client, the limits that it meets, and what has to become of it.
+/// Returns each client, its limits, and what should end it, in the order of the ends.
 fn cases() -> Result<Vec<Case>, ConfigError> {
     use CloseReason::*;
 
@@ -110,13 +126,13 @@ fn cases() -> Result<Vec<Case>, ConfigError> {
         .no_connection_timeout()
         .jitter(0.0)
         .build()?;
-    // Who always has something to say is never idle, and meets no limit but this.
+    // A client that never stops talking exceeds no other limit.
     let short_life = base
         .to_builder()
         .connection_timeout(Duration::from_secs(2))
         .message_timeout(Duration::from_secs(6))
         .build()?;
-    // Without pings to answer, a peer that has nothing to say is idle.
+    // Without pings to answer, a client with nothing to say is idle.
     let idle_soon = base
         .to_builder()
         .idle_timeout(Duration::from_secs(2))
@@ -134,24 +150,24 @@ fn cases() -> Result<Vec<Case>, ConfigError> {
         expected: Expected::verdict(reason, &config),
     };
     Ok(vec![
-        lives(Client::Healthy, clients::healthy_life(&base)),
-        meets(Client::Silent, PongTimeout, base),
-        meets(Client::Frozen, MessageTimeout, base),
+        Case {
+            client: Client::Resets,
+            config: base,
+            expected: Expected::to_fail(),
+        },
         meets(Client::SendsNoHandshake, HandshakeTimeout, base),
-        meets(Client::DripsHandshake, HandshakeTimeout, base),
-        meets(Client::DripsFrame, SlowReceive, base),
+        meets(Client::TricklesHandshake, HandshakeTimeout, base),
+        meets(Client::Frozen, MessageTimeout, base),
         meets(Client::Talks, ConnectionTimeout, short_life),
         Case {
             client: Client::IgnoresClose,
             config: idle_soon,
             expected: Expected::ignored(IdleTimeout, &idle_soon),
         },
-        Case {
-            client: Client::Resets,
-            config: base,
-            expected: Expected::to_fail(),
-        },
+        meets(Client::Silent, PongTimeout, base),
+        meets(Client::TricklesFrame, SlowReceive, base),
         lives(Client::AnswersLate, clients::late_life(&base)),
+        lives(Client::Healthy, clients::healthy_life(&base)),
         lives(Client::Uploads, clients::upload_life(&base)),
     ])
 }
@@ -164,8 +180,9 @@ struct Case {
 }
 
 impl Case {
-    async fn play(self, runtime: Runtime, origin: Instant) -> Outcome {
-        let (seen, report) = match timeout(PATIENCE, self.meet(runtime, origin)).await {
+    /// Runs the client against a server, and checks the end.
+    async fn run(self, narrator: Narrator) -> Outcome {
+        let (seen, report) = match timeout(PATIENCE, self.connect(narrator)).await {
             Ok(Ok((seen, report))) => (seen, Some(report)),
             Ok(Err(error)) => (Err(error), None),
             Err(_) => (Err(format!("no end within {PATIENCE:?}").into()), None),
@@ -175,41 +192,30 @@ impl Case {
             (Ok(_), None) => vec!["no report from the server".into()],
             (Err(error), _) => vec![error.to_string()],
         };
+        let known = seen.ok().zip(report);
         Outcome {
-            runtime,
-            seen: seen.ok(),
-            report,
+            runtime: narrator.runtime,
+            took: known.map(|(seen, report)| report.at - expected::start(&seen, &report)),
             wrong,
         }
     }
 
-    /// Lets the client and a server of its own meet.
-    async fn meet(
-        &self,
-        runtime: Runtime,
-        origin: Instant,
-    ) -> Result<(Result<Seen, Failure>, Report), Failure> {
-        let voice = Voice {
-            client: self.client.name(),
-            runtime: runtime.name(),
-            origin,
-        };
+    async fn connect(self, narrator: Narrator) -> Result<(Result<Seen, Failure>, Report), Failure> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let (report, mut reported) = watch::channel(None);
         let stage = Stage {
             address: listener.local_addr()?,
             config: self.config,
-            voice,
+            narrator,
             reported: reported.clone(),
         };
-        let does = self.client.serves();
-        runtime.spawn(server::serve(
-            runtime,
+        let serves = self.client.serves();
+        narrator.runtime.spawn(server::serve(
             listener,
             self.config,
-            does,
-            voice,
+            serves,
+            narrator,
             report,
         ));
 
@@ -219,111 +225,60 @@ impl Case {
     }
 }
 
-/// What a client is given to play with.
+/// What a client knows.
 struct Stage {
     address: SocketAddr,
     config: TimeoutConfig,
-    voice: Voice,
-    /// What the server reports when it is done with the client.
+    narrator: Narrator,
+    /// What the server reports at the end.
     reported: watch::Receiver<Option<Report>>,
 }
 
 impl Stage {
     fn say(&self, what: impl fmt::Display) {
-        self.voice.say(what);
+        self.narrator.say(what);
     }
 }
 
-/// Prints what happens, with the time and the name of the client that it is about.
+/// Prints the events of a connection with `--verbose`.
 #[derive(Clone, Copy)]
-struct Voice {
+struct Narrator {
     client: &'static str,
-    runtime: &'static str,
+    runtime: Runtime,
     origin: Instant,
+    verbose: bool,
 }
 
-impl Voice {
+impl Narrator {
     fn say(self, what: impl fmt::Display) {
-        let Self {
-            client, runtime, ..
-        } = self;
-        let time = (now() - self.origin).as_secs_f64();
-        println!("{time:>6.3} s  {runtime:<11}{client:<26}{what}");
+        if self.verbose {
+            let time = (now() - self.origin).as_secs_f64();
+            let runtime = self.runtime.name();
+            println!("{time:>6.3} s  {runtime:<11}{:<29}{what}", self.client);
+        }
     }
 }
 
-/// The name of the connection.
-impl fmt::Display for Voice {
+/// Writes the label of the connection.
+impl fmt::Display for Narrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.client, self.runtime)
+        write!(f, "{}, {}", self.client, self.runtime.name())
     }
 }
 
-/// What became of a client on one runtime.
+/// What ended a client on one runtime.
 struct Outcome {
     runtime: Runtime,
-    seen: Option<Seen>,
-    report: Option<Report>,
+    /// How long after the limit began to count the server ended the connection, if it did.
+    took: Option<Duration>,
     /// What is wrong, if anything is.
     wrong: Vec<String>,
 }
 
-fn print_header() {
-    print!(
-        "{:<26}{:<35}{:>4}{:>8}",
-        "client", "expected", "code", "after"
-    );
-    for runtime in Runtime::ALL {
-        print!("   {:<19}", runtime.name());
+impl Outcome {
+    fn is_right(&self) -> bool {
+        self.wrong.is_empty()
     }
-    println!();
-}
-
-impl Case {
-    /// Prints the line of the table for this client: what is expected, and whether that came true on
-    /// each runtime, with which code and after how long.
-    fn print<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome> + Clone) {
-        print!(
-            "{:<26}{:<35}{:>4}{:>8}",
-            self.client.name(),
-            self.expected.ended.to_string(),
-            code(self.expected.close),
-            seconds(self.expected.after),
-        );
-        for outcome in outcomes.clone() {
-            print!("   {outcome}");
-        }
-        println!();
-        for outcome in outcomes {
-            for wrong in &outcome.wrong {
-                println!("    {}: {wrong}", outcome.runtime.name());
-            }
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let right = self.wrong.is_empty();
-        let code = code(self.seen.as_ref().and_then(|seen| seen.close));
-        let known = self.seen.as_ref().zip(self.report.as_ref());
-        let after = known.map(|(seen, report)| seconds(report.at - expected::start(seen, report)));
-        write!(
-            f,
-            "{:<5}{code:>6}{:>8}",
-            if right { "right" } else { "WRONG" },
-            after.as_deref().unwrap_or("-"),
-        )
-    }
-}
-
-/// The code of a Close frame, if there is one.
-fn code<T>(close: Option<(u16, T)>) -> String {
-    close.map_or("-".into(), |(code, _)| code.to_string())
-}
-
-fn seconds(length: Duration) -> String {
-    format!("{:.2} s", length.as_secs_f64())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]

@@ -8,7 +8,7 @@ use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
-use crate::{Voice, now};
+use crate::{Narrator, now};
 
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
@@ -94,7 +94,7 @@ impl Reader {
     }
 
     /// Reads until the connection is gone, and answers nothing.
-    pub async fn until_gone(&mut self, voice: Voice) -> End {
+    pub async fn until_gone(&mut self, narrator: Narrator) -> End {
         let mut close = None;
         loop {
             match self.frame().await {
@@ -103,12 +103,12 @@ impl Reader {
                         .payload
                         .first_chunk()
                         .map_or(NO_CODE, |&code| u16::from_be_bytes(code));
-                    voice.say(format_args!("client: a Close with code {code}"));
+                    narrator.say(format_args!("client: a Close with code {code}"));
                     close = Some((code, now()));
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    voice.say(format_args!("client: gone ({error})"));
+                    narrator.say(format_args!("client: gone ({error})"));
                     return End { close, gone: now() };
                 }
             }

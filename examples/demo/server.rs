@@ -1,4 +1,4 @@
-//! The guarded server, one connection at a time, on each of the runtimes.
+//! The server with timeouts, for one connection, on each of the runtimes.
 
 use std::fmt;
 use std::future::Future;
@@ -14,9 +14,8 @@ use ws_timeout::{
     CloseHandshake, CloseReason, Error, Metered, TimeoutConfig, TimeoutSocket, Timer, runtime,
 };
 
-use crate::{Voice, now};
+use crate::{Narrator, now};
 
-/// What the server stands on.
 #[derive(Clone, Copy)]
 pub enum Runtime {
     Tokio,
@@ -33,7 +32,7 @@ pub enum Serves {
     Push,
 }
 
-/// What became of a connection, as the server knows it.
+/// How a connection ended, as the server knows it, and when.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub ended: Ended,
@@ -56,32 +55,31 @@ pub enum Ended {
 
 /// Serves the first client that comes, and reports how it ended.
 ///
-/// Must be polled on `runtime`: see [`Runtime::spawn`].
+/// Must be polled on the runtime of `narrator`: see [`Runtime::spawn`].
 pub async fn serve(
-    runtime: Runtime,
     listener: TcpListener,
     config: TimeoutConfig,
     serves: Serves,
-    voice: Voice,
+    narrator: Narrator,
     report: watch::Sender<Option<Report>>,
 ) {
     let mut last_push = None;
-    let ended = match runtime {
-        Runtime::Tokio => on_tokio(listener, config, serves, voice, &mut last_push).await,
-        Runtime::Smol => on_smol(listener, config, serves, voice, &mut last_push).await,
-        Runtime::AsyncStd => on_async_std(listener, config, serves, voice, &mut last_push).await,
+    let ended = match narrator.runtime {
+        Runtime::Tokio => on_tokio(listener, config, serves, narrator, &mut last_push).await,
+        Runtime::Smol => on_smol(listener, config, serves, narrator, &mut last_push).await,
+        Runtime::AsyncStd => on_async_std(listener, config, serves, narrator, &mut last_push).await,
     };
     match &ended {
-        Ok(()) => voice.say("server: the client closed the connection"),
+        Ok(()) => narrator.say("server: the client closed the connection"),
         // Shown whole, a verdict has the connection's status with it.
         Err(Error::Verdict(verdict)) => {
             let (reason, closing) = (verdict.reason, verdict.close_handshake);
-            voice.say(format_args!(
+            narrator.say(format_args!(
                 "server: {reason}, {} ({closing})",
                 reason.text()
             ));
         }
-        Err(error) => voice.say(format_args!("server: {error}")),
+        Err(error) => narrator.say(format_args!("server: {error}")),
     }
     let ended = match ended {
         Ok(()) => Ended::Cleanly,
@@ -100,7 +98,7 @@ async fn on_tokio(
     listener: TcpListener,
     config: TimeoutConfig,
     serves: Serves,
-    voice: Voice,
+    narrator: Narrator,
     last_push: &mut Option<Instant>,
 ) -> Result<(), Error<tungstenite::Error>> {
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
@@ -111,7 +109,7 @@ async fn on_tokio(
     let handshake =
         tokio_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
     let opening = runtime::tokio::open(config, handshake);
-    let opening = opening.with_meter(meter).with_label(voice.to_string());
+    let opening = opening.with_meter(meter).with_label(narrator.to_string());
     converse(opening.await?, serves, last_push).await
 }
 
@@ -119,7 +117,7 @@ async fn on_smol(
     listener: TcpListener,
     config: TimeoutConfig,
     serves: Serves,
-    voice: Voice,
+    narrator: Narrator,
     last_push: &mut Option<Instant>,
 ) -> Result<(), Error<tungstenite::Error>> {
     let listener = smol::net::TcpListener::try_from(listener).map_err(failed)?;
@@ -130,7 +128,7 @@ async fn on_smol(
     let handshake =
         async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
     let opening = runtime::smol::open(config, handshake);
-    let opening = opening.with_meter(meter).with_label(voice.to_string());
+    let opening = opening.with_meter(meter).with_label(narrator.to_string());
     converse(opening.await?, serves, last_push).await
 }
 
@@ -138,7 +136,7 @@ async fn on_async_std(
     listener: TcpListener,
     config: TimeoutConfig,
     serves: Serves,
-    voice: Voice,
+    narrator: Narrator,
     last_push: &mut Option<Instant>,
 ) -> Result<(), Error<tungstenite::Error>> {
     let listener = async_std::net::TcpListener::from(listener);
@@ -149,7 +147,7 @@ async fn on_async_std(
     let handshake =
         async_tungstenite::accept_async_with_config(transport, Some(tungstenite_config()));
     let opening = runtime::async_std::open(config, handshake);
-    let opening = opening.with_meter(meter).with_label(voice.to_string());
+    let opening = opening.with_meter(meter).with_label(narrator.to_string());
     converse(opening.await?, serves, last_push).await
 }
 
