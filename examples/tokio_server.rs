@@ -1,11 +1,11 @@
-//! An existing tokio-tungstenite server, and the one line that guards its connections.
+//! An existing tokio-tungstenite server, and the one line that adds timeouts.
 //!
 //! ```text
 //! cargo run --example tokio_server
 //! ```
 //!
-//! A client comes, talks, and falls silent: the log shows how it is let go. A real server keeps the default
-//! limits or takes them from the environment, and names its connections: see the README.
+//! A client connects, says hello and stops answering: the log shows how it is disconnected. A real server
+//! keeps the default limits or takes them from the environment: see the README.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(serve(listener, Arc::new(config)));
-    // The server would go on for ever, this example ends with its only client.
+    // The server would run for ever. This example ends with its only client.
     visit(address).await
 }
 
@@ -41,7 +41,7 @@ async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), 
         let (tcp, peer) = listener.accept().await?;
         let config = config.clone();
         tokio::spawn(async move {
-            match converse(tcp, config).await {
+            match converse(tcp, peer, config).await {
                 Ok(()) => println!("{peer}: closed"),
                 Err(Error::Verdict(end)) if end.reason.is_planned() => {
                     println!("{peer}: ended as planned: {}", end.reason);
@@ -54,20 +54,24 @@ async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), 
 
 async fn converse(
     tcp: TcpStream,
+    peer: SocketAddr,
     config: Arc<TimeoutConfig>,
 ) -> Result<(), Error<tungstenite::Error>> {
     let transport = Metered::socket(tcp); // counts bytes, and asks the kernel before a verdict
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    // The guarded socket. Without timeouts: `let socket = handshake.await?;`
+    // The socket with timeouts. Before: `let socket = handshake.await?;`
     let opening = runtime::tokio::open(config, handshake);
-    let mut socket = opening.with_meter(meter).await?;
+    let mut socket = opening
+        .with_meter(meter)
+        .with_label(peer.to_string())
+        .await?;
 
     while let Some(message) = socket.next().await {
         let message = message?;
         if message.is_text() || message.is_binary() {
-            // Read on after a send that failed: the peer may still have something to say, and the stream
-            // tells how it all ended.
+            // Keep reading after a failed send: the peer's last messages may arrive, and the stream
+            // says how the connection ended.
             if let Err(error) = socket.send(message).await {
                 println!("not sent: {error}");
             }
@@ -76,14 +80,14 @@ async fn converse(
     Ok(())
 }
 
-/// The client: hears its echo, and from then on reads what comes but answers nothing, not even a ping.
+/// The client: receives its echo, and then reads without answering, not even pings.
 async fn visit(server: SocketAddr) -> Result<(), Failure> {
     let tcp = TcpStream::connect(server).await?;
     let (mut socket, _) = client_async("ws://localhost/", tcp).await?;
     socket.send(Message::text("hello")).await?;
     let echo = socket.next().await.ok_or("no echo")??;
-    println!("the client heard {echo}, and falls silent");
+    println!("the client received {echo} and stops answering");
     socket.get_mut().read_to_end(&mut Vec::new()).await?;
-    println!("the server has let go of the client");
+    println!("the server has disconnected the client");
     Ok(())
 }

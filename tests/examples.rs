@@ -1,6 +1,6 @@
 //! Runs the examples as a user would: as programs.
 //!
-//! All but `demo`, which takes longer and is run by itself.
+//! All but `demo`, which takes longer: `.ci/run` runs it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -186,8 +186,7 @@ fn a_port_beyond_the_last_is_told_to_be_one() {
     let url = "ws://127.0.0.1:65536/";
     for (name, arguments) in [
         ("echo", &["--addr", "127.0.0.1:65536"][..]),
-        ("shutdown", &["--addr", "127.0.0.1:65536"]),
-        ("client", &[url]),
+        ("line_client", &[url]),
     ] {
         let (status, _, err) = run(name, arguments, &[]);
         assert_eq!(status.code(), Some(2), "{name}: {err}");
@@ -200,15 +199,12 @@ fn a_port_beyond_the_last_is_told_to_be_one() {
 fn an_address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for name in ["echo", "shutdown"] {
-        let (status, out, err) = run(name, &["--addr", &address], &[]);
-        assert_eq!(status.code(), Some(1), "{name}: {err}");
-        assert_eq!(out, "", "{name}");
-        assert!(
-            err.starts_with(&format!("{name}: cannot listen on {address}: ")),
-            "{err}"
-        );
-    }
+    let (status, out, err) = run("echo", &["--addr", &address], &[]);
+    assert_eq!((status.code(), &*out), (Some(1), ""), "{err}");
+    assert!(
+        err.starts_with(&format!("echo: cannot listen on {address}: ")),
+        "{err}"
+    );
 }
 
 #[test]
@@ -431,18 +427,17 @@ fn bare_goes_as_expected() {
 // ---- servers ----
 
 #[test]
-fn a_server_with_the_one_line_lets_go_of_a_silent_client() {
+fn a_server_with_the_one_line_disconnects_a_silent_client() {
     for name in [
         "tokio_server",
         "smol_server",
-        "async_std_server",
         "tls_server",
         "smol_tls_server",
     ] {
         let (status, out, err) = run(name, &[], &[]);
         assert_eq!(status.code(), Some(0), "{name}: {out}{err}");
-        assert!(out.contains("the client heard hello"), "{name}: {out}");
-        assert!(out.contains("has let go of the client"), "{name}: {out}");
+        assert!(out.contains("the client received hello"), "{name}: {out}");
+        assert!(out.contains("has disconnected the client"), "{name}: {out}");
         assert!(
             err.contains("pong_timeout, close sent, dropped"),
             "{name}: {err}"
@@ -568,20 +563,10 @@ fn metrics_counts_what_happens_to_connections() {
 // ---- shutdown ----
 
 #[test]
-fn shutdown_closes_a_thousand_connections_evenly() {
-    let arguments = ["--connections", "1000", "--within", "2"];
-    let (status, out, err) = run("shutdown", &arguments, &[("WS_CLOSE_TIMEOUT", "2")]);
-    assert_eq!(status.code(), Some(0), "{out}{err}");
-    for text in ["990 answered the Close frame, 10 ignored it", "chi-square"] {
-        assert!(out.contains(text), "{out}{err}");
-    }
-}
-
-#[test]
 #[cfg(unix)]
 fn shutdown_on_a_signal_tells_each_client_why_and_ends_well() {
     for signal in ["-TERM", "-INT"] {
-        let mut server = Server::start("shutdown", &["--within", "1"], &[]);
+        let mut server = Server::start("shutdown", &["1"], &[]);
         let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
         for client in &mut clients {
             client.send(Message::text("hello")).unwrap();
@@ -608,9 +593,27 @@ fn shutdown_on_a_signal_tells_each_client_why_and_ends_well() {
 }
 
 #[test]
-fn shutdown_refuses_bad_arguments() {
-    let bad: [&[&str]; 7] = [
-        &["--addr", "nowhere"],
+fn shutdown_refuses_a_bad_argument() {
+    let (status, out, err) = run("shutdown", &["soon"], &[]);
+    assert_eq!((status.code(), &*out), (Some(1), ""), "{err}");
+    assert!(err.contains("usage: shutdown [SECONDS]"), "{err}");
+}
+
+// ---- drain_rehearsal ----
+
+#[test]
+fn a_drain_closes_a_thousand_connections_evenly() {
+    let arguments = ["--connections", "1000", "--within", "2"];
+    let (status, out, err) = run("drain_rehearsal", &arguments, &[("WS_CLOSE_TIMEOUT", "2")]);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    for text in ["990 answered the Close frame, 10 ignored it", "chi-square"] {
+        assert!(out.contains(text), "{out}{err}");
+    }
+}
+
+#[test]
+fn drain_rehearsal_refuses_bad_arguments() {
+    let bad: [&[&str]; 6] = [
         &["--within"],
         &["--within", "0"],
         &["--within", "soon"],
@@ -619,19 +622,26 @@ fn shutdown_refuses_bad_arguments() {
         &["now"],
     ];
     for arguments in bad {
-        let (status, out, err) = run("shutdown", arguments, &[]);
+        let (status, out, err) = run("drain_rehearsal", arguments, &[]);
         assert_eq!(status.code(), Some(2), "{arguments:?}: {err}");
         assert_eq!(out, "", "{arguments:?}");
-        assert!(err.contains("\nusage: shutdown "), "{arguments:?}: {err}");
+        assert!(
+            err.contains("\nusage: drain_rehearsal "),
+            "{arguments:?}: {err}"
+        );
     }
 }
 
 #[test]
 #[cfg(unix)]
-fn shutdown_says_how_many_files_it_needs() {
+fn drain_rehearsal_says_how_many_files_it_needs() {
     let few = "ulimit -n 256 && exec \"$0\" --connections 1000";
     let output = Command::new("sh")
-        .args([OsStr::new("-c"), few.as_ref(), program("shutdown").as_ref()])
+        .args([
+            OsStr::new("-c"),
+            few.as_ref(),
+            program("drain_rehearsal").as_ref(),
+        ])
         .output()
         .unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
@@ -649,9 +659,36 @@ fn shutdown_says_how_many_files_it_needs() {
 
 #[test]
 fn client_sends_what_is_typed_and_prints_what_comes() {
+    let echo = Server::start("echo", &[], &[]);
+    let mut client = Typist::start("client", &[&echo.url()], &[]);
+    assert_eq!(client.next_event(), "connected");
+    client.types("hello");
+    assert_eq!(client.next_event(), "hello");
+    client.ends_input();
+    assert_eq!(
+        client.next_event(),
+        "closed; the code of the answer: Some(1000)"
+    );
+    assert_eq!(client.status().code(), Some(0));
+}
+
+#[test]
+fn client_fails_with_the_limit_that_ended_the_connection() {
+    let echo = Server::start("echo", &[], &[]);
+    let short = [("WS_CONNECTION_TIMEOUT", "0.1")];
+    let client = Typist::start("client", &[&echo.url()], &short);
+    assert_eq!(client.next_event(), "connected");
+    client.logs("client: close answered: connection_timeout: open for ");
+    assert_eq!(client.status().code(), Some(1));
+}
+
+// ---- line_client ----
+
+#[test]
+fn line_client_sends_what_is_typed_and_prints_what_comes() {
     for runtime in RUNTIMES {
         let echo = Server::start("echo", &["--runtime", runtime], &[("RUST_LOG", "debug")]);
-        let mut client = Typist::start(&["--runtime", runtime, &echo.url()], &[]);
+        let mut client = Typist::start("line_client", &["--runtime", runtime, &echo.url()], &[]);
         assert_eq!(client.next_event(), "opened", "{runtime}");
         client.types("hello");
         assert_eq!(client.next_event(), "received hello", "{runtime}");
@@ -665,11 +702,11 @@ fn client_sends_what_is_typed_and_prints_what_comes() {
 }
 
 #[test]
-fn client_tells_the_code_and_the_reason_of_the_server() {
+fn line_client_tells_the_code_and_the_reason_of_the_server() {
     for runtime in RUNTIMES {
         let short = [("WS_CONNECTION_TIMEOUT", "0.1")];
         let echo = Server::start("echo", &["--runtime", runtime], &short);
-        let client = Typist::start(&["--runtime", runtime, &echo.url()], &[]);
+        let client = Typist::start("line_client", &["--runtime", runtime, &echo.url()], &[]);
         assert_eq!(client.next_event(), "opened", "{runtime}");
         let code = "closed by the peer with 1001 \"the connection reached its maximum lifetime\"";
         assert_eq!(client.next_event(), code, "{runtime}");
@@ -678,11 +715,11 @@ fn client_tells_the_code_and_the_reason_of_the_server() {
 }
 
 #[test]
-fn client_fails_with_the_limit_that_ended_the_connection() {
+fn line_client_fails_with_the_limit_that_ended_the_connection() {
     for runtime in RUNTIMES {
         let echo = Server::start("echo", &["--runtime", runtime], &[]);
         let short = [("WS_CONNECTION_TIMEOUT", "0.1")];
-        let client = Typist::start(&["--runtime", runtime, &echo.url()], &short);
+        let client = Typist::start("line_client", &["--runtime", runtime, &echo.url()], &short);
         assert_eq!(client.next_event(), "opened", "{runtime}");
         let end = client.next_event();
         let said = "failed: close answered: connection_timeout: open for ";
@@ -692,12 +729,12 @@ fn client_fails_with_the_limit_that_ended_the_connection() {
 }
 
 #[test]
-fn client_waits_for_a_server_no_longer_than_the_handshake_may_take() {
+fn line_client_waits_for_a_server_no_longer_than_the_handshake_may_take() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", mute.local_addr().unwrap());
     for runtime in RUNTIMES {
         let short = [("WS_HANDSHAKE_TIMEOUT", "0.1")];
-        let (status, out, err) = run("client", &["--runtime", runtime, &url], &short);
+        let (status, out, err) = run("line_client", &["--runtime", runtime, &url], &short);
         assert_eq!(status.code(), Some(1), "{runtime}: {err}");
         let said =
             "failed: dropped: handshake_timeout: the opening handshake was incomplete after ";
@@ -706,7 +743,7 @@ fn client_waits_for_a_server_no_longer_than_the_handshake_may_take() {
 }
 
 #[test]
-fn client_refuses_bad_arguments() {
+fn line_client_refuses_bad_arguments() {
     let bad: [&[&str]; 7] = [
         &[],
         &["--runtime"],
@@ -717,10 +754,13 @@ fn client_refuses_bad_arguments() {
         &["localhost:80"],
     ];
     for arguments in bad {
-        let (status, out, err) = run("client", arguments, &[]);
+        let (status, out, err) = run("line_client", arguments, &[]);
         assert_eq!(status.code(), Some(2), "{arguments:?}: {err}");
         assert_eq!(out, "", "{arguments:?}");
-        assert!(err.contains("\nusage: client "), "{arguments:?}: {err}");
+        assert!(
+            err.contains("\nusage: line_client "),
+            "{arguments:?}: {err}"
+        );
     }
 }
 
@@ -736,21 +776,21 @@ fn the_table_of_the_readme_is_what_compare_prints() {
 
 // ---- programs ----
 
-/// A client and whoever types into it.
+/// A client, and its input.
 struct Typist {
     program: Program,
     /// What it prints, line by line.
     events: Receiver<String>,
-    /// Kept so that the program can go on writing.
-    _log: Receiver<String>,
+    /// What it logs, line by line.
+    log: Receiver<String>,
 }
 
 impl Typist {
-    fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut program = Program::start("client", arguments, variables);
+    fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut program = Program::start(name, arguments, variables);
         Self {
             events: lines(program.0.stdout.take().unwrap()),
-            _log: lines(program.0.stderr.take().unwrap()),
+            log: lines(program.0.stderr.take().unwrap()),
             program,
         }
     }
@@ -768,6 +808,10 @@ impl Typist {
         self.events
             .recv_timeout(PATIENCE)
             .expect("an event in time")
+    }
+
+    fn logs(&self, text: &str) {
+        wait_for(text, &self.log);
     }
 
     /// How it ends, after it has said its last.
@@ -814,14 +858,18 @@ impl Server {
         socket
     }
 
-    /// Waits for a line with `text` in it.
     fn logs(&self, text: &str) {
-        loop {
-            let line = self.log.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|error| panic!("{text:?} is not logged: {error}"));
-            if line.contains(text) {
-                return;
-            }
+        wait_for(text, &self.log);
+    }
+}
+
+/// Waits for a line with `text` in it.
+fn wait_for(text: &str, log: &Receiver<String>) {
+    loop {
+        let line = log.recv_timeout(PATIENCE);
+        let line = line.unwrap_or_else(|error| panic!("{text:?} is not logged: {error}"));
+        if line.contains(text) {
+            return;
         }
     }
 }

@@ -4,8 +4,8 @@
 //! cargo run --example tls_server
 //! ```
 //!
-//! A client comes, talks, and falls silent: the log shows how it is let go. The certificate is made on the
-//! spot; a real server reads its own.
+//! A client connects, says hello and stops answering: the log shows how it is disconnected. The certificate
+//! is made on the spot; a real server reads its own.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     tokio::spawn(serve(listener, acceptor, Arc::new(config)));
-    // The server would go on for ever, this example ends with its only client.
+    // The server would run for ever. This example ends with its only client.
     visit(address, certificate).await
 }
 
@@ -98,7 +98,7 @@ async fn converse(
     Ok(())
 }
 
-/// The client: hears its echo, and from then on reads what comes but answers nothing, not even a ping.
+/// The client: receives its echo, and then reads without answering, not even pings.
 async fn visit(server: SocketAddr, certificate: CertificateDer<'static>) -> Result<(), Failure> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate)?;
@@ -113,9 +113,9 @@ async fn visit(server: SocketAddr, certificate: CertificateDer<'static>) -> Resu
     let (mut socket, _) = client_async("ws://localhost/", tls).await?;
     socket.send(Message::text("hello")).await?;
     let echo = socket.next().await.ok_or("no echo")??;
-    println!("the client heard {echo}, and falls silent");
+    println!("the client received {echo} and stops answering");
     // The server drops the connection, and with it TLS: that is no clean end.
     let _ = socket.get_mut().read_to_end(&mut Vec::new()).await;
-    println!("the server has let go of the client");
+    println!("the server has disconnected the client");
     Ok(())
 }

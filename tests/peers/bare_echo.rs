@@ -1,7 +1,7 @@
 //! The echo server without the crate: what the Autobahn cases are compared with.
 //!
 //! `--runtime` is `tokio`, `smol` or `async-std`. Its sockets and their settings are those of
-//! `examples/echo.rs`, and so is its first line.
+//! `echo.rs`, and so is its first line.
 
 use std::io;
 use std::net::TcpListener;

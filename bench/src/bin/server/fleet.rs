@@ -1,4 +1,4 @@
-//! This crate's fleet: one thread, `mio` and non-blocking tungstenite, as in `examples/fleet_mio.rs`.
+//! This crate's fleet: one thread, `mio` and non-blocking tungstenite, as in `benches/fleet_mio.rs`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The heartbeats that the examples `echo` and `client` speak.
+//! The heartbeats that `echo` and `line_client` speak.
 //!
 //! | name | the server | the client |
 //! |---|---|---|
@@ -35,7 +35,7 @@ impl Heartbeat {
         }
     }
 
-    #[allow(dead_code, reason = "`client` has no use for it")]
+    #[allow(dead_code, reason = "`line_client` has no use for it")]
     pub fn at_server<S, T>(self, socket: TimeoutSocket<S, T>) -> TimeoutSocket<S, T>
     where
         S: Stream<Item = tungstenite::Result<Message>> + Sink<Message, Error = tungstenite::Error>,
@@ -79,7 +79,7 @@ impl Heartbeat {
     }
 
     /// What a server says first.
-    #[allow(dead_code, reason = "`client` has no use for it")]
+    #[allow(dead_code, reason = "`line_client` has no use for it")]
     pub fn greeting(self, config: &TimeoutConfig) -> Option<Message> {
         let millis = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_millis());
         let handshake = json!({

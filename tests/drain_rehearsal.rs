@@ -1,10 +1,17 @@
-//! A shutdown with many clients, and whether it went as it should: how the connections ended, whether they
-//! closed when they were due, whether that was spread evenly, and how long everything took.
+//! A shutdown of the server in `examples/shutdown.rs` with many clients.
+//!
+//! ```text
+//! cargo run --example drain_rehearsal -- --connections 10000 --within 10
+//! ```
+//!
+//! Checks how the connections ended, whether each closed when it was due, whether that was spread evenly,
+//! and how long everything took. The clients run in a child process. `--within` is in seconds; the limits
+//! come from the environment. Exits with 1 if a check fails.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,10 +31,18 @@ use ws_timeout::{
     TimeoutConfig, Timeouts, Timestamp, Verdict,
 };
 
-use crate::{Failure, serve};
+use shutdown::serve;
+
+#[path = "../examples/shutdown.rs"]
+#[allow(dead_code, reason = "`main` and what only it calls")]
+mod shutdown;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const USAGE: &str = "usage: drain_rehearsal [--connections NUMBER] [--within SECONDS]";
 
 /// The fewest connections that show whether they closed evenly.
-pub const FEWEST: usize = 500;
+const FEWEST: usize = 500;
 
 /// One in so many clients does not answer the Close frame.
 const IGNORES_CLOSE: usize = 100;
@@ -35,8 +50,76 @@ const IGNORES_CLOSE: usize = 100;
 /// How late anything may be on a machine that is busy with other things.
 const ALLOWANCE: Duration = Duration::from_secs(3);
 
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("drain_rehearsal: {problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let Arguments {
+        connections,
+        within,
+        config,
+        server,
+    } = arguments;
+    let done = match server {
+        None => run(connections, config, within).await,
+        Some(server) => be_clients(connections, server).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("drain_rehearsal: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Arguments {
+    connections: usize,
+    within: Duration,
+    config: TimeoutConfig,
+    /// What the child process connects to.
+    server: Option<SocketAddr>,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self, String> {
+        let loaded = TimeoutConfig::from_env().map_err(|error| error.to_string())?;
+        let mut arguments = Self {
+            connections: 10_000,
+            within: Duration::from_secs(10),
+            config: loaded.config,
+            server: None,
+        };
+        let given = std::env::args_os().skip(1);
+        let mut given = given.map(|text| text.to_string_lossy().into_owned());
+        while let Some(flag) = given.next() {
+            let value = given.next().ok_or(format!("{flag} lacks its value"));
+            match flag.as_str() {
+                "--connections" => arguments.connections = number(&flag, &value?, FEWEST)?,
+                "--within" => {
+                    let seconds = number(&flag, &value?, 1)?;
+                    arguments.within = Duration::from_secs(seconds as u64);
+                }
+                "--clients-of" => arguments.server = value?.parse().ok(),
+                _ => return Err(format!("{flag} is not an argument")),
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+fn number(flag: &str, text: &str, least: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number >= least);
+    number.ok_or_else(|| format!("{flag} is {text:?}, expected a whole number from {least}"))
+}
+
 /// Waits for `clients` connections, shuts down, and checks how it went.
-pub async fn run(clients: usize, config: TimeoutConfig, within: Duration) -> Result<(), Failure> {
+async fn run(clients: usize, config: TimeoutConfig, within: Duration) -> Result<(), Failure> {
     env_logger::Builder::from_env(Env::default().default_filter_or("off")).init();
     let clients = allowed(clients)?;
     let most = within + config.close_timeout() + ALLOWANCE;
@@ -255,7 +338,7 @@ impl Drop for Clients {
 }
 
 /// Connects, says so on the standard output, and waits until the server has closed all connections.
-pub async fn be_clients(number: usize, server: SocketAddr) -> Result<(), Failure> {
+async fn be_clients(number: usize, server: SocketAddr) -> Result<(), Failure> {
     // As many as fit into the server's queue.
     const AT_ONCE: usize = 100;
     allowed(number)?;

@@ -1,81 +1,53 @@
 //! Graceful shutdown of a whole server: on Ctrl-C or SIGTERM its connections close, but not all at once.
 //!
 //! ```text
-//! cargo run --example shutdown -- --within 10
+//! cargo run --example shutdown
+//! cargo run --example client -- ws://ADDRESS
 //! ```
 //!
-//! An echo server. At a signal it refuses new connections and closes those it has with code 1001 ("going
-//! away"), each at a random point within ten seconds, so that the clients do not all come to the next server
-//! together. It ends when the last connection has ended: `close_timeout` limits the wait for a client that
-//! does not answer the Close frame, `handshake_timeout` that for a client that never completes its handshake.
-//! `--addr HOST:PORT` sets the address, by default a free port of 127.0.0.1; the limits come from the
+//! An echo server on a free port, which it prints. At a signal it refuses new connections and closes those
+//! it has with code 1001 ("going away"), each at a random point within ten seconds, so that the clients do
+//! not all come to the next server together. It ends when the last connection has ended: `close_timeout`
+//! limits the wait for a client that does not answer the Close frame, `handshake_timeout` that for a client
+//! that never completes its handshake. An argument replaces the ten seconds; the limits come from the
 //! environment.
-//!
-//! ```text
-//! cargo run --example shutdown -- --connections 10000
-//! ```
-//!
-//! rehearses it, with clients in a child process: see `rehearsal.rs`.
-
-mod arguments;
-mod rehearsal;
 
 use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use arguments::Task;
 use env_logger::Env;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_tungstenite::accept_async_with_config;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::open;
-use ws_timeout::{Metered, Timeouts};
+use ws_timeout::{Metered, TimeoutConfig, Timeouts};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    let task = match arguments::parse() {
-        Ok(task) => task,
-        Err(problem) => {
-            eprintln!("shutdown: {problem}\n{}", arguments::USAGE);
-            return ExitCode::from(2);
-        }
-    };
-    let done = match task {
-        Task::Serve(address, limits, within) => run(&address, Timeouts::new(limits), within).await,
-        Task::Rehearse(clients, limits, within) => rehearsal::run(clients, limits, within).await,
-        Task::BeClients(number, server) => rehearsal::be_clients(number, server).await,
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("shutdown: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(address: &str, timeouts: Timeouts, within: Duration) -> Result<(), Failure> {
+async fn main() -> Result<(), Failure> {
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
-    let listener = TcpListener::bind(address).await;
-    let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let seconds = std::env::args().nth(1).map(|text| text.parse());
+    let seconds = seconds
+        .unwrap_or(Ok(10))
+        .map_err(|_| "usage: shutdown [SECONDS]")?;
+    let timeouts = Timeouts::new(TimeoutConfig::from_env()?.config);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
     let signal = stop_signal()?;
     println!("listening on ws://{}", listener.local_addr()?);
 
-    let closed = serve(listener, &timeouts, within, signal).await;
+    let closed = serve(listener, &timeouts, Duration::from_secs(seconds), signal).await;
     println!("{closed} connections have closed");
     Ok(())
 }
 
 /// Serves until `shutdown` is ready, then closes all connections. Returns how many there were.
-async fn serve(
+pub async fn serve(
     listener: TcpListener,
     timeouts: &Timeouts,
     within: Duration,

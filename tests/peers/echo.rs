@@ -1,4 +1,4 @@
-//! An echo server that is guarded by the crate and configured from the environment.
+//! An echo server with timeouts from the environment, on each runtime: for tests, and to try settings on.
 //!
 //! ```text
 //! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example echo -- --runtime tokio --addr 127.0.0.1:8080
@@ -8,7 +8,7 @@
 //! default a free port of 127.0.0.1. `--heartbeat text` asks the peer with text messages, `ping` and
 //! `pong`, in place of frames; `engine.io` and `phoenix` are the heartbeats of these protocols, so that
 //! their clients can connect. `--label NAME` names the connections in the log: `NAME-1`, `NAME-2` and so
-//! on. The example `client` is somebody to talk to.
+//! on. The example `client` connects to it.
 //!
 //! The first line on standard output tells the address, so that a script can wait for it. The log goes
 //! to standard error; `RUST_LOG=ws_timeout=debug` shows each ping. A bad environment or bad arguments
