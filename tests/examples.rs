@@ -421,7 +421,18 @@ fn the_timeline_of_the_documentation_is_what_replay_draws() {
 fn bare_goes_as_expected() {
     let (status, out, err) = run("bare", &[], &[]);
     assert_eq!(status.code(), Some(0), "{out}{err}");
-    assert!(out.contains("server: pong_timeout"), "{out}");
+    let lines: Vec<_> = out.lines().collect();
+    let [.., verdict, status, code] = lines[..] else {
+        panic!("{out}");
+    };
+    assert_eq!(verdict, "server: pong_timeout");
+    assert!(status.contains("; 4 pings, 3 pongs"), "{out}");
+    let (_, unanswered) = status.split_once("ping unanswered for ").unwrap();
+    let (number, unit) = unanswered.split_once(' ').unwrap();
+    let unit = if unit.starts_with("ms") { 0.001 } else { 1.0 };
+    let unanswered = unit * number.parse::<f64>().unwrap();
+    assert!((0.7..=1.7).contains(&unanswered), "{out}");
+    assert_eq!(code, "client: received the close code Some(1011)");
 }
 
 // ---- servers ----
