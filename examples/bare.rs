@@ -218,7 +218,7 @@ impl Clock {
     }
 }
 
-#[expect(clippy::disallpending_methods, reason = "this is the clock")]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 fn instant() -> Instant {
     Instant::now()
 }

@@ -1,12 +1,15 @@
-//! One task for the timers of all connections, under tokio: `cargo run --example fleet_tokio`.
+//! The timers of all connections in one task, on tokio.
 //!
-//! Each connection has its own task as usual. It tells the task of the timers what happens, and is told
-//! what to do. Half of the clients here fall silent; the program ends when those were let go.
+//! ```text
+//! cargo run --example fleet_tokio
+//! ```
+//!
+//! Each connection has its own task, which tells the task of the timers what happens and does what that
+//! returns. Half of the twenty clients here answer no pings; the program ends when they are disconnected.
 
 use std::collections::HashMap;
 use std::future::pending;
 use std::iter;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,22 +21,22 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
-/// What a connection says to the timers.
-enum Told {
+/// What a connection tells the timers.
+enum News {
     Opened(mpsc::UnboundedSender<Action>, oneshot::Sender<FleetKey>),
     Happened(FleetKey, Event),
     Ended(FleetKey),
 }
 
 /// The task of the timers.
-async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver<Told>) {
+async fn keep_time(config: Arc<TimeoutConfig>, mut news: mpsc::UnboundedReceiver<News>) {
     let start = now();
     let elapsed = || Timestamp::from_nanos((now() - start).as_nanos() as u64);
     let mut fleet = Fleet::new();
     let mut connections = HashMap::new();
     loop {
         let due = fleet.next_deadline();
-        let alarm = async {
+        let timer = async {
             match due {
                 Some(due) => {
                     tokio::time::sleep_until(start + due.saturating_duration_since(Timestamp::ZERO))
@@ -43,41 +46,40 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
             }
         };
         let next = tokio::select! {
-            next = told.recv() => match next {
+            next = news.recv() => match next {
                 Some(next) => Some(next),
-                None => return, // all connections have ended, and nobody opens one
+                None => return, // no connection is left, and none can open
             },
-            () = alarm => None,
+            () = timer => None,
         };
-        let rings = next.is_none();
+        let expired = next.is_none();
         let now = elapsed();
-        if rings {
-            // Whoever has something to read reads it, and tells, before what is due by now is judged. Of at
-            // most 1024 sockets tokio hears in one turn of its reactor, and after a blocked thread there may be
-            // more.
+        if expired {
+            // Before a deadline counts, the connections read what has arrived. A turn of tokio's reactor
+            // reports at most 1024 sockets, and after a blocked thread there may be more.
             for _ in 0..16 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
         for this in next
             .into_iter()
-            .chain(iter::from_fn(|| told.try_recv().ok()))
+            .chain(iter::from_fn(|| news.try_recv().ok()))
         {
             match this {
-                Told::Opened(actions, reply) => {
+                News::Opened(actions, reply) => {
                     let seed = fleet.len() as u64; // in a real server, a random number
                     let key = fleet.insert(config.clone(), seed, now);
                     connections.insert(key, actions);
                     let _ = reply.send(key);
                 }
-                Told::Happened(key, event) => _ = fleet.observe(key, now, event),
-                Told::Ended(key) => {
+                News::Happened(key, event) => _ = fleet.observe(key, now, event),
+                News::Ended(key) => {
                     fleet.remove(key);
                     connections.remove(&key);
                 }
             }
         }
-        if !rings {
+        if !expired {
             continue;
         }
         while let Some((key, action)) = fleet.poll(now) {
@@ -88,14 +90,14 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut told: mpsc::UnboundedReceiver
     }
 }
 
-/// The task of a connection. Gives the reason if it was a timeout that ended it.
-async fn serve(stream: DuplexStream, timers: mpsc::UnboundedSender<Told>) -> Option<Action> {
+/// The task of a connection. Returns the verdict if a timeout ended it.
+async fn serve(stream: DuplexStream, timers: mpsc::UnboundedSender<News>) -> Option<Action> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
     let (actions, mut to_do) = mpsc::unbounded_channel();
     let (reply, key) = oneshot::channel();
-    timers.send(Told::Opened(actions, reply)).ok()?;
+    timers.send(News::Opened(actions, reply)).ok()?;
     let key = key.await.ok()?;
-    let tell = |event| _ = timers.send(Told::Happened(key, event));
+    let tell = |event| _ = timers.send(News::Happened(key, event));
     let reason = loop {
         tokio::select! {
             message = socket.next() => match message {
@@ -107,7 +109,7 @@ async fn serve(stream: DuplexStream, timers: mpsc::UnboundedSender<Told>) -> Opt
             },
             Some(action) = to_do.recv() => match action {
                 Action::SendPing(id) => {
-                    // A ping is small: where it does not fit, `message_timeout` runs. Read on meanwhile.
+                    // A ping that waits for room is limited by `message_timeout`.
                     let ping = Message::Ping(id.payload().to_vec().into());
                     if socket.send(ping).await.is_ok() {
                         tell(Event::PingSent(id));
@@ -117,26 +119,19 @@ async fn serve(stream: DuplexStream, timers: mpsc::UnboundedSender<Told>) -> Opt
             },
         }
     };
-    let _ = timers.send(Told::Ended(key));
+    let _ = timers.send(News::Ended(key));
     reason
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    if let Some(argument) = std::env::args_os().nth(1) {
-        eprintln!(
-            "fleet_tokio: {} is no argument\nusage: fleet_tokio",
-            argument.to_string_lossy()
-        );
-        return ExitCode::from(2);
-    }
+async fn main() {
     let config = TimeoutConfig::builder()
         .ping_interval(Duration::from_millis(500))
         .pong_timeout(Duration::from_secs(3))
         .build()
-        .expect("the configuration has a meaning");
-    let (timers, told) = mpsc::unbounded_channel();
-    tokio::spawn(keep_time(Arc::new(config), told));
+        .expect("no limit is zero");
+    let (timers, news) = mpsc::unbounded_channel();
+    tokio::spawn(keep_time(Arc::new(config), news));
 
     let (mut lively, mut silent) = (Vec::new(), Vec::new());
     for number in 0..20 {
@@ -151,27 +146,18 @@ async fn main() -> ExitCode {
             silent.push((connection, client));
         }
     }
-    let mut let_go = 0;
     for (number, (connection, _client)) in silent.into_iter().enumerate() {
         let verdict = connection.await.ok().flatten();
-        match verdict {
-            Some(verdict) => println!("silent client {number}: let go, {verdict:?}"),
-            None => println!("silent client {number}: ended, but not by a timeout"),
-        }
-        let_go += usize::from(verdict.is_some());
+        println!("silent client {number}: {verdict:?}");
     }
-    let lost = lively
-        .iter()
-        .filter(|connection| connection.is_finished())
-        .count();
-    println!("let go: {let_go} of 10 that were silent, {lost} of 10 that answer");
-    ExitCode::from(u8::from(let_go != 10 || lost != 0))
+    let stayed = lively.iter().filter(|connection| !connection.is_finished());
+    println!(
+        "{} of 10 clients that answer are still connected",
+        stayed.count()
+    );
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the driver, and the clock is its"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 fn now() -> Instant {
     Instant::now()
 }

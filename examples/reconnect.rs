@@ -1,13 +1,13 @@
-//! A client that comes back, with the waits of the crate `backon`.
+//! A client that reconnects, with the delays of the crate `backon`.
 //!
 //! ```text
 //! cargo run --example reconnect
 //! ```
 //!
-//! `ws-timeout` says how a connection ended; whether and when to open the next is up to the program. [`run`]
-//! and [`converse`] are what to copy. The server falls silent the first time, breaks the connection the
-//! second, restarts after a while the third, and the fourth time is done: the code of its Close frame tells
-//! the last two apart.
+//! `ws-timeout` says how a connection ended; [`run`] decides whether and when to open the next. [`run`] and
+//! [`converse`] are what to copy. The server falls silent on the first connection, resets the second,
+//! restarts during the third and says that it is done on the fourth: the codes of its Close frames
+//! distinguish the last two.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -27,15 +27,15 @@ use ws_timeout::{CloseReason, Error, TimeoutConfig};
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
-/// The waits after failures. They are short for this example; up to a minute is usual.
+/// The delays after failures, short for this example. Up to a minute is usual.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(1))
     .with_max_times(10);
 
-/// The wait while the server restarts: a random time, so that its clients do not all return at once. The
-/// registry of close codes names 5 to 30 seconds.
+/// The delay while the server restarts, random so that its clients do not all return at once. The registry
+/// of close codes recommends 5 to 30 seconds.
 const RESTART: ConstantBuilder = ConstantBuilder::new()
     .with_jitter()
     .with_delay(Duration::from_millis(100));
@@ -49,7 +49,7 @@ const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
     Err(_) => panic!("a limit of zero does not compile"),
 };
 
-/// A connection was good if the server was heard for so long.
+/// A connection on which the server was alive for so long resets the delays.
 const HEALTHY: Duration = Duration::from_millis(500);
 
 #[tokio::main]
@@ -60,47 +60,47 @@ async fn main() -> Result<(), Failure> {
     run(address).await
 }
 
-/// Connects again and again, until the server is done or refuses.
+/// Connects again until the server is done or refuses.
 async fn run(server: SocketAddr) -> Result<(), Failure> {
-    let mut waits = BACKOFF.build();
+    let mut delays = BACKOFF.build();
     loop {
         let End {
             result,
             code,
-            heard_for,
+            alive_for,
         } = converse(server).await;
-        if heard_for >= HEALTHY {
-            println!("that was a good connection: the waits begin anew");
-            waits = BACKOFF.build();
+        if alive_for >= HEALTHY {
+            println!("that was a good connection: the delays start again");
+            delays = BACKOFF.build();
         }
-        // A verdict comes first: the peer's code is only its answer then.
+        // After a verdict, the peer's code is only its answer.
         match (result, code) {
             (Err(Error::Verdict(verdict)), _)
                 if verdict.reason == CloseReason::ConnectionTimeout =>
             {
-                println!("the connection was old enough, a new one takes its place");
+                println!("reached its maximum lifetime, connecting again");
                 continue;
             }
-            (Err(Error::Verdict(verdict)), _) => println!("we gave it up: {}", verdict.reason),
+            (Err(Error::Verdict(verdict)), _) => println!("timed out: {}", verdict.reason),
             (_, Some(1000)) => {
-                println!("the server is done, and so are we");
+                println!("the server is done");
                 return Ok(());
             }
             (_, Some(code @ (1001 | 1012 | 1013))) => println!("the server will be back: {code}"),
-            // The same bytes or the same password will be refused again.
-            (_, Some(code)) => return Err(format!("the server refuses us: {code}").into()),
+            // It would refuse the same bytes or the same password again.
+            (_, Some(code)) => return Err(format!("the server refuses: {code}").into()),
             (Err(Error::Socket(tungstenite::Error::Http(response))), None)
                 if response.status().is_client_error() =>
             {
-                return Err(format!("the server refuses us: {}", response.status()).into());
+                return Err(format!("the server refuses: {}", response.status()).into());
             }
             // Refused, reset, unreachable.
-            (Err(error), None) => println!("it broke: {error}"),
-            (Ok(()), None) => println!("the server has left without a code"),
+            (Err(error), None) => println!("failed: {error}"),
+            (Ok(()), None) => println!("the server closed without a code"),
         }
         let wait = match code {
             Some(1012) => RESTART.build().next(),
-            _ => waits.next(),
+            _ => delays.next(),
         };
         let wait = wait.ok_or("too many failures in a row")?;
         println!("the next try is in {wait:.1?}");
@@ -113,10 +113,10 @@ struct End {
     result: Result<(), Error<tungstenite::Error>>,
     /// The code of the server's Close frame.
     code: Option<u16>,
-    heard_for: Duration,
+    alive_for: Duration,
 }
 
-/// One connection, from its handshake to its end.
+/// Runs one connection, from its handshake to its end.
 async fn converse(server: SocketAddr) -> End {
     // With a host name and TLS: `connect_async_with_config`, likewise.
     let handshake = async {
@@ -131,7 +131,7 @@ async fn converse(server: SocketAddr) -> End {
             return End {
                 result: Err(error),
                 code: None,
-                heard_for: Duration::ZERO,
+                alive_for: Duration::ZERO,
             };
         }
     };
@@ -149,16 +149,16 @@ async fn converse(server: SocketAddr) -> End {
     End {
         result,
         code: socket.peer_close().and_then(|close| close.code),
-        heard_for: status.age.saturating_sub(status.silent),
+        alive_for: status.age.saturating_sub(status.silent),
     }
 }
 
-/// The server, with its whims.
+/// The server.
 async fn serve(listener: TcpListener) -> Result<(), Failure> {
     // It does not read, so it answers no ping.
     let _silent = accept(&listener).await?;
 
-    // Without lingering the kernel does not end a connection, but breaks it.
+    // With a linger time of zero, the kernel sends a reset.
     accept(&listener).await?.get_ref().set_zero_linger()?;
 
     // While it reads, it answers pings.

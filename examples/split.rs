@@ -4,8 +4,8 @@
 //! cargo run --example split
 //! ```
 //!
-//! The reading task is polled all the time, so it is the one that sees pongs and judges silence, and the
-//! one that ends the connection. The peer here answers twice and then falls silent.
+//! The reading task receives the pongs, detects silence and ends the connection, so it must always poll. The
+//! peer here answers twice and then falls silent.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Failure> {
     let handshake = async { handshake.await.map(|(socket, _)| socket) };
     let (sink, stream) = open(config, handshake).await?.split();
 
-    // Whatever part of the program has something to say gets a clone of `outbox`.
+    // Each part of the program that sends gets a clone of `outbox`.
     let (outbox, messages) = mpsc::channel(16);
     let (ending, ended) = oneshot::channel();
     let reader = tokio::spawn(read(stream, ending));
@@ -45,27 +45,26 @@ async fn main() -> Result<(), Failure> {
     outbox.send(Message::text("one")).await?;
     outbox.send(Message::text("two")).await?;
     outbox.closed().await;
-    println!("whoever speaks: nobody takes messages any more");
+    println!("main: the outbox is closed");
     reader.await?;
     writer.await?;
     Ok(())
 }
 
-/// Reads until the connection has ended, and by returning drops `_ending`, from which the writing task
-/// learns of it.
+/// Reads until the connection has ended. The writing task then sees that `_ending` is dropped.
 async fn read(mut stream: SplitStream<Socket>, _ending: oneshot::Sender<()>) {
     while let Some(message) = stream.next().await {
         match message {
             Ok(message) => println!("reader: got {message}"),
-            // The transport is gone already. After an error comes `None`.
+            // The transport is already dropped. After an error the stream ends.
             Err(Error::Verdict(verdict)) => println!("reader: {}", verdict.reason),
             Err(error) => println!("reader: {error}"),
         }
     }
 }
 
-/// Writes what it is given until the connection has ended. A send that fails is no reason to stop the
-/// reading task: the peer may still have something to say, and the stream tells how it all ended.
+/// Writes messages until the connection has ended. The reading task goes on after a failed send: the peer's
+/// last messages may arrive, and the stream says how the connection ended.
 async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut messages: mpsc::Receiver<Message>,
@@ -81,7 +80,7 @@ async fn write(
                     }
                 }
                 None => {
-                    // Nobody has anything more to say. The reading task goes on to the peer's answer.
+                    // All senders are gone. The reading task receives the answer to the Close frame.
                     let _ = sink.close().await;
                     break;
                 }

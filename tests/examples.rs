@@ -464,8 +464,8 @@ fn reconnect_comes_back_until_the_server_is_done() {
     assert_eq!(status.code(), Some(0), "{out}{err}");
     let mut lines = out.lines();
     let in_order = [
-        "we gave it up: pong_timeout",
-        "it broke: ",
+        "timed out: pong_timeout",
+        "failed: ",
         "that was a good connection",
         "the server will be back: 1012",
         "the server says good bye",
@@ -507,7 +507,7 @@ fn split_ends_in_the_reading_task_and_the_others_learn_of_it() {
             "reader: got two",
             "reader: pong_timeout",
             "writer: the connection has ended",
-            "whoever speaks: nobody takes messages any more",
+            "main: the outbox is closed",
         ]
     );
 }
