@@ -1,11 +1,11 @@
 //! axum 0.8: an upgrade whose socket has timeouts, and a listener that counts bytes.
 //!
-//! `WebSocket` is a `Stream + Sink` whose message implements [`Message`](crate::Message), so one line is
-//! enough where you have one: `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
+//! `WebSocket` is a `Stream + Sink` whose message implements [`Message`](crate::Message). Where you
+//! have one, one line is enough: `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
 //!
-//! [`TimeoutUpgrade`] in place of `WebSocketUpgrade` does more: it takes the timeouts from the request,
-//! limits the buffers, names the connection by its peer's address, and gives the socket its meter. A
-//! whole server:
+//! [`TimeoutUpgrade`] in place of `WebSocketUpgrade` does more: it takes the timeouts from the
+//! request, limits the buffers, names the connection by its peer's address, and gives the socket
+//! its meter. A whole server:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -47,13 +47,14 @@
 //! }
 //! ```
 //!
-//! With the layer of the feature `tower`, `.layer(timeouts.clone())` does what `.layer(Extension(…))`
-//! does, and logs the limits.
+//! With feature `tower`, `.layer(timeouts.clone())` does what `.layer(Extension(…))` does, and also
+//! logs the limits.
 //!
 //! # HTTP/2
 //!
-//! Over HTTP/2 the sockets of a client share one TCP connection, so there is no meter: its bytes would
-//! be those of all. Each message must then be written within `message_timeout`, however large.
+//! Over HTTP/2 the sockets of a client share one TCP connection, so there is no meter: it would
+//! count the bytes of all. Each message must then be written within `message_timeout`, however
+//! large.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -82,13 +83,12 @@ use crate::socket::{TimeoutSocket, Timeouts};
 
 /// Extracts a `WebSocketUpgrade` whose socket has timeouts.
 ///
-/// The timeouts are the request's extension [`Timeouts`], without one `Arc<TimeoutConfig>`, and without
-/// that [`TimeoutConfig::DEFAULT`]: a missing layer leaves no socket unguarded, but the connection is on
-/// no list, so no drain reaches it.
+/// It takes the timeouts from the first of: the request's extension [`Timeouts`], its extension
+/// `Arc<TimeoutConfig>`, [`TimeoutConfig::DEFAULT`]. So without a layer the socket still has
+/// limits, but the connection is on no list, and no drain reaches it.
 ///
-/// The buffers are those of [`limit_buffers`]. The label is the peer's address if there is a
-/// `ConnectInfo` of [`Peer`] or `SocketAddr`, and with [`Peer`] the socket has the meter, except over
-/// HTTP/2.
+/// It sets the buffer sizes of [`limit_buffers`]. With a `ConnectInfo` of [`Peer`] or `SocketAddr`,
+/// it sets the peer's address as label; with [`Peer`], it also sets the meter, except over HTTP/2.
 ///
 /// ```
 /// use axum::response::Response;
@@ -155,13 +155,13 @@ impl<F> TimeoutUpgrade<F> {
         self
     }
 
-    /// Names the connection, as [`TimeoutSocket::with_label`] does.
+    /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// Changes the upgrade inside: its protocols, its buffers, what happens if it fails.
+    /// Changes the inner upgrade, such as its protocols, its buffers or its `on_failed_upgrade`.
     pub fn map<G>(
         self,
         change: impl FnOnce(WebSocketUpgrade<F>) -> WebSocketUpgrade<G>,
@@ -180,8 +180,8 @@ impl<F> TimeoutUpgrade<F> {
         }
     }
 
-    /// Returns the response that upgrades the connection, and runs `callback` in a task of its own once
-    /// that is done, as [`WebSocketUpgrade::on_upgrade`] does.
+    /// Returns the response that upgrades the connection. After the upgrade, a new task runs
+    /// `callback`, as with [`WebSocketUpgrade::on_upgrade`].
     ///
     /// The connection is on the list of its [`Timeouts`] from this call on, so a drain waits for an
     /// upgrade in progress.
@@ -229,13 +229,13 @@ impl<F> fmt::Debug for TimeoutUpgrade<F> {
     }
 }
 
-/// A listener for [`axum::serve`](::axum::serve()) that puts each connection into a [`Metered::socket`],
-/// around a `TcpListener` or what its `tap_io` returns.
+/// A listener for [`axum::serve`](::axum::serve()) that puts each connection into a
+/// [`Metered::socket`]. It wraps a `TcpListener`, or the listener that `tap_io` returns.
 ///
 /// [`TimeoutUpgrade`] finds the meter if the service is
-/// `into_make_service_with_connect_info::<Peer>()`. A listener of yours, such as one for TLS, can do the
-/// same: [`Metered`] says where the meters go; give the meter to
-/// [`with_meter`](TimeoutSocket::with_meter) in the callback.
+/// `into_make_service_with_connect_info::<Peer>()`. Your own listener, such as one for TLS, can do
+/// the same: [`Metered`] says where the meters go. In the callback, give the meter to
+/// [`with_meter`](TimeoutSocket::with_meter).
 #[derive(Debug)]
 pub struct MeteredListener<L>(pub L);
 
@@ -259,7 +259,7 @@ impl<L: Listener<Io = TcpStream>> Listener for MeteredListener<L> {
 pub struct Peer {
     /// The address of the peer, or of the proxy in between.
     pub address: SocketAddr,
-    /// The byte counts of the TCP connection, which over HTTP/2 several sockets share.
+    /// The byte counts of the TCP connection. Over HTTP/2 several sockets share it.
     pub meter: Meter,
 }
 

@@ -226,7 +226,7 @@ impl TimeoutConfig {
         }
     }
 
-    /// Returns how long it takes at most to detect a dead peer; `None` if it can take forever.
+    /// Returns the longest time to detect a dead peer; `None` if it has no bound.
     ///
     /// Measured from when something was last received, or from when the transport last accepted
     /// bytes while a ping was waiting behind them. The bound is the shorter of
@@ -235,9 +235,9 @@ impl TimeoutConfig {
     /// * `ping_interval` + `message_timeout` + `pong_timeout`, if the first and the last are on.
     ///   With `message_timeout` off, `pong_timeout` counts twice.
     ///
-    /// Late polls and up to two stall graces add to it, and so does twice the timer slack of a socket
-    /// (20 ms by default). `connection_timeout` is left out. After a verdict that starts a closing
-    /// handshake, such as that of `idle_timeout`, a socket's stream ends up to `close_timeout` later.
+    /// Late polls, up to two stall graces, and twice the timer slack of a socket (20 ms by default)
+    /// add to it. `connection_timeout` has no part in it. After a verdict that starts a closing
+    /// handshake, such as `idle_timeout`, a socket's stream ends up to `close_timeout` later.
     ///
     /// ```
     /// use core::time::Duration;
@@ -354,7 +354,7 @@ impl Default for TimeoutConfig {
 pub enum IdleScope {
     /// Everything received from the peer: data, pings, pongs, and bytes of an incomplete message.
     ///
-    /// Own sends do not count. A peer that exceeds the limit may be dead.
+    /// What this side sends does not count. A peer that exceeds the limit may be dead.
     #[default]
     Inbound,
     /// Data messages in either direction, also while their bytes are still being transferred.
@@ -558,7 +558,7 @@ limits! {
     message_timeout(length), maybe_message_timeout, no_message_timeout, MessageTimeout,
     "Returns the limit on a write without progress";
 
-    /// Limits how long nothing is received, measured from when something was last received.
+    /// Limits how long the peer may stay silent, measured from when something was last received.
     ///
     /// The time also restarts when the transport accepts bytes while a ping is waiting behind them,
     /// since the peer cannot answer a ping that has not left. With [`IdleScope::Messages`] the time
@@ -593,11 +593,12 @@ limits! {
     pong_timeout(length), maybe_pong_timeout, no_pong_timeout, PongTimeout,
     "Returns the limit on the wait for an answer to a ping";
 
-    /// Limits how late a poll may be before this process is to blame and not the peer, measured
-    /// from the deadline to the poll that finds it expired.
+    /// Limits how late a poll may be before it counts as a stall of this process, measured from the
+    /// deadline to the poll that finds it expired.
     ///
-    /// A poll that is later gives no verdict on the peer: it starts a grace of the same length, and
-    /// what is received in it still counts. Default 3 s. Off: a late poll decides at once.
+    /// A later poll does not hold the stall against the peer: in place of a verdict it starts a
+    /// grace of the same length, and what is received in it still counts. Default 3 s. Off: a late
+    /// poll decides at once.
     stall_tolerance(length), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
     "Returns the limit on the lateness of a poll";
 
@@ -606,12 +607,12 @@ limits! {
     ///
     /// Never longer than [`pong_timeout`](Self::pong_timeout) where that is on:
     /// [`TimeoutConfig::resume_probe_within`] returns the limit that applies. Default 30 s. Off:
-    /// the socket ignores a resume, and the other limits detect a connection that was lost
-    /// meanwhile.
+    /// the socket ignores a resume, and the other limits detect a connection that was lost during
+    /// the suspension.
     ///
-    /// The socket detects a resume on Linux, Android and Apple systems, by two clocks of the kernel of
-    /// which one stops during suspension; see `Timer::time_suspended`. Setting the time of day has no
-    /// effect.
+    /// The socket detects a resume on Linux, Android and Apple systems, by comparing two kernel
+    /// clocks, one of which stops during suspension; see `Timer::time_suspended`. Setting the time
+    /// of day has no effect.
     ///
     /// The policy does not read this limit. A driver that detects a resume observes
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
@@ -624,9 +625,9 @@ limits! {
 
     /// Limits how slowly a message may be transferred in either direction, in bytes per second.
     ///
-    /// An inbound message has 5 s from its first bytes, more for each byte at this rate, and never
-    /// more than 30 s without further bytes. An outbound message never has more than
-    /// [`message_timeout`](Self::message_timeout) without progress.
+    /// An inbound message has 5 s from its first bytes, plus the time that its bytes take at this
+    /// rate, but never more than 30 s without further bytes. An outbound message never has more
+    /// than [`message_timeout`](Self::message_timeout) without progress.
     ///
     /// Default 240. An inbound message that is too slow aborts with code 1008. Off: an inbound
     /// message may take forever, and each byte that the transport accepts gives a write another
@@ -659,8 +660,8 @@ impl TimeoutConfigBuilder {
     /// lifetime are shortened at random.
     ///
     /// The policy's seed determines by how much, so the connections of a restarted server neither
-    /// ping nor expire in step. Jitter never lengthens anything. Default 0.1; 0 turns it off. Kept
-    /// to the nearest billionth.
+    /// ping nor expire in step. Jitter never lengthens anything. Default 0.1; 0 turns it off.
+    /// Rounded to the nearest billionth.
     pub const fn jitter(mut self, fraction: f64) -> Self {
         let valid = fraction >= 0.0 && fraction <= 0.5;
         self.error = self.error.with(Setting::Jitter, !valid);
@@ -706,7 +707,7 @@ impl TimeoutConfigBuilder {
 
 /// Every invalid setting of a [`TimeoutConfigBuilder`].
 ///
-/// Its `Display` lists each of them with the value that it held and what is expected, on one line.
+/// Its `Display` lists them on one line, each with its value and what is expected.
 #[derive(Clone, Copy)]
 pub struct ConfigError {
     /// A bit for each invalid [`Setting`].

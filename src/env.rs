@@ -47,8 +47,9 @@ impl TimeoutConfig {
     /// in milliseconds); they are kept exactly. Rates are whole numbers from 1 to 1000000000. No
     /// number has a sign, an exponent or a space.
     ///
-    /// Words may be in any case, with `_` for `-`, and `false` is the same as `off`. Names and units
-    /// are case-sensitive. An empty value is an error; a variable that is not set keeps its default.
+    /// Words may be in any case, with `_` for `-`, and `false` is the same as `off`. Names and
+    /// units are case-sensitive. An empty value is an error; a variable that is not set keeps its
+    /// default.
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -80,8 +81,8 @@ impl TimeoutConfig {
         Self::from_env_with_prefix(PREFIX)
     }
 
-    /// Reads the configuration from the environment variables of this process whose names begin with
-    /// `prefix` in place of `WS_`.
+    /// Reads the configuration from the environment variables of this process whose names begin
+    /// with `prefix` in place of `WS_`.
     ///
     /// With the prefix `MYAPP_WS_`, the idle timeout is `MYAPP_WS_IDLE_TIMEOUT`, and
     /// `WS_IDLE_TIMEOUT` is ignored.
@@ -100,7 +101,7 @@ impl TimeoutConfig {
         Self::from_vars_with_prefix(prefix, std::env::vars_os())
     }
 
-    /// Reads the configuration from these variables, for example those of a file or of a test.
+    /// Reads the configuration from `vars`, for example those of a file or of a test.
     ///
     /// [`from_env`](Self::from_env) lists the variables and their values. `WS_PRESET` sets its six
     /// limits first and the other variables override it, in any order. If a name occurs more than
@@ -137,8 +138,8 @@ impl TimeoutConfig {
         Self::from_vars_with_prefix(PREFIX, vars)
     }
 
-    /// Reads the configuration from these variables by the rules of [`from_vars`](Self::from_vars),
-    /// with `prefix` in place of `WS_`.
+    /// Reads the configuration from `vars` as [`from_vars`](Self::from_vars) does, with `prefix` in
+    /// place of `WS_`.
     ///
     /// ```
     /// use core::time::Duration;
@@ -171,7 +172,7 @@ impl TimeoutConfig {
     }
 }
 
-/// What [`read`] has read.
+/// The result of [`read`].
 pub(crate) struct Read {
     pub(crate) overrides: TimeoutOverrides,
     /// In the order of [`SETTINGS`].
@@ -225,7 +226,7 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     }
 }
 
-/// The configuration from the environment, and the variables that were ignored.
+/// The configuration from environment variables, and the variables that were ignored.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -254,13 +255,14 @@ pub struct EnvConfig {
     /// The configuration: the defaults with the overrides. [`TimeoutConfig::warnings`] lists
     /// settings that are probably mistakes.
     pub config: TimeoutConfig,
-    /// What the variables set, to be applied over another base than the defaults.
+    /// The settings that the variables set, to apply over another base than the defaults.
     pub overrides: TimeoutOverrides,
     /// The unknown variables that begin with the prefix, sorted by name, without duplicates.
     pub unknown: Vec<UnknownVariable>,
 }
 
-/// A variable that begins with the prefix and is not a setting. Its `Display` is one line for a log.
+/// A variable that begins with the prefix and is not a setting. Its `Display` is one line for a
+/// log.
 ///
 /// Its value is not stored, since it may be a secret of another program.
 ///
@@ -282,7 +284,7 @@ pub struct UnknownVariable {
 }
 
 impl UnknownVariable {
-    /// Returns the name, with `U+FFFD` in place of invalid UTF-8.
+    /// Returns the variable's name, with `U+FFFD` in place of invalid UTF-8.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -324,7 +326,7 @@ impl fmt::Display for UnknownVariable {
     }
 }
 
-/// Every variable with an invalid value. Its `Display` is one line for each of them.
+/// Every variable with an invalid value. Its `Display` writes a line for each.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -404,7 +406,7 @@ pub struct BadVariable {
 }
 
 impl BadVariable {
-    /// Returns the name.
+    /// Returns the variable's name.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -415,8 +417,8 @@ impl BadVariable {
         &self.name
     }
 
-    /// Returns the value, not escaped, with `U+FFFD` in place of invalid UTF-8. A value of more
-    /// than 80 characters is cut and ends in `…`.
+    /// Returns the variable's value, not escaped, with `U+FFFD` in place of invalid UTF-8. A value
+    /// of more than 80 characters is cut and ends in `…`.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -427,7 +429,7 @@ impl BadVariable {
         &self.held
     }
 
-    /// Returns what is accepted, as text.
+    /// Returns a text that says which values are accepted.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;

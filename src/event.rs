@@ -1,8 +1,8 @@
 //! The input and output of a policy.
 //!
 //! The driver of a connection reports each [`Event`] when it happens. Polling the policy returns an
-//! [`Action`], which the driver carries out. A [`Phase`] says how far the connection has come, and
-//! a [`CloseReason`] why the policy ended it.
+//! [`Action`], which the driver carries out. A [`Phase`] is a stage in the connection's life, and a
+//! [`CloseReason`] says why the policy ended the connection.
 
 use core::fmt;
 use core::time::Duration;
@@ -207,14 +207,14 @@ impl CloseReason {
             // "1011 indicates that a server is terminating the connection because it encountered an
             // unexpected condition that prevented it from fulfilling the request"
             Self::PongTimeout => Some(1011),
-            // "1008 indicates that an endpoint is terminating the connection because it has received a
-            // message that violates its policy"
+            // "1008 indicates that an endpoint is terminating the connection because it has
+            // received a message that violates its policy"
             Self::SlowReceive | Self::PingFlood => Some(1008),
             Self::MessageTimeout | Self::HandshakeTimeout | Self::CloseTimeout => None,
         }
     }
 
-    /// Returns whether the end was planned: by a drain, or by the connection's maximum lifetime.
+    /// Returns whether the close was planned: a drain, or the end of the connection's lifetime.
     /// Every other reason is a failure.
     ///
     /// ```

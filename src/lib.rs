@@ -1,46 +1,49 @@
-//! Timeouts and keepalive for WebSockets. A dead peer is detected within a known time, and a stall of
-//! your own process does not disconnect healthy peers.
+//! Timeouts and keepalive for WebSockets. A dead peer is detected within a known time, and a stall
+//! of your own process does not disconnect healthy peers.
 //!
-//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of WebSocket
-//!   messages and implements both traits. You must keep reading from it. [`runtime::tokio::open`] (feature
-//!   `tokio`) does that around the opening handshake in one call, and [`runtime::tokio::wrap`] after it;
-//!   smol and async-std have the same functions.
-//! * **You have a server.** [`Timeouts`] (feature `socket`) holds its limits, its observer and the list of
-//!   its connections, and drains them all. For axum there is an extractor, for tower a layer.
-//! * **You have an event loop.** [`TimeoutPolicy`] makes the same decisions as a pure state machine:
-//!   timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates nothing and
-//!   never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
+//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of
+//!   WebSocket messages and implements both traits. You must keep reading from it.
+//!   [`runtime::tokio::open`] (feature `tokio`) does that around the opening handshake in one call,
+//!   and [`runtime::tokio::wrap`] after it; smol and async-std have the same functions.
+//! * **You have a server.** [`Timeouts`] (feature `socket`) holds its limits, its observer and the
+//!   list of its connections, and drains them all. For axum there is an extractor, for tower a
+//!   layer.
+//! * **You have an event loop.** [`TimeoutPolicy`] makes the same decisions as a pure state
+//!   machine: timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates
+//!   nothing and never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
 //!
 //! All of them follow a [`TimeoutConfig`]: built in code, as a preset, from `WS_*` variables, or
 //! from a section of a file.
 //!
-//! The [guide] begins with a whole server, and has chapters on the choice of numbers, on each verdict, on
-//! TLS, shutdown, metrics and testing. The [specification](spec) says exactly what is decided when.
+//! The [guide] begins with a whole server, and has chapters on the choice of numbers, on each
+//! verdict, on TLS, shutdown, metrics and testing. The [specification](spec) says exactly what is
+//! decided when.
 //!
 //! # The log
 //!
-//! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was planned: a
-//! lifetime, a drain), how that connection ended and errors as `info`, and what healthy connections do as
-//! `debug`. Each line has these key-values, as far as they apply:
+//! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was
+//! planned: a lifetime, a drain), how that connection ended and errors as `info`, and what healthy
+//! connections do as `debug`. Each line has these key-values, where they apply:
 //!
 //! | key | value |
 //! |---|---|
 //! | `event` | `opened`, `ping`, `pong`, `stall grace`, `resumed`, `send error`, `receive error`, `handshake error`, `verdict`, `closed` or `dropped` |
 //! | `label` | the name given to the connection, escaped; `-` if none |
-//! | `id` | the connection's number in its `Timeouts` |
+//! | `id` | the connection's number, unique in its `Timeouts` |
 //! | `limit` | the reason's name, such as `idle_timeout` |
 //! | `allowed_ms` | the length of the limit |
 //! | `age_ms` | the connection's age |
-//! | `code` | of the Close frame: ours in `verdict`, the peer's in `closed` |
+//! | `code` | the code of the Close frame: ours in `verdict`, the peer's in `closed` |
 //! | `rtt_us` | the latest round-trip time |
 //! | `bound_ms` | how soon a dead peer is detected |
 //! | `asleep_ms` | the length of a suspension |
 //! | `metered` | whether a meter counts the connection's bytes |
 //! | `error` | the error of the inner socket, escaped |
 //!
-//! An [`Observer`] gets the same as values. With feature `tracing`, the observer `Tracing` emits events with
-//! these fields; through tracing's bridge for `log` they are lost. The layer of the feature `tower` logs
-//! limits (event `limits`) and what is probably a mistake in them (event `warning`), once.
+//! An [`Observer`] receives the same as values. With feature `tracing`, the observer `Tracing`
+//! emits events with these fields; tracing's bridge for `log` drops them. With feature `tower`, the
+//! layer logs the limits (event `limits`) and the settings among them that are probably mistakes
+//! (event `warning`), once.
 //!
 //! # Features
 //!
@@ -56,15 +59,15 @@
 //! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
 //! | `tower` | module `tower`: `Timeouts` as a layer; needs `http`, `tower-layer` and `tower-service` (five crates in all) |
 //! | `tracing` | `Tracing`, an observer beside the log; adds `tracing`, without its default features, and `tracing-core` |
-//! | `tokio` | `runtime::tokio`: its clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
-//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same for what keeps time with async-io; neither brings its runtime |
+//! | `tokio` | `runtime::tokio`: tokio's clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
+//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same over async-io; neither depends on its runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
 //! | `testing` | for tests: `Arbitrary` of the crate `arbitrary`, its only dependency, for [`TimeoutConfig`] and [`Event`]; with `socket`, `testing::ManualTimer` |
 //!
 //! # What it does not do
 //!
-//! It does not reconnect, speak WebSocket, spawn tasks or read a clock behind your back; it does not
-//! replace limits on the size and number of messages.
+//! It does not reconnect, speak WebSocket or spawn tasks, and it does not replace limits on the
+//! size and number of messages.
 //!
 #![cfg_attr(
     not(feature = "socket"),

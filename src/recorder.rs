@@ -1,4 +1,4 @@
-//! Records what the policies of connections were told and what they answered, for replay.
+//! Records the calls of each connection's policy and the actions that it returned, for replay.
 
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,19 +16,20 @@ use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::Timestamp;
 
-/// An observer that records each connection, so that a verdict can be replayed.
+/// An observer that records each connection, so that you can replay a verdict.
 ///
-/// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the connection ends,
-/// and the [`Trace`]s of the last 16 connections that a verdict ended. A trace is a conformance case: written
-/// to a file, `cargo run --example replay -- --check FILE` in this crate's repository repeats it and compares
-/// every action. Traces contain times, limits, and the labels of connections, and no messages.
+/// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the
+/// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended. A trace is
+/// a conformance case: written to a file, `cargo run --example replay -- --check FILE` in this
+/// crate's repository repeats it and compares every action. Traces contain times, limits and the
+/// labels of connections, but no messages.
 ///
-/// A step takes 40 bytes. It is a call of the policy, not a message: an idle connection takes some eight
-/// steps a ping. Recording stops after 4096 steps; [`with_max_steps`](Self::with_max_steps) sets another
-/// limit.
+/// A step takes 40 bytes. It is a call of the policy, not a message: an idle connection takes about
+/// eight steps per ping. Recording stops after 4096 steps; [`with_max_steps`](Self::with_max_steps)
+/// sets another limit.
 ///
-/// Clones share what they have recorded. Each [`Timeouts`](crate::Timeouts) with a list of its own needs its
-/// own recorder, since it numbers its connections from 1. An observer replaces the log, so this keeps both:
+/// Clones share their traces. Use one recorder for each [`Timeouts::new`](crate::Timeouts::new),
+/// since each numbers its connections from 1. An observer replaces the log; this keeps both:
 ///
 /// ```
 /// use ws_timeout::{Log, Recorder, TimeoutConfig, Timeouts};
@@ -51,14 +52,14 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Traces {
     open: BTreeMap<u64, Trace>,
-    /// The latest last.
+    /// The latest is last.
     verdicts: VecDeque<Trace>,
 }
 
-/// How many traces of ended connections are kept.
+/// The number of traces kept of ended connections.
 const MAX_VERDICTS: usize = 16;
 
-/// Everything that the policy of one connection was told, and what it answered. `Display` writes it as a file
+/// The calls of one connection's policy, and the actions that it returned. `Display` writes a file
 /// of conformance cases, in JSON.
 #[derive(Clone, Debug)]
 pub struct Trace {
@@ -83,7 +84,7 @@ enum Recorded {
 }
 
 impl Recorder {
-    /// Creates a recorder of at most 4096 steps a connection.
+    /// Creates a recorder that keeps at most 4096 steps of each connection.
     pub fn new() -> Self {
         Self {
             max_steps: 4096,
@@ -91,19 +92,20 @@ impl Recorder {
         }
     }
 
-    /// Records at most `steps` steps of each connection. A trace that was cut ends there.
+    /// Sets the number of steps to keep of each connection. A longer trace [is cut](Trace::is_cut).
     #[must_use]
     pub fn with_max_steps(mut self, steps: usize) -> Self {
         self.max_steps = steps;
         self
     }
 
-    /// Returns the trace of an open connection so far, by its [number](crate::Handle::id).
+    /// Returns the trace of the open connection with this [number](crate::Handle::id), up to its
+    /// latest step.
     pub fn trace(&self, id: u64) -> Option<Trace> {
         self.lock().open.get(&id).cloned()
     }
 
-    /// Returns the traces of the last 16 connections that a verdict ended, the latest last.
+    /// Returns the traces of the last 16 connections that a verdict ended, oldest first.
     pub fn verdicts(&self) -> Vec<Trace> {
         self.lock().verdicts.iter().cloned().collect()
     }
@@ -140,7 +142,8 @@ impl Observer for Recorder {
         trace.label = connection.label.map(ToString::to_string);
         trace.reason = Some(verdict.reason);
         let mut end = *status;
-        // The policy knows nothing of the limit of a call, and not yet of its own handshake's.
+        // The cause is that of the policy, which knows no limit of a call; and the status of a
+        // failed handshake precedes its verdict.
         end.cause = match verdict.reason {
             _ if verdict.is_limit_of_call => None,
             CloseReason::HandshakeTimeout => Some(CloseReason::HandshakeTimeout),
@@ -213,7 +216,7 @@ impl Trace {
         self.reason
     }
 
-    /// Returns whether steps are missing at the end, since there were too many.
+    /// Returns whether steps are missing at the end, because the trace reached its limit.
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
@@ -297,12 +300,12 @@ impl fmt::Display for Trace {
 /// The IDs of a connection's pings, as numbers.
 struct Pings {
     seed: u64,
-    /// How many were asked for so far.
+    /// How many the policy has requested.
     count: u64,
 }
 
 impl Pings {
-    /// The number of the ping with this ID; 0 if there is none.
+    /// Returns the number of the ping with this ID; 0 if there is none.
     fn number(&self, id: PingId) -> u64 {
         let mut numbers = (1..=self.count).rev();
         let found = numbers.find(|&number| PingId::new(self.seed, number) == id);
@@ -346,7 +349,7 @@ impl Pings {
     }
 }
 
-/// A configuration, as what differs from the defaults without jitter.
+/// A configuration as its differences from the defaults without jitter.
 struct Config<'a>(&'a TimeoutConfig);
 
 impl fmt::Display for Config<'_> {
@@ -389,7 +392,7 @@ impl fmt::Display for Config<'_> {
     }
 }
 
-/// A length in milliseconds, or in nanoseconds where it is no whole number of them.
+/// A length in milliseconds, or in nanoseconds if it is not a whole number of them.
 struct Length(Duration);
 
 impl fmt::Display for Length {
@@ -412,7 +415,7 @@ impl fmt::Display for Nanos {
     }
 }
 
-/// A string of JSON.
+/// A JSON string.
 struct Text<'a>(&'a str);
 
 impl fmt::Display for Text<'_> {

@@ -1,7 +1,7 @@
 //! The configuration in a section of a file, through serde.
 //!
 //! A section is read like the environment: each value becomes the text that a variable would hold,
-//! and `env.rs` reads names and texts. So both accept the same values with the same errors.
+//! and `env.rs` reads names and texts. Both therefore accept the same values with the same errors.
 
 use core::fmt;
 use std::borrow::ToOwned;
@@ -66,7 +66,7 @@ impl<'de> Deserialize<'de> for TimeoutOverrides {
 
 /// Writes every setting: whole seconds as numbers, and other lengths as text such as `"500ms"`.
 ///
-/// What is written is read back exactly, unless a limit is outside of the range that is accepted.
+/// Reading the section gives the same configuration, unless a limit is outside the accepted range.
 impl Serialize for TimeoutConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         TimeoutOverrides::all(*self).serialize(serializer)

@@ -18,9 +18,9 @@ use crate::time::Limit;
 
 /// The settings that one source sets, such as a section of a file; the others are inherited.
 ///
-/// [`apply`](Self::apply) sets them over a base. With feature `serde`, it is read from the section
-/// of a file; with `std`, `EnvConfig::overrides` holds what the environment sets. All values are
-/// valid. The default sets nothing.
+/// [`apply`](Self::apply) sets them over a base. With feature `serde`, a section of a file
+/// deserializes to it; with `std`, `EnvConfig::overrides` holds what the environment sets. All
+/// values are valid. The default sets nothing.
 ///
 /// A preset sets its limits first, and the other settings override it.
 ///
@@ -145,7 +145,7 @@ impl fmt::Debug for TimeoutOverrides {
 
 /// Writes a line `WS_NAME=value` for each setting, with no line break after the last.
 ///
-/// `TimeoutConfig::from_vars` reads these lines back exactly, unless a limit is outside of the range
+/// `TimeoutConfig::from_vars` reads these lines back exactly, unless a limit is outside the range
 /// that it accepts.
 ///
 /// ```

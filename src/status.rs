@@ -162,7 +162,7 @@ impl serde::Serialize for DeadlinesLeft<'_> {
 /// moves the deadlines that it covers.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deadlines {
-    /// As many as can be set in one phase.
+    /// Room for as many as can be set in one phase.
     rows: [Option<(DeadlineKind, Timestamp)>; 10],
 }
 
@@ -190,7 +190,8 @@ impl fmt::Debug for Deadlines {
     }
 }
 
-/// What a deadline is for. The [specification](crate::spec#deadlines) has the table of all deadlines.
+/// What a deadline is for. The [specification](crate::spec#deadlines) has the table of all
+/// deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "json",

@@ -1,12 +1,12 @@
-//! How long the machine has been suspended: the difference of two clocks of the kernel, one of which
+//! How long the machine has been suspended: the difference between two kernel clocks, one of which
 //! stops during suspension.
 //!
-//! The time of day cannot replace either of them, since it also jumps when it is set.
+//! The time of day cannot replace either clock, since it also jumps when it is set.
 
 use std::time::Duration;
 
 /// A thread that is stopped for this long while it reads the clocks reads them again. Otherwise the
-/// result could be too small by as much, and the next one would look like a suspension.
+/// result could be that much too small, and the next one would count as a suspension.
 const MAX_READ_TIME: Duration = Duration::from_millis(100);
 
 /// Returns how long the machine has been suspended since some fixed instant, or zero where the
@@ -38,7 +38,7 @@ mod clocks {
         read(DynamicClockId::Known(ClockId::Monotonic))
     }
 
-    /// `clock_gettime` would panic on a kernel that lacks the clock.
+    /// Reads a clock. `clock_gettime` would panic on a kernel that lacks it.
     fn read(clock: DynamicClockId<'_>) -> Duration {
         let time = clock_gettime_dynamic(clock).ok();
         time.and_then(|time| time.try_into().ok())
@@ -62,8 +62,8 @@ mod clocks {
             .unwrap_or_default()
     }
 
-    /// The time since the origin, suspension not included. `Instant` is `CLOCK_UPTIME_RAW`, which rustix
-    /// does not read.
+    /// The time since the origin, suspension not included. `Instant` is `CLOCK_UPTIME_RAW`, which
+    /// rustix does not read.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(super) fn awake() -> Duration {
         Instant::now().saturating_duration_since(origin())

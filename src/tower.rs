@@ -1,8 +1,7 @@
-//! `Timeouts` as a layer of tower, for axum and plain hyper.
+//! `Timeouts` as a tower layer, for axum and plain hyper.
 //!
-//! The layer passes the timeouts to every request, as extensions: a [`Timeouts`] and its
-//! `Arc<TimeoutConfig>`. Of several layers around a handler the innermost one wins, so a route can have
-//! its own limits:
+//! The layer adds two extensions to every request: a [`Timeouts`] and its `Arc<TimeoutConfig>`. The
+//! innermost layer around a handler wins, so a route can have its own limits:
 //!
 //! ```
 //! # use std::convert::Infallible;
@@ -46,11 +45,11 @@
 //! # }
 //! ```
 //!
-//! A handler takes its timeouts with `request.extensions().get::<Timeouts>()`. In axum this layer is not
-//! needed: `Extension(timeouts)` is a layer that sets the same [`Timeouts`], and an extractor.
+//! A handler gets its timeouts with `request.extensions().get::<Timeouts>()`. axum does not need
+//! this layer: `Extension(timeouts)` sets the same [`Timeouts`], and is also an extractor.
 //!
-//! The first time that a process layers a configuration, the log says what its limits are (`info`), and
-//! which of them are probably a mistake (`warn`, see [`TimeoutConfig::warnings`]).
+//! The first time that a process layers a configuration, it logs the limits (`info`) and the
+//! settings among them that are probably mistakes (`warn`, see [`TimeoutConfig::warnings`]).
 
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -64,7 +63,7 @@ use crate::config::TimeoutConfig;
 use crate::report;
 use crate::socket::Timeouts;
 
-/// Passes the timeouts to every request; see the [module](crate::tower).
+/// Adds the timeouts to every request; see the [module](crate::tower).
 impl<S> Layer<S> for Timeouts {
     type Service = AddTimeouts<S>;
 
@@ -75,8 +74,8 @@ impl<S> Layer<S> for Timeouts {
     }
 }
 
-/// A service that adds [`Timeouts`] and their `Arc<TimeoutConfig>` to the extensions of each request.
-/// Made by [`Timeouts::layer`](Layer::layer).
+/// A service that adds [`Timeouts`] and their `Arc<TimeoutConfig>` to the extensions of each
+/// request. [`Timeouts::layer`](Layer::layer) creates it.
 #[derive(Clone, Debug)]
 pub struct AddTimeouts<S> {
     inner: S,
@@ -100,8 +99,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for AddTimeouts<S> {
     }
 }
 
-/// Logs a configuration unless this process has. A router calls `layer` for each of its routes, and a
-/// server by hand for each connection.
+/// Logs a configuration unless this process already has. A router calls `layer` for each of its
+/// routes, and a hand-written server for each connection.
 fn log_once(config: &TimeoutConfig) {
     static LOGGED: Mutex<Vec<TimeoutConfig>> = Mutex::new(Vec::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);

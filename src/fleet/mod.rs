@@ -2,18 +2,18 @@
 //!
 //! # Theory of operation
 //!
-//! Each connection lies in a slot ([`slots`]), and each slot has one timer in a timer wheel
+//! Each connection has a slot ([`slots`]), and each slot has one timer in a timer wheel
 //! ([`wheel`]). A poll takes a slot whose timer fires, asks the connection's state for its next
 //! action, and sets the timer to the connection's next deadline.
 //!
-//! A deadline that moves later leaves the timer where it is. The timer then fires early, the poll
-//! finds nothing to do, and sets it to where the deadline is by then. Only a deadline that moves
+//! A deadline that moves later leaves the timer where it is. The timer then fires early, and the
+//! poll finds nothing to do and sets it to the deadline as it is then. Only a deadline that moves
 //! nearer sets the timer at once. So a message, which moves deadlines later, costs no timer
 //! operation.
 //!
-//! Nor does a message touch the connection's state, as a rule: while all that it would do there is
-//! to move deadlines later, the slot's header keeps its time instead. Whatever needs the state
-//! applies that time first.
+//! A message usually does not touch the connection's state either: while its only effect there
+//! would be to move deadlines later, the slot's header keeps its time instead. Any call that needs
+//! the state applies that time first.
 
 mod slots;
 mod wheel;
@@ -40,9 +40,9 @@ use crate::time::Timestamp;
 ///
 /// The caller has the duties of a policy's driver: [`observe`](Self::observe) every event, read and
 /// observe everything that has arrived before a poll, and carry out the actions. Two things differ.
-/// Time is the fleet's: a `now` earlier than one that any call has seen counts as the latest seen.
-/// And `heartbeat_interval` has no effect, since a fleet polls a connection only when something may
-/// be due.
+/// All connections share the fleet's clock: a `now` earlier than the latest that any call has seen
+/// counts as that latest. And `heartbeat_interval` has no effect, since a fleet polls a connection
+/// only when something may be due.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -73,8 +73,8 @@ pub struct Fleet<C = Arc<TimeoutConfig>> {
     wheel: Wheel,
 }
 
-/// Names one connection of a [`Fleet`]. When the connection is removed its key becomes stale, and
-/// it never names another.
+/// The key of one connection in a [`Fleet`]. It becomes stale when the connection is removed, and
+/// never names another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FleetKey {
     slot: u32,
@@ -83,8 +83,8 @@ pub struct FleetKey {
 
 impl FleetKey {
     /// Returns a small number that no other connection has while this one is in the fleet. Use it
-    /// as an index into a table of your own, or as a poller's token. After the removal it is used
-    /// again.
+    /// as an index into your own table, or as a poller's token. A later connection may reuse it
+    /// after the removal.
     pub const fn index(self) -> usize {
         self.slot as usize
     }
@@ -125,7 +125,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         key
     }
 
-    /// Removes a connection. Returns whether the key named one. Its memory is kept for later ones.
+    /// Removes a connection. Returns whether the key named one. The fleet keeps its memory for
+    /// later connections.
     pub fn remove(&mut self, key: FleetKey) -> bool {
         let known = self.slots.remove(key);
         if known {
@@ -203,8 +204,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
                 Ok(action) => {
                     match action {
                         Action::Abort(_) => self.set_timer(slot, None),
-                        // The driver may have carried it out by the next poll, which sees what comes
-                        // then.
+                        // The driver may have carried it out by the next poll, which sees what
+                        // comes then.
                         _ => self.wheel.set_first(slot, now),
                     }
                     return Some((key, action));
@@ -226,8 +227,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// deadline was before it moved.
     ///
     /// A loop may poll later, and for many deadlines at once, so that pings share a wake-up as with
-    /// `TimeoutSocket::with_timer_slack`. Every action is then late by as much, and a delay of more
-    /// than `stall_tolerance` counts as a stall of our own.
+    /// `TimeoutSocket::with_timer_slack`. Every action is then that late, and a delay of more than
+    /// `stall_tolerance` counts as a stall of this process.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.wheel.next_deadline()
     }
@@ -262,27 +263,27 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         Some(state.status(self.now, body.config.borrow(), self.now.max(now)))
     }
 
-    /// Returns whether the key names a connection that was not removed.
+    /// Returns whether the key names a connection in the fleet.
     pub fn contains(&self, key: FleetKey) -> bool {
         self.slots.contains(key)
     }
 
-    /// Iterates over the keys of all connections. Takes time for every slot that was ever used.
+    /// Iterates over the keys of all connections, and visits every slot that was ever used.
     pub fn keys(&self) -> impl Iterator<Item = FleetKey> + '_ {
         self.slots.keys()
     }
 
-    /// Returns how many connections there are.
+    /// Returns the number of connections.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Returns whether there are no connections.
+    /// Returns whether the fleet is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// "Time never runs back": moves on to `now` and returns the latest instant seen.
+    /// Advances to `now` and returns the latest instant seen (SPEC T-2).
     fn advance_clock(&mut self, now: Timestamp) -> Timestamp {
         self.now = self.now.max(now);
         self.now

@@ -1,6 +1,6 @@
-//! Where connections lie.
+//! The storage of a fleet's connections.
 //!
-//! Each connection has a slot, which it leaves to a later one when it is removed. A message, the
+//! Each connection has a slot, which a later connection reuses after the removal. A message, the
 //! most frequent event, touches only the header of its slot. Headers are small, so much of their
 //! table stays in the cache when all connections together do not fit.
 
@@ -18,7 +18,7 @@ pub(super) struct Slots<C> {
     bodies: Table<Option<Body<C>>, 128>,
     /// How many slots were ever used.
     used: u32,
-    /// Slots to be used again.
+    /// Slots to reuse.
     free: Vec<u32>,
     len: usize,
 }
@@ -39,7 +39,7 @@ impl<C> Slots<C> {
         self.len
     }
 
-    /// Adds a connection. Without room for it, the key is stale.
+    /// Adds a connection. If there is no room for it, the key is stale.
     pub(super) fn insert(&mut self, body: Body<C>) -> FleetKey {
         let slot = self.free.pop().unwrap_or(self.used);
         let mut generation = 0;
@@ -128,8 +128,8 @@ impl<C> Slots<C> {
         Some((header, body))
     }
 
-    /// Brings what a poll reads of a connection into the cache. Several fetches at once take no
-    /// longer than one.
+    /// Brings everything that a poll reads of a connection into the cache. Several fetches at once
+    /// take no longer than one.
     pub(super) fn prefetch(&self, slot: u32) {
         if let Some(Some(body)) = self.bodies.get(slot) {
             body.state.touch();
@@ -153,19 +153,19 @@ impl<C> Slots<C> {
     }
 }
 
-/// Everything about a connection but its latest messages. The fields that pings touch come first.
+/// Everything about a connection except its latest messages. The fields that pings touch come
+/// first.
 #[repr(C)]
 pub(super) struct Body<C> {
     pub(super) config: C,
     pub(super) state: State,
 }
 
-/// All of a connection that a message touches.
+/// Everything about a connection that a message touches.
 pub(super) struct Header {
     tag: Tag,
     /// The time of the latest message that was deferred, in nanoseconds, as two halves so that
-    /// neither needs padding. It stays here after it was applied, since applying it again changes
-    /// nothing.
+    /// neither needs padding. It stays after it was applied, since applying it again has no effect.
     last_message: [u32; 2],
 }
 
@@ -180,7 +180,7 @@ impl Header {
         Timestamp::from_nanos(high << 32 | low)
     }
 
-    /// Settles whether messages may be deferred from now on. The state must be [up to
+    /// Decides whether messages may be deferred from now on. The state must be [up to
     /// date](Slots::up_to_date).
     #[inline]
     pub(super) fn update_tag(&mut self, state: &State) {
@@ -219,18 +219,18 @@ impl Tag {
         self.0 & Self::IN_USE != 0
     }
 
-    /// The generation as a key has it, with the bit `IN_USE`.
+    /// Returns the generation as in a key, with the bit `IN_USE`.
     fn generation(self) -> u32 {
         self.0 & !Self::NEEDS_RECORD
     }
 
-    /// The tag of the slot after its connection was removed.
+    /// Returns the tag of the slot after its connection was removed.
     fn next(self) -> Self {
         Self(self.generation().wrapping_add(Self::GENERATION) & !Self::IN_USE)
     }
 }
 
-/// An array that grows a chunk at a time, without moving what it holds.
+/// An array that grows a chunk at a time, without moving its elements.
 pub(super) struct Table<T, const CHUNK: usize> {
     chunks: Vec<Box<[T; CHUNK]>>,
 }

@@ -1,14 +1,15 @@
-//! When each slot is polled.
+//! The timer wheel: when each slot is polled.
 //!
-//! A hashed timer wheel. Its buckets, each for one tick of 34 ms, are used round and round. A timer
-//! that lies beyond the last bucket goes into one of the last buckets instead; it fires there early
-//! and is set again.
+//! A hashed timer wheel. Its buckets, each for one tick of 34 ms, are used cyclically. A timer
+//! beyond the last bucket goes into one of the last buckets instead; it fires there early and is
+//! set again.
 //!
 //! When a tick comes, its bucket is sorted and emptied from the earliest entry. A timer that is
 //! set within the current tick goes into a heap.
 //!
-//! Setting a timer again, or cancelling it, leaves its old entry where it is. The wheel keeps the instant
-//! at which each slot fires; entries for other instants are stale, and are skipped when they come up.
+//! Setting a timer again, or cancelling it, leaves its old entry where it is. The wheel keeps the
+//! instant at which each slot fires; entries for other instants are stale, and are skipped when
+//! they come up.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -22,8 +23,8 @@ use crate::time::{Timestamp, earlier};
 const TICK_BITS: u32 = 25; // 34 ms
 const BUCKETS: usize = 1024; // 34 s
 
-/// How many of the last buckets share the timers beyond them. In a single bucket, one call would
-/// work off all of these timers, in every round.
+/// How many of the last buckets share the timers beyond them. With a single bucket, one call in
+/// every round would process all of these timers.
 const FAR_BUCKETS: u64 = 256; // 9 s
 
 /// The first capacity of a bucket. A buffer no larger than that is reused.
@@ -73,7 +74,7 @@ impl Wheel {
         self.timers.make_room(slot, || None);
     }
 
-    /// Sets the timer of a slot to `at`, or as far in that direction as the wheel reaches.
+    /// Sets the timer of a slot to `at`, or as near to that as the wheel reaches.
     pub(super) fn set(&mut self, slot: u32, at: Timestamp) {
         self.first = self.first.filter(|&(_, first)| first != slot);
         let at = self.clamp(slot, at);
@@ -105,7 +106,7 @@ impl Wheel {
             .is_none_or(|fires_at| self.clamp(slot, at) < fires_at)
     }
 
-    /// Returns a slot whose timer fires.
+    /// Returns a slot whose timer fires at `now`.
     #[inline]
     pub(super) fn pop(&mut self, now: Timestamp) -> Option<u32> {
         if let Some((at, slot)) = self.first.take() {
@@ -247,8 +248,8 @@ impl Wheel {
         }
     }
 
-    /// Moves on to the next tick whose bucket holds entries, or to `end` if there is none before
-    /// it. Returns false if `end` has come already.
+    /// Advances to the next tick whose bucket holds entries, or to `end` if there is none before
+    /// it. Returns false if `end` was already reached.
     fn advance(&mut self, end: u64) -> bool {
         const ROUND: u64 = BUCKETS as u64;
         if end <= self.tick {
@@ -315,7 +316,8 @@ impl Entry {
     }
 }
 
-/// Whether an entry belongs to a timer. After a long time without a poll it comes up whole rounds late.
+/// Whether an entry belongs to a timer. After a long time without a poll it comes up whole rounds
+/// late.
 fn matches_timer(timer: Option<Timestamp>, entry: Timestamp) -> bool {
     const ROUND: u64 = (BUCKETS as u64) << TICK_BITS;
     timer.is_some_and(|timer| (timer.as_nanos() ^ entry.as_nanos()) % ROUND == 0)

@@ -1,4 +1,4 @@
-//! A socket of another library, with its messages in a type that implements `Message`.
+//! A socket of another library, with messages of a type that implements `Message`.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
-/// A `Stream + Sink` of the messages `M` around one of another library's messages, which convert to and
-/// from `M`.
+/// Wraps a `Stream + Sink` of another library's messages in one of `M`, which they convert to and
+/// from.
 ///
-/// Wrap the socket in it where its messages do not implement [`Message`](super::Message), and a newtype of
-/// them does; [`tungstenite_message!`](crate::tungstenite_message) writes that newtype for tungstenite. The
-/// adapter holds only the socket, and a conversion only moves the message.
+/// Use it where a socket's messages do not implement [`Message`](super::Message) but a newtype of
+/// them does; [`tungstenite_message!`](crate::tungstenite_message) defines that newtype for
+/// tungstenite. The adapter stores nothing besides the socket, and each conversion only moves the
+/// message.
 #[derive(Debug)]
 pub struct Adapter<M, S> {
     socket: S,

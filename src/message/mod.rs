@@ -1,4 +1,4 @@
-//! What the socket needs to know about a message.
+//! The messages of any WebSocket library, as the socket sees them.
 
 mod adapter;
 #[cfg(feature = "axum")]
@@ -25,9 +25,9 @@ pub use tungstenite::tungstenite_config;
 /// | tungstenite from 0.21 in any version | get a newtype from [`tungstenite_message!`](crate::tungstenite_message) |
 /// | any other | need a newtype that implements this trait; [`Adapter`] turns the socket into one of it |
 ///
-/// The socket must queue the replies to Ping and Close frames itself, as tungstenite and tokio-websockets
-/// do; the guarded socket flushes them. For a library without such a socket, drive a
-/// [`TimeoutPolicy`](crate::TimeoutPolicy).
+/// The inner socket must queue the replies to Ping and Close frames itself, as those of tungstenite
+/// and tokio-websockets do; [`TimeoutSocket`](crate::TimeoutSocket) flushes them. For a library
+/// without such a socket, drive a [`TimeoutPolicy`](crate::TimeoutPolicy).
 ///
 /// [`examples/tokio_websockets`][example] has such a newtype.
 ///
@@ -39,14 +39,14 @@ pub use tungstenite::tungstenite_config;
     note = "for another library, implement `ws_timeout::Message` for a newtype of its message, and wrap the socket likewise"
 )]
 pub trait Message: Clone {
-    /// Returns what kind of message this is.
+    /// Returns the kind of this message.
     fn kind(&self) -> MessageKind<'_>;
 
     /// Returns the number of payload bytes, or a lower bound.
     ///
-    /// Without a meter, the socket counts these bytes to limit how long a busy peer can delay a verdict;
-    /// see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). With the default of 0, each message counts
-    /// as two bytes.
+    /// Without a meter, the socket counts these bytes to limit how long a busy peer can delay a
+    /// verdict; see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). With the default of 0, each
+    /// message counts as two bytes.
     fn payload_len(&self) -> usize {
         0
     }
@@ -64,7 +64,7 @@ pub trait Message: Clone {
     fn close(code: Option<u16>, reason: &str) -> Self;
 }
 
-/// The kinds of [`Message`] that matter to timeouts.
+/// The kinds of [`Message`] that timeouts distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MessageKind<'a> {
@@ -78,16 +78,16 @@ pub enum MessageKind<'a> {
     Close(Option<u16>),
 }
 
-/// Makes a Close frame with as much of `reason` as fits. Every Close frame of ours is made here, so a
-/// library that panics at a longer reason cannot.
+/// Creates a Close frame with as much of `reason` as fits. This creates every Close frame of ours,
+/// so a library that panics at a longer reason never gets one.
 pub(crate) fn close_message<M: Message>(code: Option<u16>, reason: &str) -> M {
     M::close(code, cut_to_fit(reason))
 }
 
-/// `reason` cut to what a Close frame can hold, at a character.
+/// Returns as much of `reason` as a Close frame can hold, cut between two characters.
 ///
-/// "All control frames MUST have a payload length of 125 bytes or less" (RFC 6455, 5.5), of which the
-/// code takes two.
+/// "All control frames MUST have a payload length of 125 bytes or less" (RFC 6455, 5.5), of which
+/// the code takes two.
 fn cut_to_fit(reason: &str) -> &str {
     const MOST: usize = 123;
     let mut end = reason.len().min(MOST);

@@ -1,12 +1,13 @@
-//! `Message` for tungstenite: the one implementation, for version 0.30 and for newtypes of any version.
+//! `Message` for tungstenite: the one implementation, for version 0.30 and for newtypes of any
+//! version.
 
 /// Defines a [`Message`](crate::Message) for any version of tungstenite from 0.21: a newtype of the
 /// library's message.
 ///
 /// The parentheses contain the path of the crate `tungstenite`. For tungstenite 0.30 the feature
-/// `tungstenite` is enough. The newtype dereferences to the library's message and converts from it and
-/// into it; its field is as visible as the struct. It has `Clone`, `Debug`, `PartialEq` and `Eq`.
-/// An [`Adapter`](crate::message::Adapter) makes the socket one of this message:
+/// `tungstenite` is enough. The newtype dereferences to the library's message, and converts from
+/// and into it; its field is as visible as the struct. It has `Clone`, `Debug`, `PartialEq` and
+/// `Eq`. An [`Adapter`](crate::message::Adapter) converts the socket's messages:
 ///
 /// ```
 /// # use tokio_tungstenite::WebSocketStream;
@@ -74,8 +75,8 @@ macro_rules! tungstenite_message {
     };
 }
 
-/// Implements `Message` for a type that dereferences to the library's message and converts from it, or
-/// is it.
+/// Implements `Message` for the library's message, or for a type that dereferences to it and
+/// converts from it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_message_by_tungstenite {

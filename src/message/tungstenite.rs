@@ -6,10 +6,10 @@ use super::sizes;
 
 crate::__impl_message_by_tungstenite!(tungstenite::Message, tungstenite);
 
-/// Settings for tungstenite that fit the timeouts; give them to `accept_async_with_config` and
-/// the like.
+/// Returns settings for tungstenite that fit the timeouts. Pass them to `accept_async_with_config`,
+/// `connect_async_with_config` and similar functions.
 ///
-/// | setting | here | tungstenite's own | why |
+/// | setting | here | tungstenite's default | why |
 /// |---|---|---|---|
 /// | `read_buffer_size` | 4 KiB | 128 KiB | each connection has one, zeroed at each read; a smaller one makes large messages slow |
 /// | `write_buffer_size` | 4 KiB | 128 KiB | what may wait before it goes to the transport |

@@ -1,8 +1,9 @@
-//! Questions to the kernel that a runtime does not ask.
+//! Reads and writes on the socket itself, past the runtime.
 //!
-//! A runtime asks the kernel only when it believes that there is something to read or room to write. It may
-//! be wrong: tokio learns of the readiness of 1024 sockets a turn, and Linux reports room only once a third
-//! of the send buffer is free, though it would take more before that.
+//! A runtime asks the kernel only when it believes that there is something to read or room to
+//! write. It may be wrong: tokio learns of the readiness of 1024 sockets per turn, and Linux
+//! reports room only once a third of the send buffer is free, though it would accept bytes before
+//! that.
 
 use std::io;
 use std::task::Poll;
@@ -16,7 +17,7 @@ pub(super) struct Kernel<IO> {
     fd: fn(&IO) -> std::os::fd::BorrowedFd<'_>,
 }
 
-/// There is none: nothing can be asked.
+/// Cannot be created: other systems have no way to ask.
 #[cfg(not(unix))]
 #[expect(dead_code, reason = "there is none, so nobody makes one")]
 pub(super) enum Kernel<IO> {
@@ -32,7 +33,7 @@ impl<IO: std::os::fd::AsFd> Kernel<IO> {
 
 #[cfg(unix)]
 impl<IO> Kernel<IO> {
-    /// Reads what has arrived. `Pending` if nothing has.
+    /// Reads without waiting; `Pending` if nothing has arrived.
     pub(super) fn recv(&self, io: &IO, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         unless_it_would_block(|| {
             let received = rustix::net::recv((self.fd)(io), &mut *buf, RecvFlags::DONTWAIT);
@@ -40,20 +41,20 @@ impl<IO> Kernel<IO> {
         })
     }
 
-    /// Writes what there is room for. `Pending` if there is none.
+    /// Writes without waiting; `Pending` if there is no room.
     pub(super) fn send(&self, io: &IO, buf: &[u8]) -> Poll<io::Result<usize>> {
         unless_it_would_block(|| rustix::net::send((self.fd)(io), buf, SEND))
     }
 
-    /// How many bytes have arrived and are not read.
+    /// Returns how many bytes have arrived and were not read.
     pub(super) fn unread(&self, io: &IO) -> Option<usize> {
         let bytes = rustix::io::ioctl_fionread((self.fd)(io)).ok()?;
         usize::try_from(bytes).ok()
     }
 }
 
-/// A peer that is gone is an error, and no signal. Where there is no such flag, the sockets of std and of
-/// the runtimes are set up that way.
+/// Writing to a peer that is gone returns an error and raises no signal. Where this flag is
+/// missing, std and the runtimes set their sockets up that way.
 #[cfg(all(
     unix,
     not(any(target_vendor = "apple", target_os = "redox", target_os = "vita"))

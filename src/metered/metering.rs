@@ -1,4 +1,4 @@
-//! What the policy knows of a meter's counts.
+//! The link between a meter's counts and the policy.
 
 use std::sync::atomic::Ordering;
 
@@ -6,19 +6,19 @@ use super::{Answers, Meter, flag};
 use crate::event::Event;
 use crate::time::Timestamp;
 
-/// The meter under the socket, and what the policy knows of its counts.
+/// The meter under the socket, and how much of its counts the policy has seen.
 #[derive(Debug)]
 pub(crate) struct Metering {
     meter: Meter,
-    /// The count at which the message that is not whole began; see [`Self::count`].
+    /// The count at which the incomplete message began; see [`Self::count`].
     began: usize,
-    /// The total that the policy was last told.
+    /// The total last reported to the policy.
     partial: usize,
-    /// The count of bytes read when the policy last heard of any.
+    /// The count of bytes read when any were last reported to the policy.
     heard: usize,
-    /// The count of bytes written that the policy was last told.
+    /// The count of bytes written last reported to the policy.
     written: usize,
-    /// The kernel shows what had arrived by then. `None` while it is not asked.
+    /// The kernel's answers cover what had arrived by then. `None` while it is not asked.
     asked: Option<Timestamp>,
 }
 
@@ -38,9 +38,9 @@ impl Metering {
         this
     }
 
-    /// A whole data message was handed over: what comes next begins a new one. The transport is read
-    /// ahead of the messages, so the first bytes of the next may be missed, which errs on the lenient
-    /// side.
+    /// Records that a whole data message was received: the next bytes begin a new one. The library
+    /// reads the transport ahead of the messages, so this may miss the first bytes of the next one,
+    /// which favours the peer.
     #[inline]
     pub(crate) fn whole_message(&mut self) {
         self.partial = 0;
@@ -52,12 +52,13 @@ impl Metering {
         }
     }
 
-    /// A control frame was handed over: its wire size is no part of a message. Whether it had a masking key
-    /// is not known here: the frames of a client have one, those of a server have none. It is taken for
-    /// granted, so a client counts four bytes of a message too few for each control frame that comes with
-    /// it. Without, a server would take the keys of pings for a message that has begun, and never goes on.
+    /// Records that a control frame was received: its wire size is no part of a message. This
+    /// assumes a masking key, which only a client's frames have. So a client counts four bytes of a
+    /// message too few for each control frame within it. Without the assumption, a server would
+    /// take the keys of pings for an incomplete message that never continues.
     ///
-    /// Returns whether what the policy took for a message that has begun was the begin of this frame.
+    /// Returns whether the bytes that the policy took for an incomplete message were the start of
+    /// this frame.
     pub(crate) fn control_frame(&mut self, payload: usize) -> bool {
         const HEADER_AND_MASK: usize = 6;
         let wire = payload.saturating_add(HEADER_AND_MASK);
@@ -71,7 +72,7 @@ impl Metering {
         was_begun
     }
 
-    /// Whether bytes have come of which the policy has not been told.
+    /// Whether bytes have arrived that were not reported to the policy.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         if self.is_tls() {
@@ -81,8 +82,9 @@ impl Metering {
         }
     }
 
-    /// The same while there may be more to read, so that bytes may be part of a message that is whole. They
-    /// count for a message that has begun, and else as a sign of life.
+    /// Like [`Self::news`], while there may be more to read, so that the bytes may belong to a
+    /// whole message. They count towards an incomplete message if there is one, and otherwise only
+    /// as proof of life.
     pub(crate) fn news_of_begun(&mut self) -> Option<Event> {
         if self.partial > 0 {
             return self.news();
@@ -92,8 +94,8 @@ impl Metering {
         heard.then_some(Event::Pong(None))
     }
 
-    /// What to tell the policy of bytes that have come. Those of TLS that are part of no message are a sign
-    /// of life, as a pong is.
+    /// Returns the event for the bytes that have arrived. TLS bytes that are part of no message are
+    /// proof of life, as a pong is.
     pub(crate) fn news(&mut self) -> Option<Event> {
         let total = self.total();
         if total == 0 {
@@ -111,8 +113,8 @@ impl Metering {
         }
     }
 
-    /// Bytes of the message that is not whole. Below TLS alone it is not known where a message begins: then
-    /// one has begun while a record is not whole.
+    /// Returns the bytes of the incomplete message. A meter below TLS alone cannot see where a
+    /// message begins: there, one has begun while a record is incomplete.
     fn total(&self) -> usize {
         let counted = self.count().wrapping_sub(self.began);
         let incomplete = self.meter.counts.incomplete.load(Ordering::Relaxed);
@@ -137,37 +139,37 @@ impl Metering {
         self.meter.has(flag::TLS | flag::PLAINTEXT)
     }
 
-    /// Bytes read in all. Wraps around.
+    /// Returns the number of bytes read. It wraps around.
     #[inline]
     pub(crate) fn read(&self) -> usize {
         self.meter.counts.read.load(Ordering::Relaxed)
     }
 
-    /// The bytes written since the last call.
+    /// Returns the bytes written since the last call.
     pub(crate) fn progress(&mut self) -> u64 {
         let written = self.meter.counts.written.load(Ordering::Relaxed);
         let before = std::mem::replace(&mut self.written, written);
         written.wrapping_sub(before) as u64
     }
 
-    /// Whether the kernel can be asked what it has.
+    /// Whether reads and writes can ask the kernel.
     pub(crate) fn can_ask(&self) -> bool {
         self.meter.can_ask()
     }
 
-    /// Makes reads and writes ask the kernel from now on, or stops that if `None`. `at` is what the alarm was
-    /// set to when it last fired. Forgets the answers.
+    /// Makes reads and writes ask the kernel from now on, or stops that if `None`. `at` is the
+    /// instant that the alarm was set to when it last fired. Clears the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
         self.meter.ask(at.is_some());
         self.asked = at;
     }
 
-    /// The instant that the answers are about.
+    /// The instant that the kernel's answers cover.
     pub(crate) fn asked(&self) -> Option<Timestamp> {
         self.asked
     }
 
-    /// Whether the last read was put off to let other tasks run, so that nothing follows from it.
+    /// Whether the last read yielded to other tasks, and so proves nothing.
     pub(crate) fn has_yielded(&self) -> bool {
         self.meter.has(flag::YIELDED)
     }

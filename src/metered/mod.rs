@@ -14,16 +14,16 @@ use kernel::Kernel;
 pub(crate) use metering::Metering;
 use records::Records;
 
-/// A transport that counts the bytes which pass through it, and asks the kernel before a verdict.
+/// A transport that counts the bytes that pass through it, and asks the kernel before a verdict.
 ///
-/// Put it around the TCP stream *before* the WebSocket handshake, with [`socket`](Self::socket), and give
-/// its [`meter`](Self::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
-/// guarded socket then sees the bytes of a message that is not whole yet, and those that the transport has
-/// taken of a large write.
+/// Wrap the TCP stream with [`socket`](Self::socket) *before* the WebSocket handshake, and give its
+/// [`meter`](Self::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
+/// guarded socket then sees the bytes of an incomplete message, and how much of a large write the
+/// transport has accepted.
 ///
 /// # TLS
 ///
-/// With TLS, put a second one around the TLS stream, with [`plaintext`](Self::plaintext). The one below
+/// With TLS, also wrap the TLS stream, with [`plaintext`](Self::plaintext). The wrapper below TLS
 /// sees every byte of the peer and asks the kernel; the one above sees where a message begins.
 ///
 /// ```
@@ -42,34 +42,36 @@ use records::Records;
 /// # }
 /// ```
 ///
-/// Where the second cannot be put, as in a `connect` that does TLS by itself, one below TLS does everything
-/// but `min_data_rate` for messages that arrive: records of TLS that are no message are not taken for one.
-/// That the connection is TLS shows in the first byte. What passes before that, such as the answer to
-/// `CONNECT` or the header of a proxy, must not be read together with it.
+/// Where you cannot wrap the TLS stream, as with a `connect` that sets up TLS itself, one wrapper
+/// below TLS does everything except `min_data_rate` for inbound messages, since a TLS record need
+/// not be part of a message. It detects TLS by the connection's first byte. Bytes that pass before
+/// TLS, such as the answer to `CONNECT` or the header of a proxy, must come in a read of their own.
 ///
-/// Do not put one above TLS alone: it does not see a record of 16 KiB before it is whole, so a peer that
-/// needs half a minute for one is cut off.
+/// Do not wrap the TLS stream alone: that wrapper sees a record of up to 16 KiB only when it is
+/// complete, so a peer that needs half a minute for one is disconnected.
 ///
 /// # Accuracy
 ///
-/// Control frames are no part of a message: their size is taken off as if they were masked, so on the side
-/// of a client each that comes with a message takes four bytes too many.
+/// Control frames are no part of a message: the socket subtracts their size as if they were masked.
+/// At a client, which receives unmasked frames, it therefore counts four bytes of a message too few
+/// for each control frame within it.
 pub struct Metered<IO> {
     io: IO,
     meter: Meter,
-    /// `None` where the transport is no socket.
+    /// `None` if the transport is not a socket.
     kernel: Option<Kernel<IO>>,
     layer: Layer,
-    /// The value of `Counts::read` at which the backlog that was last measured has been read.
+    /// The value of `Counts::read` once the backlog that was last measured has been read.
     backlog_end: usize,
     /// Reads since one last returned `Pending` or yielded.
     reads_in_row: u8,
 }
 
-/// After so many reads that did not have to wait, a task lets others run. Not every runtime sees to that.
+/// After so many reads that did not have to wait, a task yields to others. Not every runtime makes
+/// it do so.
 const MAX_READS_PER_TURN: u8 = 4;
 
-/// What a transport carries.
+/// The layer at which a transport counts.
 #[derive(Debug)]
 enum Layer {
     /// All bytes of the connection.
@@ -84,21 +86,22 @@ pub struct Meter {
     counts: Arc<Counts>,
 }
 
-/// Only the transport writes the counts, which wrap around. The flags are also written by the guarded socket,
-/// and by an opening handshake, whose transport may be in another task, so they change atomically.
+/// Only the transport writes the counts, which wrap around. The flags are also written by the
+/// guarded socket, and by an opening handshake, whose transport may be in another task, so they
+/// change atomically.
 #[derive(Debug, Default)]
 struct Counts {
     read: AtomicUsize,
     written: AtomicUsize,
     /// Bytes read of the plaintext, if that is metered.
     plaintext: AtomicUsize,
-    /// Bytes of a TLS record that is not whole.
+    /// Bytes of the incomplete TLS record.
     incomplete: AtomicUsize,
     /// See [`flag`].
     flags: AtomicU16,
 }
 
-/// What the kernel said since it was last asked.
+/// The kernel's answers since it was last asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answers {
     /// Everything that had arrived by then has been read.
@@ -107,15 +110,15 @@ pub(crate) struct Answers {
     pub(crate) no_room: bool,
 }
 
-/// What the guarded socket and the transport tell each other.
+/// The flags with which the guarded socket and the transport inform each other.
 mod flag {
     /// The transport is a socket.
     pub(super) const CAN_ASK: u16 = 1;
-    /// The kernel is to be asked where the runtime has nothing.
+    /// Ask the kernel where the runtime returns `Pending`.
     pub(super) const ASKING: u16 = 1 << 1;
-    /// Everything is read that had arrived when this was asked.
+    /// Everything that had arrived when the kernel was asked has been read.
     pub(super) const NO_INPUT: u16 = 1 << 2;
-    /// The kernel takes nothing more.
+    /// The send buffer is full.
     pub(super) const NO_ROOM: u16 = 1 << 3;
     /// `Metered::backlog_end` is known.
     pub(super) const BACKLOG: u16 = 1 << 4;
@@ -123,16 +126,16 @@ mod flag {
     pub(super) const TLS: u16 = 1 << 5;
     /// Its plaintext is metered.
     pub(super) const PLAINTEXT: u16 = 1 << 6;
-    /// The last read was put off to let other tasks run.
+    /// The last read yielded to other tasks.
     pub(super) const YIELDED: u16 = 1 << 7;
-    /// A guarded socket uses this meter, so the transport may yield, and the handshakes are over.
+    /// A guarded socket uses this meter, so the handshakes are over and the transport may yield.
     pub(super) const GUARDED: u16 = 1 << 8;
 }
 
 impl<IO> Metered<IO> {
-    /// Counts what passes through `io` from now on.
+    /// Wraps `io`, and counts the bytes that pass through it from now on.
     ///
-    /// Prefer [`socket`](Self::socket) where `io` is a socket.
+    /// Prefer [`socket`](Self::socket) if `io` is a socket.
     pub fn new(io: IO) -> Self {
         Self {
             io,
@@ -144,14 +147,15 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Counts what passes through `io`, which is a stream socket itself: TCP or Unix, no TLS stream.
+    /// Wraps `io`, which is a TCP or Unix stream socket itself, not a TLS stream.
     ///
-    /// Before a verdict on the peer, reads and writes go past the runtime to the kernel: a runtime may not
-    /// know yet of bytes that have arrived, or of room to write. So the verdict is right, and comes without
-    /// delay. On Linux, tokio learns of room only once a third of the send buffer is free; without this
-    /// question, a peer that reads a megabyte a second can seem to read nothing for seconds.
+    /// Before a verdict on the peer, reads and writes bypass the runtime and ask the kernel: the
+    /// runtime may not know yet of bytes that have arrived, or of room to write. The verdict then
+    /// needs no further turns of the reactor. On Linux, tokio learns of room only once a third of
+    /// the send buffer is free, so without this a peer that reads a megabyte per second can seem to
+    /// read nothing for seconds.
     ///
-    /// On systems that are not Unix this is [`new`](Self::new).
+    /// On other systems than Unix this is the same as [`new`](Self::new).
     #[cfg(unix)]
     pub fn socket(io: IO) -> Self
     where
@@ -165,15 +169,16 @@ impl<IO> Metered<IO> {
         this
     }
 
-    /// Counts what passes through `io`.
+    /// Wraps `io`, and counts the bytes that pass through it from now on.
     ///
-    /// On Unix, reads and writes also go past the runtime to the kernel before a verdict on the peer.
+    /// On Unix, reads and writes also bypass the runtime and ask the kernel before a verdict on the
+    /// peer.
     #[cfg(not(unix))]
     pub fn socket(io: IO) -> Self {
         Self::new(io)
     }
 
-    /// Counts the plaintext of `tls`, a TLS stream over the transport of `meter`.
+    /// Wraps `tls`, a TLS stream over the transport of `meter`, and counts its plaintext there.
     pub fn plaintext(tls: IO, meter: &Meter) -> Self {
         meter.set(flag::PLAINTEXT);
         Self {
@@ -183,11 +188,11 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Counts in `meter`, a new one for each connection. Call this before any bytes pass, after
-    /// [`new`](Self::new) or [`socket`](Self::socket).
+    /// Counts in `meter`, a new one for each connection. Call this right after [`new`](Self::new)
+    /// or [`socket`](Self::socket), before any bytes pass.
     ///
-    /// A client can then pass the meter to [`Opening::with_meter`](crate::Opening::with_meter) before it
-    /// has connected:
+    /// A client can then pass the meter to [`Opening::with_meter`](crate::Opening::with_meter)
+    /// before it has connected:
     ///
     /// ```
     /// # use tokio::net::TcpStream;
@@ -216,29 +221,30 @@ impl<IO> Metered<IO> {
         self
     }
 
-    /// Returns the counts, which go on with the transport.
+    /// Returns the byte counts, which the transport keeps updating.
     pub fn meter(&self) -> Meter {
         self.meter.clone()
     }
 
-    /// Returns the transport underneath.
+    /// Returns the inner transport.
     pub fn get_ref(&self) -> &IO {
         &self.io
     }
 
-    /// Returns the transport underneath. Bytes that are read or written through this are not counted.
+    /// Returns the inner transport. Bytes that you read or write through it are not counted.
     pub fn get_mut(&mut self) -> &mut IO {
         &mut self.io
     }
 
-    /// Returns the transport underneath, no longer counted.
+    /// Returns the inner transport, and stops counting.
     pub fn into_inner(self) -> IO {
         self.io
     }
 }
 
 impl<IO> Metered<IO> {
-    /// Returns whether to read: `Pending` is a yield, after which the task is polled again at once.
+    /// Returns `Ready` if the transport may read. `Pending` is a yield, after which the task is
+    /// polled again at once.
     #[inline]
     fn poll_may_read(&mut self, cx: &Context<'_>) -> Poll<()> {
         const SIZED: u16 = flag::ASKING | flag::BACKLOG;
@@ -246,7 +252,7 @@ impl<IO> Metered<IO> {
         if let Layer::Plaintext = self.layer {
             return Poll::Ready(());
         }
-        // The library above reads on only once it has handed on everything that came before.
+        // The library above reads again only after it has returned everything that it read before.
         if flags & SIZED == SIZED && self.meter.counts.has_read(self.backlog_end) {
             self.meter.set(flag::NO_INPUT);
         }
@@ -300,7 +306,7 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Repeats on the socket itself a read that the runtime answered with `Pending`.
+    /// Retries a read on the socket itself, after the runtime returned `Pending`.
     fn retry_read(&mut self, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
         let read = match &self.kernel {
             Some(kernel) if self.meter.is_asking() && !buf.is_empty() => {
@@ -318,7 +324,7 @@ impl<IO> Metered<IO> {
         read
     }
 
-    /// Repeats on the socket itself a write that the runtime answered with `Pending`.
+    /// Retries a write on the socket itself, after the runtime returned `Pending`.
     fn retry_write(&self, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         match &self.kernel {
             Some(kernel) if self.meter.is_asking() => {
@@ -349,12 +355,12 @@ impl<IO: fmt::Debug> fmt::Debug for Metered<IO> {
 }
 
 impl Meter {
-    /// Returns how many bytes were read so far. The count wraps around at [`usize::MAX`].
+    /// Returns the number of bytes read. It wraps around at [`usize::MAX`].
     pub fn read(&self) -> u64 {
         self.counts.read.load(Ordering::Relaxed) as u64
     }
 
-    /// Returns how many bytes were written so far. The count wraps around at [`usize::MAX`].
+    /// Returns the number of bytes written. It wraps around at [`usize::MAX`].
     pub fn written(&self) -> u64 {
         self.counts.written.load(Ordering::Relaxed) as u64
     }
@@ -384,12 +390,12 @@ impl Meter {
         self.has(flag::ASKING)
     }
 
-    /// Whether the kernel can be asked what it has.
+    /// Whether reads and writes can ask the kernel.
     pub(crate) fn can_ask(&self) -> bool {
         self.has(flag::CAN_ASK)
     }
 
-    /// Makes reads and writes ask the kernel from now on, or stops that. Forgets the answers.
+    /// Sets whether reads and writes ask the kernel from now on. Clears the answers.
     pub(crate) fn ask(&self, asks: bool) {
         const LASTING: u16 =
             flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::GUARDED;
@@ -410,7 +416,7 @@ impl Meter {
 }
 
 impl Counts {
-    /// Whether as many bytes have been read.
+    /// Whether the count of bytes read has reached `count`.
     fn has_read(&self, count: usize) -> bool {
         const HALF: usize = usize::MAX / 2;
         let read = self.read.load(Ordering::Relaxed);
@@ -418,7 +424,7 @@ impl Counts {
     }
 }
 
-/// Adds to a count that nobody else writes.
+/// Adds to a count with a single writer.
 #[inline]
 fn add(count: &AtomicUsize, bytes: usize) {
     let sum = count.load(Ordering::Relaxed).wrapping_add(bytes);

@@ -1,13 +1,13 @@
-//! The record layer of TLS, as far as a meter below it needs to know it.
+//! The parts of TLS's record layer that a meter below TLS needs.
 
-/// "enum { .. handshake(22) .. } ContentType" (RFC 8446, 5.1): the first byte of a TLS connection, in
-/// either direction. Nothing that a WebSocket connection begins with looks like it.
+/// "enum { .. handshake(22) .. } ContentType" (RFC 8446, 5.1): the first byte of a TLS connection,
+/// in either direction. No other WebSocket connection begins with it.
 const HANDSHAKE: u8 = 22;
 
-/// "uint16 length" stands behind a byte of type and two of version.
+/// A byte of type, two of version, then "uint16 length".
 const HEADER: usize = 5;
 
-/// What passes in one direction.
+/// The bytes in one direction.
 #[derive(Debug, Default)]
 pub(super) enum Records {
     #[default]
@@ -17,7 +17,7 @@ pub(super) enum Records {
     Tls(Record),
 }
 
-/// The record that is not whole yet.
+/// An incomplete record.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     header: [u8; HEADER],
@@ -26,8 +26,8 @@ pub(super) struct Record {
 }
 
 impl Records {
-    /// Notes bytes that pass. While the connection `begins`, TLS may follow something else, such as the
-    /// answer to `CONNECT`, if it comes with a read of its own.
+    /// Records bytes that pass. While the connection `begins`, TLS may follow something else, such
+    /// as the answer to `CONNECT`, if that came in a read of its own.
     #[inline]
     pub(super) fn pass(&mut self, bytes: &[u8], begins: bool) {
         match self {
@@ -45,7 +45,7 @@ impl Records {
         }
     }
 
-    /// How many bytes have passed of a record that is not whole; `None` where there is no TLS.
+    /// Returns how many bytes of the incomplete record have passed; `None` without TLS.
     pub(super) fn incomplete(&self) -> Option<usize> {
         match self {
             Self::Tls(record) => Some(record.passed),
@@ -72,7 +72,7 @@ impl Record {
         }
     }
 
-    /// The length of the record, whose header is complete.
+    /// Returns the record's length. Its header must be complete.
     fn len(&self) -> usize {
         let [.., high, low] = self.header;
         HEADER + usize::from(u16::from_be_bytes([high, low]))

@@ -1,4 +1,4 @@
-//! The one table of deadlines, and what is read from it.
+//! The one table of deadlines, and the folds over it.
 
 use core::num::NonZeroU64;
 
@@ -12,7 +12,7 @@ use crate::time::{Limit, Timestamp, earlier};
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
     pub(super) kind: DeadlineKind,
-    /// When it expires, a grace aside; `None` if it cannot now.
+    /// When it expires, without regard to a grace; `None` if it cannot now.
     pub(super) at: Option<Timestamp>,
     pub(super) on_expiry: OnExpiry,
     pub(super) party: Party,
@@ -26,10 +26,11 @@ pub(super) enum OnExpiry {
     Abort(CloseReason),
 }
 
-/// Whom a deadline is about.
+/// The party that a deadline is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Party {
-    /// This side, or something the peer did rather than failed to do. A late poll excuses nothing.
+    /// This side, or something that the peer did rather than failed to do. A late poll excuses
+    /// nothing.
     Local,
     /// The peer. A late poll begins a grace.
     Peer,
@@ -37,12 +38,12 @@ pub(super) enum Party {
     PeerIfDrained,
 }
 
-/// How far a driver's knowledge reaches, for
+/// How far a driver's evidence reaches, for
 /// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to).
 ///
-/// A poll decides a deadline about the peer only if it expired at or before the horizon, each deadline by
-/// itself. The default covers none of them. A runtime may cache what the kernel said of a transport, so a
-/// read that found nothing proves less than it seems to.
+/// A poll decides each deadline about the peer only if that deadline expired at or before the
+/// horizon. The default covers none of them. A runtime may cache the readiness of a transport, so a
+/// read that found nothing does not prove that nothing had arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Horizon {
@@ -78,8 +79,8 @@ impl Horizon {
 }
 
 impl State {
-    /// The table, in the order in which its rows decide. Rows that cannot expire now are `None` or left
-    /// out (SPEC D-1 to D-12).
+    /// The table, in the order in which its rows decide. Rows that cannot expire now are `None` or
+    /// left out (SPEC D-1 to D-12).
     ///
     /// A fold that gives the same result in any order passes `false` for `ORDERED`, which saves the
     /// question whether the ping comes before the idle row.
@@ -118,7 +119,8 @@ impl State {
                 row(Kind::Write,      self.write_deadline,                               Abort(MessageTimeout),    Peer);
                 row(Kind::PingWrite,  asked.and_then(|at| at.deadline(ping_write)),      Abort(MessageTimeout),    Peer);
                 if self.cold_armed {
-                    // A ping that waits is bounded by the row above, unless both of its limits are off.
+                    // A ping that waits is bounded by the row above, unless both of its limits are
+                    // off.
                     let waits = asked.is_some() && ping_write.is_some();
                     let probe = self.probe_by.filter(|_| !waits);
                     row(Kind::PingFlood, self.flooded_at(),                              Abort(PingFlood),         Local);
@@ -148,8 +150,9 @@ impl State {
         }
     }
 
-    /// When the next ping is due, if none is out. A `Probe` makes it due at once, and no later than it
-    /// was (SPEC D-24): a peer that should have been asked before is excused for the time since then.
+    /// Returns when the next ping is due, if none is out. A `Probe` makes it due at once, or
+    /// earlier if it was already due (SPEC D-24): the peer is excused for the time by which the
+    /// ping is late.
     #[inline(always)]
     pub(super) fn next_ping(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
         let probed = (self.cold_armed && self.ping_due).then_some(now);
@@ -166,7 +169,7 @@ impl State {
         quiet_since.deadline(interval)
     }
 
-    /// The earliest deadline among the rows that the horizon covers.
+    /// Returns the earliest deadline among the rows that the horizon covers.
     #[inline(always)]
     pub(crate) fn earliest(
         &self,
@@ -182,8 +185,8 @@ impl State {
         }
     }
 
-    /// Computes, without the table, the earliest covered deadline but the next ping's, and the next ping's.
-    /// Requires an open connection with no cold clock armed.
+    /// Computes, without the table, the earliest covered deadline but the next ping's, and the next
+    /// ping's. Requires an open connection with no cold clock armed.
     #[inline(always)]
     fn deadlines_unless_cold(
         &self,
@@ -237,7 +240,7 @@ impl State {
         next
     }
 
-    /// The deadline of one row, a grace aside.
+    /// Returns the deadline of one row, without regard to a grace.
     #[inline(always)]
     pub(super) fn deadline(
         &self,
@@ -254,7 +257,7 @@ impl State {
         found
     }
 
-    /// The instant to which `heartbeat_interval` caps a wait.
+    /// Returns the instant to which `heartbeat_interval` caps a wait.
     pub(super) fn heartbeat(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
         now.deadline(config.heartbeat_interval)
             .filter(|_| self.phase == Phase::Open)
@@ -318,7 +321,7 @@ impl State {
         }
     }
 
-    /// Everything that is known at `at`; `now` is the latest instant seen.
+    /// Returns everything that is known at `at`; `now` is the latest instant seen.
     pub(crate) fn status(&self, now: Timestamp, config: &TimeoutConfig, at: Timestamp) -> Status {
         let since = |earlier| at.saturating_duration_since(earlier);
         let mut status = Status {
@@ -351,14 +354,14 @@ impl State {
     }
 }
 
-/// `limit` less the part of the jitter that was drawn.
+/// Returns `limit` less the part of the jitter that was drawn.
 #[inline(always)]
 fn shortened(limit: Limit, jitter: Billionths, draw: u16) -> Limit {
     let fraction = (((u64::from(jitter) * u64::from(draw)) << 16) / 1_000_000_000) as u32;
     limit.and_then(|nanos| NonZeroU64::new(nanos.get() - fraction_of(nanos.get(), fraction)))
 }
 
-/// `fraction` 2³²nds of `nanos`, rounded down.
+/// Returns `fraction` 2³²nds of `nanos`, rounded down.
 #[inline(always)]
 pub(super) fn fraction_of(nanos: u64, fraction: u32) -> u64 {
     ((u128::from(nanos) * u128::from(fraction)) >> 32) as u64

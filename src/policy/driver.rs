@@ -1,4 +1,4 @@
-//! What the socket asks of its policy beside the public interface.
+//! The policy's interface for the socket, besides the public one.
 
 use core::borrow::Borrow;
 
@@ -11,26 +11,27 @@ use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 
-/// The policy's answer to a driver with a [`Horizon`].
+/// The policy's decision for a driver with a [`Horizon`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Carry this out and decide again; likewise the two below.
+    /// Carry this out and decide again, as with the two below.
     SendPing,
     Close(CloseReason),
     Abort(CloseReason),
     /// Nothing to do.
     Wait {
-        /// When to ask again; always later than now.
+        /// When to decide again; always later than now.
         until: Option<Timestamp>,
-        /// The earliest deadline about the peer that has expired beyond the horizon and beyond `visible`:
-        /// the alarm must fire again. Before that, the row waits for a try, and for no alarm.
+        /// The earliest deadline about the peer that has expired beyond the horizon and beyond
+        /// `visible`: the alarm must fire again. Before that, the row waits for a try, and for no
+        /// alarm.
         unproven: Option<Timestamp>,
     },
 }
 
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
-    /// Decides as [`poll`](Self::poll) does, up to the horizon. What had arrived by `visible` is visible to
-    /// any try from now on. `before_verdict` gets the status that leads to a verdict.
+    /// Decides as [`poll`](Self::poll) does, up to the horizon. Any try from now on sees everything
+    /// that had arrived by `visible`. `before_verdict` gets the status that leads to a verdict.
     pub(crate) fn decide(
         &mut self,
         now: Timestamp,
@@ -69,7 +70,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         }
     }
 
-    /// The public form of a decision that was just made.
+    /// Returns the public form of a decision that was just made.
     pub(crate) fn action_of(&self, decision: Decision) -> Action {
         match decision {
             Decision::SendPing => Action::SendPing(self.latest_ping()),
@@ -104,7 +105,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         expired
     }
 
-    /// The ID of the latest ping that was asked for.
+    /// Returns the ID of the latest ping that was requested.
     pub(crate) fn latest_ping(&self) -> PingId {
         self.state.latest_ping()
     }
@@ -124,8 +125,9 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.state.grace
     }
 
-    /// Whether a message or a flush can bring a deadline nearer at `now`: one that answers the ping in
-    /// flight makes the next ping due, and one during a grace ends what the grace put off.
+    /// Whether a message or a flush can bring a deadline nearer at `now`: one that answers the ping
+    /// in flight makes the next ping due, and one during a grace ends the postponement of its
+    /// deadline.
     #[inline]
     pub(crate) fn traffic_moves_deadlines_nearer(&self, now: Timestamp) -> bool {
         !self.state.is_plain() && (self.state.ping == Ping::InFlight || self.in_grace(now))
@@ -137,8 +139,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         end.is_some_and(|end| now < end)
     }
 
-    /// Whether whole messages, in either direction, only move deadlines later, so that recording the
-    /// latest of each is enough.
+    /// Whether whole messages, in either direction, only move deadlines later, so that recording
+    /// the latest of each is enough.
     pub(crate) fn is_calm(&self) -> bool {
         self.state.is_plain() && self.state.ping == Ping::Quiet
     }
@@ -224,8 +226,8 @@ mod tests {
         assert_eq!((status.phase, status.cause), (Phase::Open, None));
     }
 
-    /// The policy decides a write though it may not decide on silence yet, and reports the earliest deadline
-    /// that lies beyond the horizon.
+    /// The policy decides a write though it may not decide on silence yet, and reports the earliest
+    /// deadline that lies beyond the horizon.
     /// Guards rule 2.
     #[test]
     fn a_horizon_covers_each_row_by_itself() {

@@ -1,13 +1,13 @@
 //! The grace that a peer gets after a stall of our own.
 //!
 //! A process that was stopped, or a thread that was blocked, finds every deadline expired when it
-//! resumes. The peer is not to blame for that time. So a poll that finds a deadline about the peer
-//! overdue by more than `stall_tolerance` gives no verdict on it. It starts a grace of that length, in
-//! which the driver reads what the peer sent meanwhile. One grace covers everything that was overdue.
-//! The same deadline never gets a second grace, so a host that is always slow still drops its dead
-//! peers.
+//! resumes. That time is not the peer's fault. So a poll that finds a deadline about the peer
+//! overdue by more than `stall_tolerance` gives no verdict on it. It starts a grace of that length,
+//! in which the driver reads what the peer sent meanwhile. One grace covers everything that was
+//! overdue. The same deadline never gets a second grace, so a host that is always slow still drops
+//! its dead peers.
 //!
-//! A ping that is asked for late excuses the peer too, without a grace: see [`State::ask`].
+//! A ping that is requested late excuses the peer too, without a grace: see [`State::ask`].
 
 use core::num::NonZeroU64;
 
@@ -17,7 +17,7 @@ use crate::config::TimeoutConfig;
 use crate::time::Timestamp;
 
 impl State {
-    /// When a row expires, with the latest grace taken into account (SPEC G-3).
+    /// Returns when a row expires, with regard to the latest grace (SPEC G-3).
     #[inline(always)]
     pub(super) fn effective_deadline(
         &self,
@@ -30,7 +30,7 @@ impl State {
         }
     }
 
-    /// When the grace that covers a row began, and its length.
+    /// Returns when the grace that covers a row began, and its length.
     #[inline(always)]
     fn grace_of(&self, config: &TimeoutConfig, row: &Deadline) -> Option<(Timestamp, NonZeroU64)> {
         if row.party == Party::Local || !self.cold_armed {
@@ -44,8 +44,8 @@ impl State {
             .map(|tolerance| (began, tolerance))
     }
 
-    /// The first row of the table that has expired, and whether a grace begins. Rows that are overdue
-    /// because of our own stall are passed over.
+    /// Returns the first row of the table that has expired, and whether a grace begins. Skips rows
+    /// that are overdue because of our own stall.
     #[cold]
     pub(super) fn first_expired(
         &self,
@@ -90,7 +90,7 @@ impl State {
         self.cold_armed = true;
     }
 
-    /// When the latest grace ends.
+    /// Returns when the latest grace ends.
     pub(super) fn grace_end(&self, config: &TimeoutConfig) -> Option<Timestamp> {
         self.grace
             .and_then(|began| began.deadline(config.stall_tolerance))

@@ -6,9 +6,9 @@ use crate::event::Phase;
 use crate::time::{Timestamp, earlier};
 
 impl State {
-    /// Moves `next`, the earliest deadline of the table, forward to the ping that would be due if the
-    /// one that is out were answered now, unless that is due at once. So an answer, as a rule, brings
-    /// no deadline nearer and a driver need not set its timer anew.
+    /// Moves `next`, the earliest deadline of the table, forward to the ping that would be due if
+    /// the one that is out were answered now, unless that is due at once. An answer then usually
+    /// brings no deadline nearer, and a driver need not reset its timer.
     pub(crate) fn next_wakeup(
         &self,
         now: Timestamp,

@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A connection is `Opening`, `Open` or `Closing`, and at last `Closed` or `Aborted`; phases only
-//! go forward. [`State`] holds when things last happened: when the peer was last heard, when
-//! everything was last flushed, when the latest ping left. An event updates these instants and
-//! decides nothing ([`state`]).
+//! A connection is `Opening`, `Open` or `Closing`, and finally `Closed` or `Aborted`; phases only
+//! move forward. [`State`] holds when things last happened: the last receipt, the last flush of
+//! everything, the flush of the latest ping. An event updates these instants and decides nothing
+//! ([`state`]).
 //!
 //! Deadlines are not stored. They follow from the state, the configuration and the current time,
 //! in one table ([`deadlines`]): its rows are the rows of the specification, in the same order.
@@ -16,8 +16,8 @@
 //! long before the poll does not count against the peer at once: the process may have been stopped,
 //! so the peer gets a grace first ([`grace`]).
 //!
-//! A driver cannot always vouch that it has read everything. A [`Horizon`] says how far its
-//! knowledge reaches, and a poll decides rows about the peer only up to there.
+//! A driver cannot always prove that it has read everything. A [`Horizon`] says how far its
+//! evidence reaches, and a poll decides rows about the peer only up to there.
 //!
 //! The [specification](crate::spec) says what this code does; comments cite its rules: `SPEC D-7`.
 
@@ -58,19 +58,19 @@ pub(crate) use state::State;
 ///
 /// The driver, which is the code that calls the policy, has three duties:
 ///
-/// * [`observe`](Self::observe) every event of the connection when it happens; above all
-///   [`Event::PingSent`] when the ping has been *flushed*, and [`Event::SendStart`] when a write has
-///   to wait.
+/// * [`observe`](Self::observe) every event of the connection when it happens, in particular
+///   [`Event::PingSent`] once the ping has been *flushed*, and [`Event::SendStart`] when a write
+///   has to wait.
 /// * [`poll`](Self::poll) after events, and when the `until` of the last [`Action::Idle`] has come.
-///   Carry out the action and poll again, until the answer is `Idle` or `Abort`.
+///   Carry out the action and poll again, until the action is `Idle` or `Abort`.
 /// * Read and observe everything that has arrived before a poll that may end the connection because
-///   of the peer. Where that is not possible, poll with [`poll_unread`](Self::poll_unread). A runtime
-///   that caches the readiness of sockets must have asked the kernel since the deadline, as often as
-///   it takes to learn of every socket: tokio learns of 1024 at a time.
+///   of the peer. Where that is not possible, poll with [`poll_unread`](Self::poll_unread). A
+///   runtime that caches the readiness of sockets must have asked the kernel since the deadline, as
+///   often as it takes to learn of every socket: tokio learns of 1024 per turn.
 ///
 /// A poll that comes later than a deadline about the peer by more than `stall_tolerance` begins a
-/// grace instead of a verdict, since the peer is not to blame for the time in which nobody polled.
-/// In a test with made-up time, step to the deadline.
+/// grace instead of a verdict, since the stall is not the peer's fault. In a test with made-up
+/// time, step to the deadline.
 ///
 /// `C` is anything that borrows as [`TimeoutConfig`]: the value, `&TimeoutConfig`, or
 /// `Arc<TimeoutConfig>` where many policies share one. The state itself takes 176 bytes.
@@ -107,8 +107,8 @@ pub struct TimeoutPolicy<C = TimeoutConfig> {
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// Creates the policy of a connection that opened at `now`.
     ///
-    /// `seed` determines jitter, ping IDs and the drain time. Give each connection its own, or all of
-    /// them ping in step.
+    /// `seed` determines jitter, ping IDs and the drain time. Give each connection its own, or all
+    /// of them ping in step.
     pub fn new(config: C, seed: u64, now: Timestamp) -> Self {
         Self {
             now,
@@ -143,16 +143,16 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     /// Like [`poll`](Self::poll), without the verdicts that unread input could overturn: slow
-    /// receive, probe, pong and idle. For a half that only sends, and between two messages.
+    /// receive, probe, pong and idle. Use it for a half that only sends, and between two messages.
     pub fn poll_unread(&mut self, now: Timestamp) -> Action {
         self.poll_within(now, Horizon::UNREAD)
     }
 
-    /// Like [`poll`](Self::poll), for a driver whose knowledge reaches only up to `horizon`: the policy
-    /// decides a deadline about the peer only if it expired at or before that.
+    /// Like [`poll`](Self::poll), for a driver whose evidence reaches only up to `horizon`: the
+    /// policy decides a deadline about the peer only if it expired at or before that.
     ///
-    /// `Idle { until }` ignores deadlines that have expired beyond the horizon: poll again once it has
-    /// moved on.
+    /// `Idle { until }` ignores deadlines that have expired beyond the horizon: poll again once it
+    /// has moved on.
     ///
     /// ```
     /// use ws_timeout::{Action, CloseReason, Horizon, TimeoutConfig, TimeoutPolicy, Timestamp};
@@ -179,8 +179,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.poll(now)
     }
 
-    /// Returns the earliest deadline, even if it has passed; `None` if none is set. Includes a running
-    /// grace, and ignores `heartbeat_interval`.
+    /// Returns the earliest deadline, even if it has passed; `None` if none is set. Includes a
+    /// running grace, and ignores `heartbeat_interval`.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.state
             .earliest(self.now, self.config(), Horizon::EVERYTHING)
@@ -188,9 +188,10 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Changes the limits of the connection at `now`.
     ///
-    /// Clocks keep their starts, jitter its draws. With `pong_timeout` off, a ping in flight is no
-    /// longer awaited. With `message_timeout` off the write clock stops, and with `min_data_rate` off
-    /// the receive clock; once the limit is on again, the clock starts with the next write or byte.
+    /// Clocks keep their starts, and jitter keeps its draws. With `pong_timeout` off, a ping in
+    /// flight is no longer awaited. With `message_timeout` off the write clock stops, and with
+    /// `min_data_rate` off the receive clock; once the limit is on again, the clock starts with the
+    /// next write or byte.
     pub fn set_config(&mut self, now: Timestamp, config: C) {
         self.advance_clock(now);
         self.config = config;
@@ -218,7 +219,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.state.rtt()
     }
 
-    /// Returns how many pings the policy has asked for.
+    /// Returns how many pings the policy has requested.
     pub fn pings_sent(&self) -> u64 {
         self.state.pings
     }
@@ -242,8 +243,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Returns whether `idle_timeout` has expired at `now`.
     ///
-    /// This and the next three methods ignore a running grace, and return false unless the connection
-    /// is `Open`.
+    /// This and the next three methods ignore a running grace, and return false unless the
+    /// connection is `Open`.
     pub fn is_idle(&self, now: Timestamp) -> bool {
         self.has_expired(DeadlineKind::Idle, now)
     }
@@ -295,7 +296,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.deadline(kind).is_some_and(|at| at <= self.latest(now))
     }
 
-    /// Moves on to `now` and returns the latest instant seen (SPEC T-2).
+    /// Advances to `now` and returns the latest instant seen (SPEC T-2).
     fn advance_clock(&mut self, now: Timestamp) -> Timestamp {
         self.now = self.latest(now);
         self.now
@@ -305,7 +306,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.now.max(now)
     }
 
-    /// Records a whole message if that does nothing but move deadlines away. Returns whether it did.
+    /// Records a whole message if that only moves deadlines away. Returns whether it did.
     #[inline]
     pub(crate) fn try_observe_recv_fast(&mut self, now: Timestamp) -> bool {
         let fast = self.state.is_plain();

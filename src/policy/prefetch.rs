@@ -1,4 +1,4 @@
-//! What only a fleet of policies needs, to save cache misses and work.
+//! Optimizations for a fleet, which save cache misses and work.
 
 use core::hint::black_box;
 
@@ -8,7 +8,7 @@ use crate::event::Phase;
 use crate::time::Timestamp;
 
 impl State {
-    /// Brings what an expiry reads into the cache, wherever its lines begin.
+    /// Brings everything that an expiry reads into the cache, wherever its lines begin.
     #[inline]
     pub(crate) fn touch(&self) {
         black_box((
@@ -20,7 +20,7 @@ impl State {
         ));
     }
 
-    /// The earlier of the deadlines that the flush of a ping or its pong can bring nearer.
+    /// Returns the earlier of the deadlines that the flush of a ping or its pong can bring nearer.
     pub(crate) fn earliest_of_pings(
         &self,
         now: Timestamp,

@@ -9,33 +9,33 @@ use crate::rtt::{Rtt, RttEstimator};
 use crate::seed::{PingId, drain_draw, jitter_draw};
 use crate::time::{Timestamp, earlier, saturating_nanos};
 
-/// Everything that a policy knows but its configuration and the time.
+/// Everything that a policy knows, except its configuration and the time.
 ///
-/// The fields up to `ping_draw` are all that a message or an expiry touches. With the policy's `now`
-/// they fill one cache line.
+/// The fields up to `ping_draw` are all that a message or an expiry touches. With the policy's
+/// `now` they fill one cache line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct State {
     /// When the connection opened. While `Opening`, when the policy was created.
     pub(super) opened: Timestamp,
-    /// When the peer was last heard or excused, whichever is later. One field serves both: whenever a
-    /// ping is `Quiet`, the last excuse is no later than the last flush of a ping, so it cannot reach
-    /// the next ping's deadline.
+    /// When something was last received, or the peer was last excused, whichever is later. One
+    /// field is enough: while a ping is `Quiet`, the last excuse is no later than the last flush of
+    /// a ping, so it does not change when the next ping is due.
     pub(super) last_inbound: Timestamp,
-    /// When everything handed over was last flushed.
+    /// When all pending writes were last flushed.
     pub(super) last_flush: Timestamp,
-    /// When data last moved in either direction.
+    /// When data was last transferred in either direction.
     pub(super) last_data: Timestamp,
-    /// When the ping's clock started: for an `Asked` ping when it was asked for, for an `InFlight` one
-    /// when it was flushed, or when the transport last took bytes ahead of it. For a `Quiet` one, when
-    /// the last ping was flushed; before the first, when the connection opened.
+    /// When the ping's clock started: for an `Asked` ping when it was requested, for an `InFlight`
+    /// one when it was flushed, or when the transport last accepted bytes ahead of it. For `Quiet`,
+    /// when the last ping was flushed; before the first, when the connection opened.
     pub(super) ping_since: Timestamp,
     /// The write clock.
     pub(super) write_deadline: Option<Timestamp>,
     pub(super) phase: Phase,
     pub(super) ping: Ping,
-    /// Whether a clock among the fields below may be running. While this is false, none of them holds a
-    /// deadline.
+    /// Whether a clock among the fields below may be running. While this is false, none of them
+    /// holds a deadline.
     pub(crate) cold_armed: bool,
     /// The part of the jitter that shortens the connection's lifetime, in 65536ths.
     pub(super) lifetime_draw: u16,
@@ -43,22 +43,22 @@ pub(crate) struct State {
     pub(super) ping_draw: u16,
 
     pub(super) seed: u64,
-    /// Pings asked for; the number of the latest ping.
+    /// How many pings were requested; the number of the latest ping.
     pub(super) pings: u64,
-    /// Pongs that gave a round-trip time.
+    /// How many pongs gave a round-trip time.
     pub(super) pongs: u64,
-    /// Meaningful once there was a pong.
+    /// Meaningful once a pong was received.
     rtt: RttEstimator,
     /// Whether the first pong of the latest ping is still to come.
     pub(super) pong_awaited: bool,
     /// Whether a `Probe` made a ping due at once.
     pub(super) ping_due: bool,
-    /// Whether the clock of the latest ping restarted in flight, so that its pong would measure our own
-    /// send queue.
+    /// Whether the clock of the latest ping restarted in flight, so that its pong would measure our
+    /// own send queue.
     rtt_void: bool,
     flooded: bool,
     pub(super) cause: Option<CloseReason>,
-    /// Bytes received of a message that is not whole yet.
+    /// Bytes received of an incomplete message.
     pub(super) partial: u64,
     /// The receive clock.
     pub(super) receive_by: Option<Timestamp>,
@@ -66,18 +66,19 @@ pub(crate) struct State {
     pub(super) probe_by: Option<Timestamp>,
     /// When this side closes because of a `Drain`. While `Closing`, when that began.
     pub(super) close_at: Option<Timestamp>,
-    /// The instant until which the peer's pings have used up their rate. Once it floods, when it did.
+    /// The instant until which the peer's pings have used up their rate. After a flood, when it
+    /// began.
     ping_credit: Timestamp,
     /// When the latest grace began.
     pub(super) grace: Option<Timestamp>,
 }
 
-/// Where the latest ping is. `State::ping_since` holds its instant.
+/// The stage of the latest ping. `State::ping_since` holds when it was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ping {
     /// None is out.
     Quiet,
-    /// Asked for, not flushed yet.
+    /// Requested, not flushed yet.
     Asked,
     /// Flushed; its answer is awaited.
     InFlight,
@@ -215,7 +216,8 @@ impl State {
         }
     }
 
-    /// Restarts the silence clock, and with `pong_evidence = any` counts as an answer (SPEC E-17, E-18).
+    /// Restarts the silence clock, and with `pong_evidence = any` counts as an answer (SPEC E-17,
+    /// E-18).
     fn on_inbound(&mut self, now: Timestamp, config: &TimeoutConfig) {
         self.last_inbound = now;
         if config.pong_evidence == PongEvidence::Any {
@@ -252,8 +254,8 @@ impl State {
         }
     }
 
-    /// Restarts the clock of a ping that is held up and excuses the peer: the ping has not left, or
-    /// what the kernel holds ahead of it is only now leaving (SPEC E-32 to E-35).
+    /// Restarts the clock of a ping that is held up, and excuses the peer: the ping has not left,
+    /// or the bytes that the kernel holds ahead of it are only now leaving (SPEC E-32 to E-35).
     fn on_progress(&mut self, now: Timestamp, had_to_wait: bool) {
         let held_up = had_to_wait && self.ping == Ping::InFlight;
         if self.ping == Ping::Asked || held_up {
@@ -263,7 +265,8 @@ impl State {
         }
     }
 
-    /// Restarts the ping's clock, and moves a `Probe`'s deadline on by what it showed (SPEC E-36).
+    /// Restarts the ping's clock, and postpones a `Probe`'s deadline by the time that the clock
+    /// showed (SPEC E-36).
     fn restart_ping_clock(&mut self, now: Timestamp) {
         if self.cold_armed {
             let waited = now.nanos_since(self.ping_since);
@@ -296,7 +299,8 @@ impl State {
             || self.ping_due
     }
 
-    /// Starts the receive clock, and moves it by the time that the new bytes may take (SPEC E-23, E-24).
+    /// Starts the receive clock, and moves it by the time that the new bytes may take (SPEC E-23,
+    /// E-24).
     fn move_receive_clock(&mut self, now: Timestamp, config: &TimeoutConfig, grew_by: u64) {
         const START: u64 = 5_000_000_000;
         const CAP: u64 = 30_000_000_000;
@@ -317,7 +321,7 @@ impl State {
         };
     }
 
-    /// Counts a ping of the peer against its rate (SPEC E-25, E-26).
+    /// Counts a ping of the peer against `max_ping_rate` (SPEC E-25, E-26).
     fn charge_ping(&mut self, now: Timestamp, config: &TimeoutConfig) {
         const BURST: u64 = 60_000_000_000;
         let Some(rate) = config.max_ping_rate else {
@@ -336,15 +340,15 @@ impl State {
         self.cold_armed |= self.flooded;
     }
 
-    /// When the peer's pings became a flood.
+    /// Returns when the peer's pings became a flood.
     pub(super) fn flooded_at(&self) -> Option<Timestamp> {
         self.flooded.then_some(self.ping_credit)
     }
 
     // ---- pings ----
 
-    /// Asks for the next ping, which was due at `due`. If that was before `now`, the peer is excused
-    /// for as much (SPEC E-37, E-38).
+    /// Requests the next ping, which was due at `due`. If that was before `now`, the peer is
+    /// excused for the difference (SPEC E-37, E-38).
     pub(super) fn ask(&mut self, now: Timestamp, due: Timestamp) -> PingId {
         if self.ping_since <= self.last_inbound {
             let late = now.nanos_since(due.max(self.last_inbound));
@@ -388,7 +392,7 @@ impl State {
         self.close_at = Some(now);
     }
 
-    /// Enters a phase, which forgets the grace (SPEC G-9).
+    /// Enters a phase, which ends the grace (SPEC G-9).
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.grace = None;
@@ -400,15 +404,15 @@ impl State {
 
     // ---- fast paths: skip the state machine where a message only moves deadlines away ----
 
-    /// Whether a whole message concerns the first cache line only, as is the rule: the connection is
-    /// open, no ping is in flight, and no cold clock may be running.
+    /// Whether a whole message changes only the first cache line, as it usually does: the
+    /// connection is open, no ping is in flight, and no cold clock may be running.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.phase == Phase::Open && self.ping != Ping::InFlight && !self.cold_armed
     }
 
-    /// Records a whole message where that [is plain](Self::is_plain). It does what it does to every
-    /// open connection.
+    /// Records a whole message while the state [is plain](Self::is_plain): the effect that a
+    /// message has on every open connection.
     #[inline]
     pub(crate) fn record_message(&mut self, at: Timestamp) {
         self.last_inbound = self.last_inbound.max(at);
@@ -416,7 +420,7 @@ impl State {
     }
 }
 
-/// How long `bytes` take at `rate` a second, in nanoseconds, rounded down.
+/// Returns how long `bytes` take at `rate` per second, in nanoseconds, rounded down.
 fn time_at_rate(bytes: u64, rate: NonZeroU32) -> u64 {
     const SECOND: u64 = 1_000_000_000;
     match bytes.checked_mul(SECOND) {
@@ -502,7 +506,8 @@ mod tests {
         }
     }
 
-    /// Once a message is whole, the next one takes the short way again, unless another clock may run.
+    /// Once a message is whole, the next one takes the short way again, unless another clock may
+    /// run.
     #[test]
     fn the_rare_clocks_are_armed_no_longer_than_one_may_run() {
         let at = Timestamp::from_secs;

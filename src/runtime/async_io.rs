@@ -1,4 +1,4 @@
-//! async-io, which is the reactor of smol and async-std.
+//! async-io, the reactor of smol and async-std.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use futures_core::TryStream;
 use crate::socket::{Opening, TimeoutSocket, Timeouts};
 use crate::time::Timestamp;
 
-/// Wraps a socket whose opening handshake is done.
+/// Wraps a socket whose opening handshake is complete.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
     timeouts: impl Into<Timeouts>,
     socket: S,
@@ -18,12 +18,8 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
     TimeoutSocket::new(timeouts, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
-/// call, and wraps the socket that it returns; see [`TimeoutSocket::open`].
-///
-/// # Errors
-/// [`Error::Verdict`](crate::Error::Verdict) if the handshake takes too long.
-/// [`Error::Socket`](crate::Error::Socket) with the error of the handshake.
+/// Runs the opening handshake, with TLS if the future does that, under `handshake_timeout` from
+/// this call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     timeouts: impl Into<Timeouts>,
     handshake: F,
@@ -33,8 +29,8 @@ pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Res
 
 /// The monotonic clock, and an `async_io::Timer` as the timer.
 ///
-/// The timer may fire before the reactor has turned. That does no harm: async-io caches no readiness, so
-/// each read and write asks the kernel first.
+/// The timer may fire before the reactor has turned. That is harmless: async-io caches no
+/// readiness, so each read and write asks the kernel first.
 #[derive(Debug)]
 pub struct Timer {
     origin: Instant,
@@ -42,7 +38,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a clock with the origin that all of the process share.
+    /// Creates a timer. Its clock has the process's common origin.
     pub fn new() -> Self {
         Self {
             origin: super::origin(),

@@ -1,7 +1,7 @@
 //! tokio: its clock, its timer, and functions that wrap or open a socket with them.
 //!
-//! Needs the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), a verdict on the peer
-//! comes 15 to 35 ms later, when tokio knows of all that arrived, or after a grace if `stall_tolerance` is less.
+//! Requires the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), a
+//! verdict on the peer comes 15 to 35 ms later, or after a grace if `stall_tolerance` is shorter.
 
 use std::boxed::Box;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use futures_core::TryStream;
 
 use crate::{Opening, TimeoutSocket, Timeouts, Timestamp};
 
-/// Wraps a socket whose opening handshake is done.
+/// Wraps a socket whose opening handshake is complete.
 pub fn wrap<S: TryStream<Ok: crate::Message>>(
     timeouts: impl Into<Timeouts>,
     socket: S,
@@ -20,8 +20,8 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
     TimeoutSocket::new(timeouts, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, TLS included if the future does that, under `handshake_timeout` from this
-/// call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
+/// Runs the opening handshake, with TLS if the future does that, under `handshake_timeout` from
+/// this call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     timeouts: impl Into<Timeouts>,
     handshake: F,
@@ -37,7 +37,8 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a clock with the process's common origin, or with now as origin if a paused clock is earlier.
+    /// Creates a timer. Its clock has the process's common origin, or the current time if a paused
+    /// clock is earlier than that.
     pub fn new() -> Self {
         Self {
             origin: Instant::from(super::origin()).min(now()),
@@ -81,7 +82,7 @@ impl crate::Timer for Timer {
         alarm.unwrap_or(Poll::Pending)
     }
 
-    /// Reaches 16,384 sockets: tokio learns of 1024 a turn (`max_io_events_per_tick`).
+    /// Reaches 16,384 sockets: tokio learns of 1024 per turn (`max_io_events_per_tick`).
     fn turns(&self) -> u32 {
         16
     }

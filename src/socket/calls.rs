@@ -1,4 +1,5 @@
-//! The methods besides the traits: receive, send and close as futures, and `set_config`, `probe`, `drain`.
+//! The methods besides the traits: receive, send and close as futures, and `handle`, `set_config`,
+//! `probe` and `drain`.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -30,7 +31,7 @@ pub enum Received<M> {
     Message(M),
     /// No message arrived in time.
     TimedOut,
-    /// The connection has ended, without a verdict or failure.
+    /// The connection has ended without a verdict or failure.
     Closed,
 }
 
@@ -41,9 +42,10 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Receives the next message; `None` when the connection has ended without a verdict or failure.
+    /// Receives the next message; `None` when the connection has ended without a verdict or
+    /// failure.
     ///
-    /// Dropping the future loses nothing.
+    /// Cancel safe: dropping the future loses no message.
     ///
     /// # Errors
     /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the inner
@@ -60,12 +62,13 @@ where
 
     /// Receives the next message if one comes within `within` of this call.
     ///
-    /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. Nothing is lost when the
-    /// limit expires, and the connection goes on: the limit says nothing about the peer. The peer's Close
-    /// frame comes as a message first, and then `Closed`.
+    /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. When the limit
+    /// expires, no message is lost and the connection stays open. The peer's Close frame is
+    /// returned as a `Message`, and the next call returns `Closed`. Cancel safe, like
+    /// [`recv`](Self::recv).
     ///
     /// # Errors
-    /// As [`recv`](Self::recv).
+    /// The same as [`recv`](Self::recv).
     pub fn recv_timeout(
         &mut self,
         within: Duration,
@@ -82,15 +85,15 @@ where
         })
     }
 
-    /// Sends a message and waits until it has left, as `SinkExt::send` does.
+    /// Sends a message and flushes it, as `SinkExt::send` does.
     ///
-    /// There is no limit while the write makes progress: `message_timeout` limits the time without any.
-    /// A message whose future was dropped leaves whole or not at all.
+    /// `message_timeout` limits how long the write may make no progress, not the whole send. If the
+    /// future is dropped, the message is sent whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Verdict`] when the policy has ended the connection. [`Error::Socket`] when the inner socket
-    /// failed or did not take the message. [`Error::Closed`] when the connection has ended or is being
-    /// closed, by either side.
+    /// [`Error::Verdict`] when the policy has ended the connection, [`Error::Socket`] when the
+    /// inner socket failed or refused the message, [`Error::Closed`] when the connection has ended
+    /// or either side is closing it.
     pub fn send(&mut self, message: M) -> impl Future<Output = Result<(), Error<E>>>
     where
         Self: Unpin,
@@ -101,13 +104,13 @@ where
 
     /// Like [`send`](Self::send), within `within` of this call.
     ///
-    /// If the limit expires, the connection is aborted without a Close frame: part of this message, or of
-    /// one before it, may have left, and nothing can follow half a message. The stream and all later sends
-    /// return the same verdict, with [`CloseReason::MessageTimeout`] and
+    /// If the limit expires, the socket aborts the connection without a Close frame: part of this
+    /// message, or of one before it, may have been sent, and nothing can follow half a message. The
+    /// stream and all later sends return the same verdict, with [`CloseReason::MessageTimeout`] and
     /// [`Verdict::within`](crate::Verdict::within).
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// The same as [`send`](Self::send).
     pub fn send_timeout(
         &mut self,
         message: M,
@@ -123,7 +126,7 @@ where
     /// Sends a text message; see [`send`](Self::send).
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// The same as [`send`](Self::send).
     pub fn send_text(
         &mut self,
         text: impl Into<String>,
@@ -137,7 +140,7 @@ where
     /// Sends a text message within `within` of this call; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// The same as [`send`](Self::send).
     pub fn send_text_timeout(
         &mut self,
         text: impl Into<String>,
@@ -152,7 +155,7 @@ where
     /// Sends a binary message; see [`send`](Self::send).
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// The same as [`send`](Self::send).
     pub fn send_binary(
         &mut self,
         payload: impl Into<Vec<u8>>,
@@ -163,10 +166,11 @@ where
         self.send(M::binary(payload.into()))
     }
 
-    /// Sends a binary message within `within` of this call; see [`send_timeout`](Self::send_timeout).
+    /// Sends a binary message within `within` of this call; see
+    /// [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// The same as [`send`](Self::send).
     pub fn send_binary_timeout(
         &mut self,
         payload: impl Into<Vec<u8>>,
@@ -178,12 +182,12 @@ where
         self.send_timeout(M::binary(payload.into()), within)
     }
 
-    /// Sends `value` as JSON in a text message; see [`send`](Self::send). The value is serialized by this
-    /// call.
+    /// Sends `value` as JSON in a text message; see [`send`](Self::send). The call serializes the
+    /// value before it returns the future.
     ///
     /// # Errors
-    /// [`Error::Json`] if `value` cannot be written as JSON: nothing was sent, and the connection goes on.
-    /// Otherwise as [`send`](Self::send).
+    /// [`Error::Json`] if `value` cannot be written as JSON: nothing was sent, and the connection
+    /// stays open. Otherwise the same as [`send`](Self::send).
     #[cfg(feature = "json")]
     pub fn send_json<'a, V: serde::Serialize + ?Sized>(
         &'a mut self,
@@ -196,10 +200,11 @@ where
         async move { self.send(message?).await }
     }
 
-    /// Sends `value` as JSON within `within` of this call; see [`send_timeout`](Self::send_timeout).
+    /// Sends `value` as JSON within `within` of this call; see
+    /// [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
-    /// As [`send_json`](Self::send_json).
+    /// The same as [`send_json`](Self::send_json).
     #[cfg(feature = "json")]
     pub fn send_json_timeout<'a, V: serde::Serialize + ?Sized>(
         &'a mut self,
@@ -214,22 +219,22 @@ where
         async move { self.send_by(deadline, within, message?).await }
     }
 
-    /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and reads
-    /// until the peer has answered or disconnected. Discards data received meanwhile. Returns the code
-    /// of the peer's Close frame, if there was one.
+    /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
+    /// reads until the peer has answered or disconnected. Discards the data that it reads. Returns
+    /// the code of the peer's Close frame, if there was one.
     ///
-    /// Takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), up to 35 ms on tokio,
-    /// and `stall_tolerance` if this process stalls. On a connection that has ended it sends nothing,
-    /// and returns the final error unless the stream has already returned it. [`status`](Self::status)
-    /// keeps the cause.
+    /// Takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), up to 35 ms
+    /// on tokio, and `stall_tolerance` if this process stalls. On a connection that has ended it
+    /// sends nothing, and returns the final error unless the stream has already returned it.
+    /// [`status`](Self::status) keeps the cause.
     ///
-    /// This method shadows `SinkExt::close`, which sends no code. Call that one as
+    /// This method shadows `SinkExt::close`, which sends no code. To call that, write
     /// `SinkExt::close(&mut socket)`.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that must not be sent. [`Error::Verdict`] if the peer did not
-    /// answer in time, or the policy ended the connection and the stream has not returned that yet.
-    /// [`Error::Socket`] if the inner socket failed.
+    /// [`Error::CloseCode`] for a code that must not be sent. [`Error::Verdict`] if the peer did
+    /// not answer in time, or the policy ended the connection and the stream has not returned that
+    /// yet. [`Error::Socket`] if the inner socket failed.
     pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
     where
         Self: Unpin,
@@ -269,7 +274,7 @@ where
         self.fast.driver().alarm.now().checked_add(within)
     }
 
-    /// Hands over `message`, once, and flushes it.
+    /// Gives `message` to the driver, once, and flushes it.
     fn poll_send_message(
         &mut self,
         cx: &mut Context<'_>,
@@ -290,7 +295,7 @@ where
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Returns a handle for other tasks, which works on after a split and after the end.
+    /// Returns a handle for other tasks. It keeps working after a split and after the end.
     pub fn handle(&mut self) -> Handle {
         Handle {
             link: self.fast.drive(|driver| driver.link()),
@@ -302,17 +307,18 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.fast.drive(|driver| driver.set_config(config.into()));
     }
 
-    /// Requires proof of life within `within`, for example after a suspend or a network change.
+    /// Requires proof of life within `within` from now, for example after a suspend or a network
+    /// change. Without one, the verdict's reason is [`CloseReason::PongTimeout`].
     pub fn probe(&mut self, within: Duration) {
         self.fast.drive(|driver| driver.probe(within));
     }
 
-    /// Schedules a graceful close at a random point within `within`, so that the connections of a server
-    /// that shuts down do not all close at once. The reason is
+    /// Schedules a graceful close at a random point within `within` from now, so that the
+    /// connections of a server that shuts down do not all close at once. The verdict's reason is
     /// [`CloseReason::Drain`](crate::CloseReason::Drain).
     ///
-    /// The halves of `StreamExt::split` do not have this method: get a [`handle`](Self::handle) before the
-    /// split. [`Timeouts::drain`](crate::Timeouts::drain) drains a whole server.
+    /// The halves of `StreamExt::split` do not have this method: get a [`handle`](Self::handle)
+    /// before the split. [`Timeouts::drain`](crate::Timeouts::drain) drains a whole server.
     pub fn drain(&mut self, within: Duration) {
         self.fast.drive(|driver| driver.drain(within));
     }
@@ -326,7 +332,8 @@ fn json<M: Message, E>(value: &(impl serde::Serialize + ?Sized)) -> Result<M, Er
 }
 
 /// "1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
-/// endpoint", 1006 and 1015 likewise (RFC 6455, 7.4.1); 1004 and what is not registered mean nothing.
+/// endpoint", 1006 and 1015 likewise (RFC 6455, 7.4.1); 1004 and unregistered codes have no
+/// meaning.
 pub(super) fn can_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

@@ -1,23 +1,23 @@
-//! The guarded socket: the type, its builders, and the traits it implements.
+//! The guarded socket: the type, its accessors, and the traits that it implements.
 //!
-//! A [`TimeoutSocket`] is a [`Driver`] behind fast paths. Its state is in values that can be tested
-//! separately, and one loop works on them:
+//! A [`TimeoutSocket`] is a [`Driver`] behind fast paths. Its state is in values with their own
+//! tests, and one loop works on them:
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`alarm`] | the timer, and what its firing proves |
-//! | [`outbox`] | what waits to leave, in order |
-//! | [`teardown`] | how the connection ends, and who has been told |
+//! | [`outbox`] | the write queue: ordering and retries |
+//! | [`teardown`] | how the connection ends, and which half reports it |
 //! | [`heartbeat`] | the layer below: messages that serve as Ping and Pong frames |
 //! | [`wakers`] | which tasks are woken |
 //! | [`driver`] | all of the above in one value |
-//! | [`drive`] | the loop on it: read, write, decide, arm |
-//! | [`evidence`] | what a verdict rests on: the horizon, the kernel's word, the backlog |
+//! | [`drive`] | the loop that drives it: read, write, decide, arm |
+//! | [`evidence`] | the evidence for a verdict: the horizon, the kernel's answers, the backlog |
 //! | [`fairness`] | when to stop reading, for other tasks or for a peer that does not read |
 //! | [`fast`] | the fast paths, which skip the loop for most messages |
 //! | [`input`], [`output`] | what a received message means; how the outbox is drained |
 //! | [`ending`] | carrying out a close or an abort |
-//! | [`options`], [`calls`], [`open`] | the builders; calls that are one future each; the opening handshake |
+//! | [`options`], [`calls`], [`open`] | constructors and builders; calls with a future; opening handshakes |
 //! | [`limits`] | limits of such calls; a new configuration, a probe, a drain |
 //! | [`handle`], [`link`], [`timeouts`] | requests from other tasks; all connections of a server |
 
@@ -69,45 +69,46 @@ pub use open::Opening;
 pub use timeouts::Timeouts;
 use wakers::Wakers;
 
-/// A WebSocket that enforces timeouts. **Keep reading from it**: silence is noticed and pongs are
-/// received only while a task polls the reading half, so a program that only sends must poll that too.
+/// A WebSocket that enforces timeouts. **Keep reading from it**: it detects silence and receives
+/// pongs only while a task polls the reading half, so a program that only sends must poll that too.
 ///
-/// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …). You get
-/// the same `Stream + Sink`; errors are [`ws_timeout::Error`](Error). `StreamExt::split` works on it;
-/// the halves are a plain stream and sink, without the calls below. The functions in
-/// [`runtime`](crate::runtime) make one. It spawns no task.
+/// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …). You
+/// get the same `Stream + Sink`; errors are [`ws_timeout::Error`](Error). `StreamExt::split` works
+/// on it; the halves are a plain stream and sink, without the methods below. The functions in
+/// [`runtime`](crate::runtime) create one. It spawns no task.
 ///
-/// The differences to the inner socket:
+/// It differs from the inner socket:
 ///
-/// * When the policy ends the connection, the stream yields [`Error::Verdict`] and then `None`. Sends
-///   fail with it at once. If the policy closes the connection, the stream first yields what the peer
-///   still sends. If it aborts, unread input is lost with the transport.
-/// * The stream does not yield the first pong that carries the ID of our latest ping, nor the peer's
-///   answer to a Close frame of the policy, nor the messages of a heartbeat that was set by
-///   [`with_heartbeat`](Self::with_heartbeat) and the like. Everything else passes untouched.
-/// * When the stream ends, the inner socket is dropped, and the transport with it.
-/// * When a write fails, the stream goes on for at most `close_timeout`, since the peer's last messages
-///   may still be on their way.
+/// * When the policy ends the connection, the stream yields [`Error::Verdict`] and then `None`.
+///   Sends fail with it at once. If the policy closes the connection, the stream first yields what
+///   the peer still sends. If the policy aborts it, unread input is lost with the transport.
+/// * The stream does not yield the first pong that carries the ID of our latest ping, nor the
+///   peer's answer to a Close frame of the policy, nor the messages of a heartbeat
+///   ([`with_heartbeat`](Self::with_heartbeat) and similar). It yields everything else unchanged.
+/// * When the stream ends, it drops the inner socket, and the transport with it.
+/// * When a write fails, the stream continues for at most `close_timeout`, since the peer's last
+///   messages may still be on their way.
 ///
-/// Dropping the future of a receive loses nothing. A message whose send was dropped leaves whole or not
-/// at all.
+/// Receiving is cancel safe: dropping the future loses no message. If the future of a send is
+/// dropped, the message is sent whole or not at all.
 ///
 /// # Busy peers
 ///
-/// A verdict on the peer requires that everything that had arrived by the deadline was read. A peer that
-/// sends faster than the program reads would delay it without limit, so after 32 MiB, the largest
-/// receive buffer that Linux allows by default, that input counts as read. The socket counts the bytes
-/// of the [meter](Self::with_meter), or without one each message's payload plus two bytes. Over a
-/// [`Metered::socket`](crate::Metered::socket) it asks how much has arrived, and no guess is needed.
+/// A verdict on the peer requires that everything that had arrived by the deadline was read. A peer
+/// that sends faster than the program reads would delay the verdict without limit. So once the
+/// socket has read 32 MiB since, the largest receive buffer that Linux allows by default,
+/// everything from before the deadline counts as read. The socket counts the bytes of the
+/// [meter](Self::with_meter), or without one each message's payload plus two bytes. Over a
+/// [`Metered::socket`](crate::Metered::socket) it asks the kernel how much has arrived instead.
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
     fast: FastPath<S, T>,
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Guards `socket`, whose opening handshake is done, with the clock and timer of `timer`.
+    /// Wraps `socket`, whose opening handshake is complete, with the clock and timer of `timer`.
     ///
-    /// The functions in [`runtime`](crate::runtime) are shorter.
+    /// [`runtime`](crate::runtime) has a shorter function for each runtime.
     pub fn new(timeouts: impl Into<Timeouts>, timer: T, socket: S) -> Self {
         let (config, common) = timeouts.into().into_parts();
         let (now, seed) = (timer.timestamp(timer.now()), random_seed());
@@ -121,15 +122,15 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         Self::with_driver(Driver::new(policy, alarm, wakers, link, socket))
     }
 
-    /// Runs `handshake` under `handshake_timeout` and guards the socket that it returns.
+    /// Runs `handshake` under `handshake_timeout`, measured from this call, and wraps the socket
+    /// that it returns.
     ///
-    /// The future must read and write the transport itself. If another task did, input that has arrived
-    /// might still be unread at the timeout.
+    /// The future must read and write the transport itself. If another task did, input that has
+    /// arrived could still be unread at the timeout.
     ///
     /// # Errors
-    /// The future returns [`Error::Verdict`] if the handshake takes longer than `handshake_timeout` from
-    /// this call, and drops the handshake and its transport. It returns [`Error::Socket`] if the handshake
-    /// fails.
+    /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout`; the handshake and
+    /// its transport are then dropped. [`Error::Socket`] if the handshake fails.
     pub fn open<E, F>(timeouts: impl Into<Timeouts>, timer: T, handshake: F) -> Opening<F, T>
     where
         F: Future<Output = Result<S, E>>,
@@ -155,8 +156,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.fast.driver().inner.as_ref().map(Heartbeats::get_ref)
     }
 
-    /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended. What
-    /// the inner socket has buffered stays there. A message, ping or reply that waited for room is lost.
+    /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended.
+    /// What the inner socket has buffered stays there. A message, ping or reply that is waiting for
+    /// room is lost.
     pub fn into_inner(mut self) -> Option<S> {
         self.fast.drive(|driver| {
             driver.on_drop();
@@ -234,8 +236,8 @@ where
         self.get_mut().fast.poll_flush(cx)
     }
 
-    /// Begins the closing handshake with an empty Close frame, unless it has begun, and flushes that.
-    /// The stream sees its end.
+    /// Starts the closing handshake with an empty Close frame, unless it has started, and flushes
+    /// the frame. The stream ends when the handshake does.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let frame = close_message(None, "");
         self.fast.drive(|driver| driver.begin_close(frame));

@@ -25,10 +25,10 @@ use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
-/// An opening handshake with a timeout: a future that returns a guarded socket.
+/// An opening handshake with a timeout: a future that returns a [`TimeoutSocket`].
 ///
-/// [`TimeoutSocket::open`], which lists its errors, and the functions in [`runtime`](crate::runtime) make
-/// one. Once it is ready, polling it again returns `Pending`.
+/// [`TimeoutSocket::open`], which lists its errors, and the functions in
+/// [`runtime`](crate::runtime) create one. Polling it after it was ready returns `Pending`.
 ///
 /// ```
 /// # use tokio::net::TcpStream;
@@ -47,8 +47,8 @@ use crate::timer::Timer;
 pub struct Opening<F, T: Timer> {
     /// `None` once the handshake is over: a failed one is dropped at once, with its transport.
     handshake: Option<Pin<Box<F>>>,
-    /// `None` once the handshake is over. Boxed, since a task always takes the memory of its largest
-    /// state.
+    /// `None` once the handshake is over. Boxed, since a task always takes the memory of its
+    /// largest state.
     driver: Option<Box<HandshakeDriver<T>>>,
 }
 
@@ -90,8 +90,8 @@ impl<F, T: Timer> Opening<F, T> {
         }
     }
 
-    /// Names the connection in the log, as [`TimeoutSocket::with_label`] does, also if the handshake
-    /// fails.
+    /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does, also for a
+    /// handshake that fails.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         if let Some(driver) = &mut self.driver {
             let label = label.into();
@@ -104,8 +104,8 @@ impl<F, T: Timer> Opening<F, T> {
     }
 
     /// Sets the meter of the socket, as [`TimeoutSocket::with_meter`] does. Over a
-    /// [`Metered::socket`](crate::Metered::socket), the handshake also checks the kernel for unread input
-    /// or room before it times out.
+    /// [`Metered::socket`](crate::Metered::socket), the handshake also checks the kernel for unread
+    /// input or room before it times out.
     pub fn with_meter(mut self, meter: Meter) -> Self {
         if let Some(driver) = &mut self.driver {
             driver.meter = Some(meter);
@@ -160,7 +160,7 @@ where
             alarm.consume_fire();
             let now = alarm.now();
             if link.is_some() {
-                // The first pass carries out what handles have asked for during the handshake.
+                // The first pass carries out what handles requested during the handshake.
                 alarm.waker().set_woken();
             }
             let mut driver = Driver::new(policy, alarm, wakers, link, inner);
@@ -190,7 +190,7 @@ where
 }
 
 impl<T: Timer> HandshakeDriver<T> {
-    /// No connection comes of this.
+    /// Ends a handshake that leads to no connection.
     fn end(&self) {
         if let Some(link) = &self.link {
             link.end(self.policy.status(self.alarm.now()));
@@ -252,8 +252,8 @@ impl<T: Timer> HandshakeDriver<T> {
         }
     }
 
-    /// Makes the next reads and writes ask the kernel if a verdict may follow. Returns the instant up to
-    /// which its answers are evidence.
+    /// Makes the next reads and writes ask the kernel if a verdict may follow. Returns the instant
+    /// up to which its answers are evidence.
     fn ask_kernel(&self) -> Option<Timestamp> {
         let meter = self.meter.as_ref().filter(|meter| meter.can_ask())?;
         let fire = self.alarm.last_fire();

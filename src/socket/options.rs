@@ -1,4 +1,4 @@
-//! What a program can ask of a socket beside its configuration.
+//! The constructors of a socket, and its builders: the options besides its configuration.
 
 use std::boxed::Box;
 use std::io;
@@ -16,7 +16,7 @@ use crate::message::Message;
 use crate::metered::{Meter, Metering};
 use crate::timer::Timer;
 
-/// What the builders set.
+/// The options that the builders set.
 pub(super) struct Options<S> {
     pub(super) metering: Option<Metering>,
     /// How late a timer may fire so that many fire together; `None` leaves it to the timer.
@@ -28,8 +28,8 @@ pub(super) struct Options<S> {
 type Shutdown<S> = fn(&mut S, &mut Context<'_>) -> Poll<io::Result<()>>;
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Names the connection, by its user or its number, in every line of the log. Control characters
-    /// are escaped there.
+    /// Sets the connection's name in the log, such as its user. The log escapes control characters
+    /// in it.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         let label = label.into();
         self.set_option(|options| options.label = Some(label.clone()));
@@ -42,21 +42,24 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Reports the bytes that `meter` counts below the socket to the policy.
     ///
     /// Without a meter the policy sees whole messages only. A large message that takes longer than
-    /// `idle_timeout` or `pong_timeout` to arrive is silence, and one that trickles in is not noticed. A
-    /// large write to a slow reader has `message_timeout` in all instead of without progress.
+    /// `idle_timeout` or `pong_timeout` to arrive counts as silence, and one that trickles in goes
+    /// undetected. A large write to a slow reader must be complete within `message_timeout`, even
+    /// while it makes progress.
     pub fn with_meter(mut self, meter: Meter) -> Self {
         self.set_option(|options| options.metering = Some(Metering::new(meter)));
         self
     }
 
-    /// Sends the text `ping` in place of Ping frames, and takes each text `pong` for the answer to the
-    /// latest.
+    /// Sends the text `ping` in place of Ping frames, and takes each text `pong` as the answer to
+    /// the latest.
     ///
-    /// A Ping frame is the default: every WebSocket peer answers it without help from its program,
-    /// browsers too. Use messages where code must see the heartbeat, or where a proxy swallows control
-    /// frames. The stream does not yield the pongs. All other data passes, and so do control frames.
+    /// Ping frames are the default: every WebSocket peer, browsers included, answers them without
+    /// help from its program. Use messages where the peer's program must see the heartbeat, or
+    /// where a proxy drops control frames. The stream does not yield the pongs, and yields all
+    /// other messages.
     ///
-    /// In Engine.IO, the transport of Socket.IO, the server pings with `2` and the client answers `3`:
+    /// In Engine.IO, the transport of Socket.IO, the server pings with `2` and the client answers
+    /// `3`:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -90,8 +93,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         )
     }
 
-    /// Replies to each text `ping` of the peer with the text `pong`. The stream does not yield the pings.
-    /// See [`with_heartbeat_replies`](Self::with_heartbeat_replies).
+    /// Replies to each text `ping` of the peer with the text `pong`. The stream does not yield the
+    /// pings. See [`with_heartbeat_replies`](Self::with_heartbeat_replies).
     pub fn with_text_heartbeat_replies(
         self,
         ping: impl Into<String>,
@@ -106,18 +109,18 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         })
     }
 
-    /// Sends messages that vary in place of Ping frames.
+    /// Sends the messages that `ping` returns in place of Ping frames.
     ///
-    /// `ping` makes each ping from its number, which is 1 for the first. If the inner sink refuses a ping,
-    /// `ping` is called again with the same number. `pong` gets each data message and the number of the
-    /// latest ping, and returns the number of the ping that the message answers: the one that it
-    /// contains, or the latest if it contains none. For all other messages it returns `None`, and should
-    /// do so before it parses them.
+    /// `ping` makes each ping from its number, which is 1 for the first. If the inner sink refuses
+    /// a ping, `ping` is called again with the same number. `pong` gets each data message and the
+    /// number of the latest ping. It returns the number of the ping that the message answers: the
+    /// number in the message, or the latest if there is none in it. For any other message it
+    /// returns `None`, if possible without parsing it.
     ///
     /// The stream does not yield pongs. As with frames, the first pong of the latest ping gives the
-    /// round-trip time; the others are only signs of life.
+    /// round-trip time; the others only prove that the peer is alive.
     ///
-    /// A client of a Phoenix server, which repeats the reference of each heartbeat:
+    /// For example, a client of a Phoenix server, which repeats the reference of each heartbeat:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -171,16 +174,18 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Replies to the peer's own heartbeat with messages that vary.
+    /// Replies to the peer's heartbeat with the messages that `reply` returns.
     ///
-    /// `reply` gets each data message, and returns the reply to a ping of the peer. For all other messages
-    /// it returns `None`, and should do so before it parses them.
+    /// `reply` gets each data message. If that is a ping, it returns the reply. For any other
+    /// message it returns `None`, if possible without parsing it.
     ///
-    /// The stream does not yield the pings. To the policy they are Ping frames: signs of life, but no
-    /// activity, and limited by `max_ping_rate`. Of several that come while the transport takes nothing,
-    /// the latest gets a reply. A message that is both a ping and a pong is a pong while one is awaited.
+    /// The stream does not yield the pings. The policy counts them as Ping frames: they prove that
+    /// the peer is alive, are no data, and `max_ping_rate` limits them. If several arrive while the
+    /// transport takes nothing, only the latest gets a reply. A message that could be a ping or a
+    /// pong counts as a pong while one is awaited.
     ///
-    /// Both sides of GraphQL over WebSocket, in which a pong may come with the payload or without:
+    /// For example, both sides of GraphQL over WebSocket, where a pong may carry the payload or
+    /// not:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -233,12 +238,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Shuts the transport down when the closing handshake is done, before the inner socket is dropped.
+    /// Shuts down the transport after the closing handshake, before the inner socket is dropped.
     ///
-    /// A TLS stream sends `close_notify` then, without which the peer cannot tell the end of the connection
-    /// from an attack (RFC 8446, 6.1). It is part of the closing handshake, which `close_timeout` bounds.
-    /// After an abort or a failure there is none. An error of the shutdown is ignored: everything has
-    /// been said.
+    /// A TLS stream then sends `close_notify`, without which the peer cannot tell the end of the
+    /// connection from an attack (RFC 8446, 6.1). The shutdown counts as part of the closing
+    /// handshake, which `close_timeout` limits. An abort or a failure skips it. Its errors are
+    /// ignored, since both Close frames have passed.
     ///
     /// ```
     /// # use std::pin::Pin;
@@ -260,15 +265,18 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     /// Allows timers to fire up to `slack` late, and never early, so that many connections share a
-    /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of a
-    /// ping. The default is 10 ms ([`Timer::default_slack`]). Set zero for limits of a few milliseconds, and
-    /// in tests that assert exact times: the shared instants are counted from the timer's origin, so they
-    /// differ from run to run.
+    /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of
+    /// a ping.
     ///
-    /// Pings, lifetimes, verdicts and the end of a closing handshake come up to `slack` late. A dead peer is
-    /// detected up to twice `slack` after [`detection_bound`](TimeoutConfig::detection_bound). The slack is
-    /// capped at half of `stall_tolerance`, so that it never looks like a stall. It does not affect limits
-    /// given to a single call.
+    /// The default is 10 ms ([`Timer::default_slack`]). Set zero for limits of a few milliseconds,
+    /// and in tests that assert exact times: timers fire at multiples of the slack since their
+    /// origin, so the times differ from run to run.
+    ///
+    /// Pings, lifetimes, verdicts and the end of a closing handshake can be up to `slack` late. A
+    /// dead peer is detected up to twice `slack` after
+    /// [`detection_bound`](TimeoutConfig::detection_bound). The slack is capped at half of
+    /// `stall_tolerance`, so that it never counts as a stall. The limit of a single call ignores
+    /// it.
     pub fn with_timer_slack(mut self, slack: Duration) -> Self {
         self.set_option(|options| options.slack = Some(slack));
         self
@@ -276,7 +284,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     fn set_option(&mut self, set: impl FnOnce(&mut Options<S>)) {
         self.fast.drive(|driver| {
-            // A shorter slack may bring the alarm nearer.
+            // With a shorter slack the alarm may have to fire earlier.
             driver.needs_poll = true;
             set(driver.options.get_or_insert_with(|| {
                 Box::new(Options {

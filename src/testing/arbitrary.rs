@@ -1,7 +1,7 @@
-//! `Arbitrary` for the policy's input, of bytes.
+//! `Arbitrary` for the policy's input.
 //!
 //! Written by hand: a derived configuration could be invalid, and a derived length is nearly always
-//! some years. The first choice of each is the simplest value, since bytes that have run out are zeros.
+//! years. The first choice of each is the simplest value, since bytes that have run out are zeros.
 
 use core::time::Duration;
 
@@ -22,8 +22,8 @@ const HUGE: [Duration; 4] = [
     Duration::MAX,
 ];
 
-/// Always valid. Each limit is that of the defaults or of a preset, off, a few nanoseconds, at most
-/// an hour, or longer than any connection lives.
+/// Generates a valid configuration. Each limit is the default's or a preset's, off, a few
+/// nanoseconds, at most an hour, or longer than any connection lives.
 impl<'a> Arbitrary<'a> for TimeoutConfig {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         const LENGTHS: [fn(Builder, Option<Duration>) -> Builder; 9] = [
@@ -65,8 +65,8 @@ impl<'a> Arbitrary<'a> for TimeoutConfig {
     }
 }
 
-/// Each event, more seldom those that end the connection. Lengths are mostly at most an hour and
-/// sometimes zero or huge; a [`PingId`] is as in its own implementation.
+/// Generates any event, less often one that ends the connection. Lengths are mostly at most an
+/// hour, and sometimes zero or huge.
 impl<'a> Arbitrary<'a> for Event {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         Ok(match u.int_in_range(0..=63_u8)? {
@@ -90,36 +90,36 @@ impl<'a> Arbitrary<'a> for Event {
     }
 }
 
-/// The ID of one of the first four pings of a policy with a seed from 0 to 3, so that random events can
-/// hit a ping in flight.
+/// Generates the ID of one of the first four pings of a policy with a seed from 0 to 3, so that
+/// random events can match a ping in flight.
 impl<'a> Arbitrary<'a> for PingId {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         Ok(Self::new(u.int_in_range(0..=3)?, u.int_in_range(1..=4)?))
     }
 }
 
-/// The origin, mostly at most an hour later, or an instant near the last one.
+/// Generates the origin, an instant at most an hour later, or one near [`Timestamp::MAX`].
 impl<'a> Arbitrary<'a> for Timestamp {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         within(u).map(Self::from_duration)
     }
 }
 
-/// Either of them.
+/// Generates either variant.
 impl<'a> Arbitrary<'a> for IdleScope {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         u.choose(&[Self::Inbound, Self::Messages]).copied()
     }
 }
 
-/// Either of them.
+/// Generates either variant.
 impl<'a> Arbitrary<'a> for PongEvidence {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         u.choose(&[Self::Any, Self::Pong]).copied()
     }
 }
 
-/// Either of them.
+/// Generates either variant.
 impl<'a> Arbitrary<'a> for DrainCode {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         u.choose(&[Self::GoingAway, Self::ServiceRestart]).copied()

@@ -1,4 +1,4 @@
-//! A clock and a timer that a test moves.
+//! A clock and a timer that a test advances.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,25 +9,27 @@ use std::vec::Vec;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// A [`Timer`] whose time passes only when a test says so, on any executor or on none.
+/// A [`Timer`] whose time passes only when a test advances it, on any executor or on none.
 ///
-/// A clone is another timer on the same clock: give one to each socket and keep one to move the time.
+/// A clone is another timer on the same clock: give one to each socket and keep one to advance the
+/// time.
 ///
 /// * Time stands still until [`advance`](Self::advance) or [`suspend`](Self::suspend). The clock
 ///   starts at [`Timestamp::ZERO`].
-/// * A timer fires when the clock has reached the instant that it is set to, never earlier, and there
-///   is no timer slack unless you set one. `advance` wakes the task before it returns; the socket acts
-///   when you or your executor poll it next.
-/// * When it fires, the socket assumes that a read now finds all that had arrived by the instant that
-///   the timer was set to. This is true of a stream in memory, and not of a stream that is registered
-///   with a reactor. What the peer sends in time must therefore be in the stream before you poll
-///   the socket past the deadline. The socket reads it before it decides, however late the poll.
+/// * A timer fires when the clock has reached the instant that it is set to, never earlier. There
+///   is no timer slack unless you set one. `advance` wakes the task before it returns; the socket
+///   acts when you or your executor poll it next.
+/// * When it fires, the socket assumes that a read now finds everything that had arrived by the
+///   instant that the timer was set to. This is true of a stream in memory, but not of a stream
+///   registered with a reactor. What the peer sends in time must therefore be in the stream before
+///   you poll the socket past the deadline. The socket reads it before it decides, however late the
+///   poll.
 /// * `advance` moves the clock in one step. If it passes a deadline about the peer by more than
 ///   `stall_tolerance`, the next poll begins a grace instead of a verdict, as after a stall of the
 ///   process. Step from deadline to deadline with [`next_fire`](Self::next_fire).
 ///
-/// Do not drive tokio's own streams with it in a task of tokio that may spend its budget: such a stream
-/// is then `Pending` whatever has arrived, and only tokio's timer knows.
+/// Do not use it with tokio's own streams in a tokio task that may spend its budget: such a stream
+/// then returns `Pending` whatever has arrived, and only tokio's timer detects that.
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,9 +66,9 @@ pub struct ManualTimer {
 struct Clock {
     now: Timestamp,
     suspended: Duration,
-    /// How many timers it ever had.
+    /// How many timers were ever created.
     timers: u64,
-    /// What each timer is set to, until it has fired.
+    /// The instant that each timer is set to, until it has fired.
     set: BTreeMap<u64, Setting>,
 }
 
@@ -96,8 +98,8 @@ impl ManualTimer {
         self.lock().now
     }
 
-    /// Moves the clock forward by `length` in one step, at most to [`Timestamp::MAX`], and wakes the
-    /// tasks whose timers fire.
+    /// Moves the clock forward by `length` in one step, at most to [`Timestamp::MAX`], and wakes
+    /// the tasks whose timers fire.
     pub fn advance(&self, length: Duration) {
         let mut clock = self.lock();
         let now = clock.now.checked_add(length).unwrap_or(Timestamp::MAX);
@@ -111,15 +113,15 @@ impl ManualTimer {
     /// Suspends the machine for `length`: the clock stands still, and
     /// [`time_suspended`](Timer::time_suspended) grows.
     ///
-    /// A socket notices that when its timer fires next, and probes its peer after more than five
-    /// seconds.
+    /// A socket detects this when its timer next fires, and probes its peer if `length` is over
+    /// five seconds.
     pub fn suspend(&self, length: Duration) {
         let mut clock = self.lock();
         clock.suspended = clock.suspended.saturating_add(length);
     }
 
-    /// Returns how long it takes until the next timer of this clock fires: zero if one has fired and
-    /// its socket has not been polled since, `None` if none is set.
+    /// Returns the time until the next timer of this clock fires: zero if one has fired and its
+    /// socket has not been polled since, `None` if none is set.
     pub fn next_fire(&self) -> Option<Duration> {
         let clock = self.lock();
         let next = clock.set.values().map(|timer| timer.at).min()?;
@@ -137,7 +139,7 @@ impl Default for ManualTimer {
     }
 }
 
-/// Another timer on the same clock, which is not set.
+/// Creates another timer on the same clock, which is not set.
 impl Clone for ManualTimer {
     fn clone(&self) -> Self {
         let mut clock = self.lock();
