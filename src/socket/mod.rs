@@ -21,6 +21,9 @@
 //! | [`limits`] | limits of such calls; a new configuration, a probe, a drain |
 //! | [`handle`], [`link`], [`timeouts`] | requests from other tasks; all connections of a server |
 
+// First, so that the constructors and the builders open the page of `TimeoutSocket` in rustdoc.
+mod options;
+
 mod alarm;
 mod calls;
 mod drive;
@@ -35,16 +38,13 @@ mod input;
 mod limits;
 mod link;
 mod open;
-mod options;
 mod outbox;
 mod output;
 mod teardown;
 mod timeouts;
 mod wakers;
 
-use std::boxed::Box;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -54,11 +54,9 @@ use futures_util::sink::Sink;
 use crate::config::TimeoutConfig;
 use crate::error::{Error, PeerClose};
 use crate::message::{Message, close_message};
-use crate::policy::TimeoutPolicy;
 use crate::status::Status;
 use crate::timer::Timer;
 
-use alarm::Alarm;
 pub use calls::Received;
 use driver::Driver;
 use fast::FastPath;
@@ -67,7 +65,6 @@ use heartbeat::Heartbeats;
 pub(crate) use link::Link;
 pub use open::Opening;
 pub use timeouts::Timeouts;
-use wakers::Wakers;
 
 /// A WebSocket that enforces timeouts. **Keep reading from it**: it detects silence and receives
 /// pongs only while a task polls the reading half, so a program that only sends must poll that too.
@@ -106,39 +103,6 @@ pub struct TimeoutSocket<S: TryStream, T: Timer> {
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Wraps `socket`, whose opening handshake is complete, with the clock and timer of `timer`.
-    ///
-    /// [`runtime`](crate::runtime) has a shorter function for each runtime.
-    pub fn new(timeouts: impl Into<Timeouts>, timer: T, socket: S) -> Self {
-        let (config, common) = timeouts.into().into_parts();
-        let (now, seed) = (timer.timestamp(timer.now()), random_seed());
-        let wakers = Wakers::new();
-        let alarm = Alarm::new(timer, wakers.alarm_waker());
-        let link = common.map(|common| Link::new(alarm.waker().clone(), Some(common)));
-        if let Some(link) = &link {
-            link.created(now, &config, seed, false);
-        }
-        let policy = TimeoutPolicy::new(config, seed, now);
-        Self::with_driver(Driver::new(policy, alarm, wakers, link, socket))
-    }
-
-    /// Runs `handshake` under `handshake_timeout`, measured from this call, and wraps the socket
-    /// that it returns.
-    ///
-    /// The future must read and write the transport itself. If another task did, input that has
-    /// arrived could still be unread at the timeout.
-    ///
-    /// # Errors
-    /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout`; the handshake and
-    /// its transport are then dropped. [`Error::Socket`] if the handshake fails.
-    pub fn open<E, F>(timeouts: impl Into<Timeouts>, timer: T, handshake: F) -> Opening<F, T>
-    where
-        F: Future<Output = Result<S, E>>,
-        E: fmt::Display,
-    {
-        Opening::new(timeouts.into(), timer, Box::pin(handshake))
-    }
-
     fn with_driver(driver: Driver<S, T>) -> Self {
         Self {
             fast: FastPath::new(driver),

@@ -1,6 +1,8 @@
 //! The constructors of a socket, and its builders: the options besides its configuration.
 
 use std::boxed::Box;
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::string::String;
 use std::sync::Arc;
@@ -9,11 +11,18 @@ use std::time::Duration;
 
 use futures_core::TryStream;
 
-use super::TimeoutSocket;
+use super::alarm::Alarm;
+use super::driver::Driver;
+use super::link::Link;
+use super::wakers::Wakers;
+use super::{Opening, TimeoutSocket, Timeouts, random_seed};
 #[cfg(doc)]
 use crate::config::TimeoutConfig;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::message::Message;
 use crate::metered::{Meter, Metering};
+use crate::policy::TimeoutPolicy;
 use crate::timer::Timer;
 
 /// The options that the builders set.
@@ -28,6 +37,39 @@ pub(super) struct Options<S> {
 type Shutdown<S> = fn(&mut S, &mut Context<'_>) -> Poll<io::Result<()>>;
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
+    /// Wraps `socket`, whose opening handshake is complete, with the clock and timer of `timer`.
+    ///
+    /// [`runtime`](crate::runtime) has a shorter function for each runtime.
+    pub fn new(timeouts: impl Into<Timeouts>, timer: T, socket: S) -> Self {
+        let (config, common) = timeouts.into().into_parts();
+        let (now, seed) = (timer.timestamp(timer.now()), random_seed());
+        let wakers = Wakers::new();
+        let alarm = Alarm::new(timer, wakers.alarm_waker());
+        let link = common.map(|common| Link::new(alarm.waker().clone(), Some(common)));
+        if let Some(link) = &link {
+            link.created(now, &config, seed, false);
+        }
+        let policy = TimeoutPolicy::new(config, seed, now);
+        Self::with_driver(Driver::new(policy, alarm, wakers, link, socket))
+    }
+
+    /// Runs `handshake` under `handshake_timeout`, measured from this call, and wraps the socket
+    /// that it returns.
+    ///
+    /// The future must read and write the transport itself. If another task did, input that has
+    /// arrived could still be unread at the timeout.
+    ///
+    /// # Errors
+    /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout`; the handshake and
+    /// its transport are then dropped. [`Error::Socket`] if the handshake fails.
+    pub fn open<E, F>(timeouts: impl Into<Timeouts>, timer: T, handshake: F) -> Opening<F, T>
+    where
+        F: Future<Output = Result<S, E>>,
+        E: fmt::Display,
+    {
+        Opening::new(timeouts.into(), timer, Box::pin(handshake))
+    }
+
     /// Sets the connection's name in the log, such as its user. The log escapes control characters
     /// in it.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
