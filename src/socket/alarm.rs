@@ -1,12 +1,12 @@
-//! The timer of a socket, what it is set to, and what its firing proves.
+//! The timer of a socket, the instant it is set to, and the horizon that its firing proves.
 //!
-//! A runtime may cache what the kernel said of a transport: after a blocked thread, a read can be
-//! `Pending` though the answer of the peer has been in the kernel for long. A timer fires in the same
-//! turn of the reactor that asks the kernel, so a timer that was set to an instant and has fired
-//! proves that what had arrived by then is visible, to any try from now on. That instant is the
-//! *horizon*. Where one turn does not reach every transport ([`Timer::turns`]), the horizon moves only
-//! when the timer has fired in as many turns. A verdict on the peer needs a horizon at or past its
-//! deadline, and a try after it that found nothing.
+//! A runtime may cache the readiness of a transport: after a blocked thread resumes, a read can
+//! return `Pending` although the peer's answer has long been in the kernel. A timer fires in the
+//! same turn of the reactor that asks the kernel. So a timer that was set to an instant and has
+//! fired proves that any try from now on sees everything that had arrived by that instant, the
+//! *horizon*. Where one turn does not reach every transport ([`Timer::turns`]), the horizon moves
+//! only when the timer has fired in as many turns. A verdict on the peer needs a horizon at or past
+//! its deadline, and a later try that found nothing.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -25,23 +25,23 @@ const REACTOR_TURN: Duration = Duration::from_millis(1);
 pub(super) struct Alarm<T> {
     timer: T,
     waker: Arc<AlarmWaker>,
-    /// What the timer is set to, unless it has fired since.
+    /// The instant that the timer is set to, unless it has fired since.
     set_to: Option<Timestamp>,
-    /// What it was set to when it last fired.
+    /// The instant that it was set to when it last fired.
     last_fire: Option<Timestamp>,
     /// Whether it has fired since a read last found nothing.
     fired: bool,
     horizon: Option<Timestamp>,
     /// Counts the turns that will move the horizon.
     count: Option<TurnCount>,
-    /// How long the machine had been suspended when this was last read, in nanoseconds.
+    /// How long the machine had been suspended at the last check, in nanoseconds.
     time_suspended: u64,
 }
 
 /// Successive turns of the reactor in which the timer fired.
 #[derive(Clone, Copy)]
 struct TurnCount {
-    /// What the timer was set to before the first of them.
+    /// The instant that the timer was set to before the first of them.
     since: Timestamp,
     turns: u32,
 }
@@ -74,7 +74,7 @@ impl<T: Timer> Alarm<T> {
         self.set_to
     }
 
-    /// What had arrived by then is visible to any try from now on.
+    /// Any try from now on sees everything that had arrived by then.
     #[inline]
     pub(super) fn horizon(&self) -> Option<Timestamp> {
         self.horizon
@@ -96,12 +96,12 @@ impl<T: Timer> Alarm<T> {
         self.fired = false;
     }
 
-    /// A read has found nothing.
+    /// Records that a read found nothing.
     pub(super) fn consume_fire(&mut self) {
         self.fired = false;
     }
 
-    /// The waker of the timer, which handles wake too.
+    /// Returns the waker of the timer, which handles wake too.
     pub(super) fn waker(&self) -> &Arc<AlarmWaker> {
         &self.waker
     }
@@ -117,9 +117,10 @@ impl<T: Timer> Alarm<T> {
         self.waker.take_woken() && self.set_to.is_some() && self.poll()
     }
 
-    /// Sets the timer to `at`, unless it is set to something nearer. Returns whether it fired at once.
+    /// Sets the timer to `at`, unless it is set to an earlier instant. Returns whether it fired at
+    /// once.
     pub(super) fn set_no_later_than(&mut self, now: Timestamp, at: Timestamp) -> bool {
-        // When it fires early, the policy is polled and the timer set anew.
+        // When it fires early, the policy is polled and the timer is set again.
         let at = within_a_day(now, at);
         if self.set_to.is_some_and(|set_to| set_to <= at) {
             return false;
@@ -148,7 +149,8 @@ impl<T: Timer> Alarm<T> {
         fires
     }
 
-    /// Has the horizon move on to `deadline` at least. Returns when to fire for that.
+    /// Starts to move the horizon to `deadline` or later. Returns when the timer must fire for
+    /// that.
     pub(super) fn prove(
         &mut self,
         now: Timestamp,
@@ -156,7 +158,8 @@ impl<T: Timer> Alarm<T> {
     ) -> Option<Timestamp> {
         let deadline = deadline?;
         if self.count.is_none_or(|count| count.since < deadline) {
-            // Turns before the deadline prove nothing of it; the last one counts if it was not.
+            // Turns before the deadline prove nothing about it. The last turn counts unless it was
+            // one of them.
             self.count = self
                 .last_fire
                 .filter(|&at| at >= deadline && self.horizon < Some(deadline))
@@ -165,12 +168,12 @@ impl<T: Timer> Alarm<T> {
         Some(self.next_turn(now))
     }
 
-    /// When the reactor will have turned.
+    /// Returns when the reactor will have turned.
     pub(super) fn next_turn(&self, now: Timestamp) -> Timestamp {
         now.checked_add(REACTOR_TURN).unwrap_or(now)
     }
 
-    /// How long the machine was suspended since this was last asked.
+    /// Returns how long the machine was suspended since the last call.
     pub(super) fn suspended_for(&mut self) -> Duration {
         let total = saturating_nanos(self.timer.time_suspended());
         let suspended = total.saturating_sub(self.time_suspended);
@@ -179,8 +182,8 @@ impl<T: Timer> Alarm<T> {
     }
 }
 
-/// `at`, or the next instant after it that is a multiple of `slack` since the origin, which the timers
-/// of a runtime share.
+/// Returns `at`, rounded up to a multiple of `slack` since the origin, which the timers of a
+/// runtime share.
 pub(super) fn aligned(at: Timestamp, slack: Duration) -> Timestamp {
     let nanos = at
         .as_nanos()

@@ -2,16 +2,16 @@
 //!
 //! A pass of either half goes through the same steps, in this order:
 //!
-//! 1. Take the alarm. If it fired, its horizon may have moved: what had arrived by then is visible to
-//!    the tries of this pass.
-//! 2. Read (the reading half), or try what the program wants to send (the sending half).
+//! 1. Take the alarm. If it fired, its horizon may have moved: the tries of this pass see
+//!    everything that had arrived by then.
+//! 2. Read (the reading half), or try to send for the program (the sending half).
 //! 3. Drain the outbox, so that what can be written is written before the policy decides that it
 //!    could not be.
 //! 4. Take over the horizon of the alarm, for writes, and for reads if step 2 found nothing.
-//! 5. Poll the policy and act, until it has nothing to do. Each deadline about the peer is decided only up
-//!    to the horizon.
-//! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if a deadline has expired
-//!    beyond the horizon.
+//! 5. Poll the policy and act, until it has nothing to do. Each deadline about the peer is decided
+//!    only up to the horizon.
+//! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if a deadline has
+//!    expired beyond the horizon.
 //!
 //! Steps 3 to 6 are skipped where they would do nothing:
 //!
@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | a deadline may be nearer than the alarm | `observe`, `set_config`, a new socket | step 6 |
 //! | the alarm has fired | step 1 | step 6, once a read has found nothing since |
-//! | something waits that the program will not flush | step 3 | step 6, once it has left |
+//! | a write is pending that the program will not flush | step 3 | step 6, once it is flushed |
 //!
 //! | a pass of | polls the policy if |
 //! |---|---|
@@ -45,19 +45,19 @@ use crate::policy::Decision;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
-/// How many messages that the stream does not yield one poll reads. More would keep the task from
-/// others.
+/// How many messages one poll reads that the stream does not yield. More would keep the thread from
+/// other tasks.
 const MAX_CONSUMED_PER_POLL: u32 = 64;
 
 /// The shortest suspension of the machine after which the peer is probed.
 const SUSPENSION: Duration = Duration::from_secs(5);
 
-/// What the sending half waits for.
+/// The event that the sending half waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
     /// Room for a message.
     Room,
-    /// That everything has left.
+    /// The flush of everything.
     Flush,
 }
 
@@ -68,7 +68,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// A pass of the reading half, from what its first read returned.
+    /// A pass of the reading half, from the result of its first read.
     #[inline(never)]
     pub(super) fn poll_recv_slow(
         &mut self,
@@ -90,7 +90,7 @@ where
                     let now = self.alarm.now();
                     self.count_backlog(&message);
                     let forward = self.on_message(now, &message);
-                    // A reply leaves before the program gets the message, which may keep it busy.
+                    // Send a reply before the program gets the message, which may keep it busy.
                     if self.needs_poll
                         || self.clock_has_reached_alarm(now)
                         || self.outbox.has_unprompted_writes()
@@ -124,7 +124,7 @@ where
                 }
             }
         }
-        // Nothing is proved by stopping here: there may be more to read.
+        // Stopping here proves nothing: there may be more to read.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -168,8 +168,8 @@ where
         want: Want,
     ) -> Poll<Result<(), Error<E>>> {
         self.wakers.register_writer(cx);
-        // Steps 3 to 6 run once a pass: a ping can take the place that was just reserved, and an inner
-        // sink that refuses pings would have them run for ever.
+        // Steps 3 to 6 run once a pass: a ping can take the place that was just reserved, and with
+        // an inner sink that refuses pings they would repeat forever.
         let mut polled = false;
         loop {
             self.take_alarm();
@@ -199,8 +199,8 @@ where
                 (Poll::Pending, _) => {
                     self.check_not_ended()?;
                     if self.alarm.may_have_fired() {
-                        // Not at once: tokio wakes the timer of a task that has spent its budget, and
-                        // lets it go on only in another turn.
+                        // Yield instead of looping: tokio wakes the timer of a task that has spent
+                        // its budget, and lets the task continue only in another turn.
                         cx.waker().wake_by_ref();
                     }
                     return Poll::Pending;
@@ -222,7 +222,7 @@ where
         }
     }
 
-    /// Polls the policy and carries out what it says, then arms the alarm.
+    /// Polls the policy, carries out its actions, and arms the alarm.
     pub(super) fn poll_policy(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         let grace = self.policy.grace();
         let visible = self.alarm.horizon();
@@ -280,8 +280,9 @@ where
         }
     }
 
-    /// After a resume the link may be gone though no deadline has expired. Asked when there is nothing to
-    /// read: what arrived before the suspension tells nothing of the link after it.
+    /// Probes the peer after a resume: the link may be gone although no deadline has expired. Runs
+    /// when there is nothing to read, since input from before the suspension proves nothing about
+    /// the link after it.
     fn probe_after_suspension(&mut self, now: Timestamp) {
         let suspended = self.alarm.suspended_for();
         let within = self.policy.config().resume_probe_within();

@@ -1,4 +1,4 @@
-//! The driver: all the state of a socket, and what concerns it as a whole.
+//! The driver: all the state of a socket, and the operations on the whole of it.
 
 use std::boxed::Box;
 use std::fmt;
@@ -29,13 +29,14 @@ use crate::status::Status;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// The inner socket, its policy, and what lies between.
+/// The inner socket, its policy, and everything in between.
 pub(super) struct Driver<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
     pub(super) inner: Option<Heartbeats<S>>,
     pub(super) policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     pub(super) alarm: Alarm<T>,
-    /// How far our knowledge reaches: the alarm's horizon, once a read or a write was tried after it.
+    /// How far our evidence reaches: the alarm's horizon, once a read or a write was tried after
+    /// it.
     pub(super) horizon: Horizon,
     pub(super) backlog: Backlog,
     pub(super) wakers: Wakers,
@@ -47,7 +48,7 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     pub(super) has_heartbeat: bool,
     /// How many messages may still be read before the task yields; 0 if none may.
     pub(super) reads_left: u8,
-    /// Whether the inner stream has ended. What was written before may still have to leave.
+    /// Whether the inner stream has ended. Earlier writes may still be pending.
     pub(super) read_eof: bool,
     /// Whether the transport is being shut down.
     pub(super) shuts_down: bool,
@@ -86,9 +87,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Returns until when a data message only needs to be recorded. `None` if one may need more now: the
-    /// policy must be polled, a ping is due or in flight, a cold clock may run, messages may be heartbeats,
-    /// or the connection is ending.
+    /// Returns until when a data message only needs to be recorded. `None` if one may need more
+    /// now: the policy must be polled, a ping is due or in flight, a cold clock may run, messages
+    /// may be heartbeats, or the connection is ending.
     pub(super) fn calm_until(&self) -> Option<T::Instant> {
         let calm = !self.needs_poll
             && !self.has_heartbeat
@@ -125,12 +126,12 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.alarm.set_to().is_some_and(|at| at <= now)
     }
 
-    /// Whether the sending half needs no further check. Usually true, and cheap to find out.
+    /// Whether the sending half needs no further check. Usually true, and cheap to compute.
     pub(super) fn is_free_to_send(&self) -> bool {
         self.policy.phase() == Phase::Open && self.teardown.allows_sends()
     }
 
-    /// How late the alarm may fire.
+    /// Returns how late the alarm may fire.
     pub(super) fn slack(&self) -> Duration {
         let configured = self.options.as_ref().and_then(|options| options.slack);
         let common = || self.link.as_ref().and_then(|link| link.common()?.slack());
@@ -187,7 +188,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.status_of(&self.policy, now)
     }
 
-    /// What the socket shares with its handles, from now on.
+    /// Returns the link to the socket's handles, which it creates if there is none.
     pub(super) fn link(&mut self) -> Arc<Link> {
         if let Some(link) = &self.link {
             return link.clone();
@@ -209,7 +210,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.link.insert(link).clone()
     }
 
-    /// The program drops the connection, or takes it back.
+    /// Reports that the program drops the socket or takes the inner socket back.
     pub(super) fn on_drop(&self) {
         if self.inner.is_none() {
             return;
@@ -231,7 +232,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Takes a message of the program.
+    /// Accepts a message of the program.
     #[inline(never)]
     pub(super) fn start_send(&mut self, message: M) -> Result<(), Error<E>> {
         self.check_can_send()?;
@@ -246,7 +247,7 @@ where
         self.hand_over(message, data)
     }
 
-    /// Passes a message to the inner sink, or keeps it if another took its place.
+    /// Passes a message to the inner sink, or keeps it if another took its reserved place.
     #[inline(always)]
     pub(super) fn hand_over(&mut self, message: M, data: bool) -> Result<(), Error<E>> {
         match &mut self.inner {
@@ -255,7 +256,7 @@ where
                 self.outbox.on_given(data, given.is_ok());
                 given.map_err(Error::Socket)
             }
-            // A ping or a reply has taken the place that was promised.
+            // A ping or a reply has taken the reserved place.
             _ => self.outbox.displace(message).map_err(|_| Error::NotReady),
         }
     }

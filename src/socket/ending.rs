@@ -23,7 +23,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Begins the closing handshake that the policy asks for.
+    /// Starts the closing handshake that the policy requests.
     pub(super) fn close_for(
         &mut self,
         now: Timestamp,
@@ -49,8 +49,8 @@ where
         let both_closed = peer_closed && !self.outbox.has_pending_writes();
         let clean = both_closed || self.teardown.write_failed();
         if reason == CloseReason::CloseTimeout && clean && self.teardown.verdict().is_none() {
-            // Both Close frames have passed, and a client has waited for its server to hang up. Or a write
-            // failed, and all that time went to the peer's last messages.
+            // Both Close frames have passed, and a client has waited for its server to disconnect.
+            // Or a write failed, and the time went to the peer's last messages.
             self.report_end(now);
             return self.end();
         }
@@ -75,7 +75,7 @@ where
         self.end();
     }
 
-    /// Writes a Close frame if it leaves at once. Returns whether it did.
+    /// Writes a Close frame if it can be flushed at once. Returns whether it was.
     fn write_close_at_once(
         &mut self,
         now: Timestamp,
@@ -91,7 +91,7 @@ where
         close_message(self.policy.config().close_code(reason), reason.text())
     }
 
-    /// Takes unread input out of the kernel: with it there, dropping the transport would send a reset,
+    /// Discards unread input in the kernel: otherwise, dropping the transport would send a reset,
     /// which can overtake the Close frame.
     fn discard_unread(&mut self) {
         const MOST: usize = 64;
@@ -105,7 +105,7 @@ where
         }
     }
 
-    /// Drops the transport because a message did not leave in the time that its sender gave it.
+    /// Drops the transport because a message was not sent within the limit of its call.
     pub(super) fn abort_send(&mut self, now: Timestamp, within: Duration) {
         let status = self.policy.status(now);
         let verdict = Verdict {
@@ -120,8 +120,8 @@ where
         self.end();
     }
 
-    /// Gives the verdict, unless there is one: the first is the cause. How the closing handshake went is
-    /// recorded beside it.
+    /// Gives the verdict, unless there is one: the first is the cause. Then only records the
+    /// outcome of the closing handshake.
     fn give_verdict(
         &mut self,
         now: Timestamp,
@@ -138,7 +138,8 @@ where
         self.teardown.set_verdict(verdict);
     }
 
-    /// Ends the connection because the inner socket has ended or failed. Returns the stream's last error.
+    /// Ends the connection because the inner socket has ended or failed. Returns the stream's last
+    /// error.
     pub(super) fn transport_ended(&mut self, error: Option<E>) -> Option<Error<E>> {
         let now = self.alarm.now();
         self.observe(now, Event::Closed);
@@ -150,7 +151,8 @@ where
                 (false, true) => CloseHandshake::Unanswered,
                 (false, false) => CloseHandshake::NotSent,
             });
-        // An error that follows a Close frame, the peer's or our own, is a clean end: both are done.
+        // An error that follows a Close frame, the peer's or our own, is a clean end: both are
+        // done.
         let clean = peer_closed || close_flushed || self.teardown.verdict().is_some();
         match error.filter(|_| !clean) {
             Some(error) => {
@@ -170,9 +172,9 @@ where
         }
     }
 
-    /// Whether the stream has ended and something is still to be done before the connection may: our answer
-    /// to the peer's Close has to leave, which tungstenite's server does not wait for, or the transport has to
-    /// be shut down.
+    /// Whether the connection must wait although the stream has ended: our answer to the peer's
+    /// Close is not flushed, which tungstenite's server does not wait for, or the transport must be
+    /// shut down.
     pub(super) fn end_must_wait(&mut self, cx: &Context<'_>) -> bool {
         self.read_eof = true;
         self.shuts_down = false;
@@ -211,7 +213,7 @@ where
         });
     }
 
-    /// Drops the inner socket at once: the other half may be held for long.
+    /// Drops the inner socket at once: the program may keep the other half for long.
     fn end(&mut self) {
         self.inner = None;
         self.alarm.clear();

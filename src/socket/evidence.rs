@@ -1,12 +1,12 @@
 //! The evidence that a verdict on the peer requires.
 //!
-//! A try that found nothing to read, or no room to write, says only what the runtime believes. The horizon
-//! of a socket says up to when that is proved. It moves on if
+//! A try that found nothing to read, or no room to write, shows only what the runtime believes. The
+//! horizon of a socket is the instant up to which that is proved. It advances if
 //!
-//! * the kernel itself, [asked](crate::Metered::socket) after the alarm had fired, had no more input or
-//!   room, or
+//! * the kernel itself, [asked](crate::Metered::socket) after the alarm had fired, had no more
+//!   input or room, or
 //! * the [horizon of the alarm](super::alarm) has moved, and a try came after that, or
-//! * so much was read after that that nothing older can be left.
+//! * so much was read since then that nothing older can be unread.
 
 use futures_core::TryStream;
 
@@ -16,13 +16,15 @@ use crate::metered::{Answers, Metering};
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// How many bytes can have arrived without being read: the largest receive buffer of Linux by default.
+/// How many bytes can have arrived without being read: the largest receive buffer of Linux by
+/// default.
 const MAX_BACKLOG: usize = 32 << 20;
 
-/// What was read since the alarm's horizon moved past the reads, where a read never finds nothing.
+/// The bytes read since the alarm's horizon moved past the reads, where every read finds something.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// Everything that had arrived by then is read once enough was read; `None` if nothing is counted.
+    /// Once enough was read, everything that had arrived by then has been; `None` if nothing is
+    /// counted.
     horizon: Option<Timestamp>,
     /// Bytes read since, or with a meter the count of bytes at which this began.
     bytes: usize,
@@ -36,7 +38,7 @@ impl Backlog {
 }
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
-    /// The alarm has fired. If a verdict may follow, the tries from now on ask the kernel.
+    /// Handles a fire of the alarm. If a verdict may follow, the tries from now on ask the kernel.
     #[inline(never)]
     pub(super) fn on_fire(&mut self) {
         self.needs_poll = true;
@@ -54,7 +56,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Reports bytes that have come of a message that is not whole.
+    /// Reports the bytes that have arrived of an incomplete message.
     pub(super) fn observe_news(&mut self, now: Timestamp) {
         if let Some(event) = self.metering().and_then(Metering::news) {
             self.observe(now, event);
@@ -68,10 +70,11 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Moves the horizon after a pass that tried every write, and if `drained` a read that found nothing.
+    /// Moves the horizon after a pass that tried every write, and if `drained` a read that found
+    /// nothing.
     ///
-    /// The alarm proves nothing if the runtime has stopped the task: tokio answers `Pending` to everything
-    /// once a task has done much in one turn.
+    /// The alarm proves nothing if the runtime has stopped the task: tokio returns `Pending` to
+    /// everything once a task has done much in one turn.
     pub(super) fn advance_horizon(&mut self, now: Timestamp, drained: bool) {
         let writes = self.outbox.has_pending_writes() || self.policy.write_clock_runs();
         if let Some(metering) = self.metering() {
@@ -101,8 +104,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Counts what is read while the reads lag behind the alarm's horizon. After so much, everything that
-    /// had arrived by then is read.
+    /// Counts the bytes read while the reads lag behind the alarm's horizon. After `MAX_BACKLOG`,
+    /// everything that had arrived by then has been read.
     pub(super) fn count_backlog(&mut self, message: &S::Ok)
     where
         S::Ok: Message,

@@ -1,9 +1,9 @@
-//! How much is read before other tasks run, and before the peer reads too.
+//! When to stop reading: for other tasks, or until the peer reads too.
 //!
 //! A peer can send without pause, and not every runtime limits what a task does in one poll. So a
-//! task yields after so many messages, and a metered transport after so many reads, which may all be
-//! part of one message. A poll that keeps the messages to itself has a limit of its own in
-//! [`drive`](super::drive). A yield says nothing about the peer's silence.
+//! task yields after a number of messages, and a metered transport after a number of reads, which
+//! may all be part of one message. A poll whose messages the stream does not yield has its own
+//! limit in [`drive`](super::drive). A yield proves nothing about the peer's silence.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -25,8 +25,8 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Whether to read, after much was read in one turn, or while the peer does not read what it makes us
-    /// send. `Pending` says nothing about the peer's silence.
+    /// Returns `Ready` if the driver may read, after it read much in one turn, or while the peer
+    /// does not read what it makes us send. `Pending` proves nothing about the peer's silence.
     #[cold]
     pub(super) fn poll_read_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.outbox.is_choked() {
@@ -38,7 +38,7 @@ where
                 self.advance_horizon(now, false);
                 self.poll_policy(now, cx);
             }
-            // To judge a peer by its silence, what it has sent must be read.
+            // A verdict on the peer's silence requires reading everything that it has sent.
             if self.policy.silence_has_expired(now) {
                 self.outbox.forget_owed();
             }
@@ -53,7 +53,7 @@ where
         Poll::Pending
     }
 
-    /// Whether the transport has put off the last read to let other tasks run. Then the task is woken.
+    /// Whether the transport's last read yielded to other tasks. The task is then woken again.
     pub(super) fn has_yielded(&mut self) -> bool {
         let read_eof = self.read_eof;
         self.metering()

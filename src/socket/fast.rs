@@ -1,9 +1,10 @@
-//! Fast paths: most messages need nothing but to be recorded.
+//! Fast paths: most messages only need to be recorded.
 //!
-//! The socket is *calm* while that holds for every data message, read or flushed, until the alarm; see
-//! [`Driver::calm_until`]. Then a message costs one comparison with the clock: only its time is kept, and
-//! the policy records it before anything else happens. Other modules can change the driver only through
-//! [`FastPath::drive`], so none can forget to record the deferred messages or to end the calm.
+//! The socket is *calm* while that holds for every data message, read or flushed, until the alarm;
+//! see [`Driver::calm_until`]. A message then costs one comparison with the clock: its time is
+//! stored, and the policy records it before anything else happens. Other modules can change the
+//! driver only through [`FastPath::drive`], so none can forget to record the deferred messages or
+//! to end the calm.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -54,7 +55,7 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
         &self.driver
     }
 
-    /// Records the deferred messages, runs `call` on the driver, and computes the calm anew.
+    /// Records the deferred messages, runs `call` on the driver, and computes the calm again.
     pub(super) fn drive<R>(&mut self, call: impl FnOnce(&mut Driver<S, T>) -> R) -> R {
         self.calm_until = None;
         let driver = &mut self.driver;
@@ -109,7 +110,7 @@ where
         }
     }
 
-    /// Waits while nothing may be read, and takes what the timer or a handle has woken us for.
+    /// Waits while the task must not read. Handles a fire of the timer, or a handle's request.
     #[cold]
     #[inline(never)]
     fn poll_before_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -122,7 +123,7 @@ where
         })
     }
 
-    /// Defers a message if nothing else is to be done. Returns whether it did.
+    /// Defers a message if there is nothing else to do. Returns whether it did.
     #[inline]
     fn try_defer_received(&mut self, message: &M) -> bool {
         let Some(calm_until) = self.calm_until else {
@@ -160,7 +161,8 @@ where
         })
     }
 
-    /// Polls the inner sink for room, if nothing else is to be done. `None` leaves it to the driver.
+    /// Polls the inner sink for room, if there is nothing else to do. `None` leaves it to the
+    /// driver.
     #[inline]
     fn try_reserve(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
         let driver = &mut self.driver;
@@ -202,7 +204,8 @@ where
         })
     }
 
-    /// Flushes the messages of the program, if that is all there is to do. `None` leaves it to the driver.
+    /// Flushes the messages of the program, if that is all there is to do. `None` leaves it to the
+    /// driver.
     #[inline]
     fn try_flush(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
         let calm_until = self.calm_until?;
@@ -235,7 +238,7 @@ where
 }
 
 impl<I: Copy + Ord> Deferred<I> {
-    /// What the policy has yet to record, the earlier message first.
+    /// The events that the policy has yet to record, the earlier message first.
     #[inline]
     fn events(&self) -> [(Option<I>, Event); 2] {
         let mut events = [(self.received, Event::Recv), (self.flushed, Event::SendOk)];

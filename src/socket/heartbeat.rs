@@ -1,13 +1,14 @@
-//! The layer between the guarded socket and the inner one, where messages serve as Ping and Pong frames.
+//! The layer between the guarded socket and the inner one, where messages serve as Ping and Pong
+//! frames.
 //!
-//! The functions of the program make and recognise these messages. The guarded socket above knows only
-//! pings, pongs, and what the socket below it has queued: it asks [`Heartbeats::ping`] for the ping to
-//! send, and [`Heartbeats::recognise`] which frame a received message stands for. Without functions, the
-//! layer passes everything on.
+//! The program's functions make and recognise these messages. The guarded socket above handles only
+//! pings, pongs, and the frames that the socket below has queued: [`Heartbeats::ping`] makes the
+//! ping to send, and [`Heartbeats::recognise`] returns the frame that a received message stands
+//! for. Without functions, the layer passes everything through.
 //!
-//! A reply to the peer's ping waits here as a pong waits inside tungstenite. The guarded socket has it
-//! leave before it asks for room or flushes. The reply may take the place that the inner sink has
-//! promised, so the guarded socket does not rely on that promise once a reply is queued.
+//! A reply to the peer's ping waits here as a pong waits inside tungstenite. The guarded socket
+//! sends it before it polls for room or flushes. The reply may take the place that the inner sink
+//! has reserved, so the guarded socket does not rely on that place once a reply is queued.
 
 use std::boxed::Box;
 use std::pin::Pin;
@@ -19,7 +20,7 @@ use futures_util::sink::Sink;
 use crate::message::{Message, MessageKind};
 use crate::seed::PingId;
 
-/// An inner socket, and what its messages stand for.
+/// An inner socket, and the heartbeats that its messages stand for.
 pub(super) struct Heartbeats<S: TryStream> {
     socket: S,
     /// `None` where only frames serve as heartbeat.
@@ -43,7 +44,7 @@ struct Messages<M, E> {
     queued: Option<M>,
     /// Why the inner sink last refused that reply.
     refusal: Option<E>,
-    /// Why the inner sink did not take a reply that was given up, for the log.
+    /// Why the inner sink refused a reply for good, for the log.
     given_up: Option<E>,
     /// Whether a Close frame has passed, after which nothing may be sent.
     closed: bool,
@@ -53,10 +54,10 @@ struct Messages<M, E> {
 struct Pings<M> {
     make: MakePing<M>,
     read: ReadPong<M>,
-    /// How many were made.
+    /// How many pings were made.
     count: u64,
     latest: Option<PingId>,
-    /// Whether the latest has had no pong.
+    /// Whether the latest ping has had no pong.
     awaited: bool,
 }
 
@@ -76,7 +77,8 @@ impl<S: TryStream> Heartbeats<S> {
         }
     }
 
-    /// Sends what `make` returns in place of Ping frames. `read` returns which ping a message answers.
+    /// Sends what `make` returns in place of Ping frames. `read` returns which ping a message
+    /// answers.
     pub(super) fn set_pings(
         &mut self,
         make: impl FnMut(u64) -> S::Ok + Send + Sync + 'static,
@@ -124,7 +126,7 @@ impl<S: TryStream> Heartbeats<S> {
         self.socket
     }
 
-    /// Why the inner sink did not take a reply, once.
+    /// Returns once why the inner sink refused a reply.
     pub(super) fn take_refusal(&mut self) -> Option<S::Error> {
         self.messages.as_mut()?.given_up.take()
     }
@@ -144,8 +146,8 @@ where
         }
     }
 
-    /// Returns the frame that a received message stands for; `None` if it stands for itself. Queues the
-    /// reply to a ping.
+    /// Returns the frame that a received message stands for; `None` if it stands for itself. Queues
+    /// the reply to a ping.
     pub(super) fn recognise(&mut self, message: &M) -> Option<Heartbeat> {
         self.messages.as_mut()?.recognise(message)
     }
@@ -155,7 +157,7 @@ where
         Pin::new(&mut self.socket).poll_next(cx)
     }
 
-    /// Asks the inner sink for room. A reply that is queued must leave first.
+    /// Polls the inner sink for room. A queued reply must be sent first.
     #[inline]
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         Pin::new(&mut self.socket).poll_ready(cx)
@@ -174,15 +176,15 @@ where
         self.start_send(frame)
     }
 
-    /// Flushes the inner sink. A reply that is queued must leave first.
+    /// Flushes the inner sink. A queued reply must be sent first.
     #[inline]
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    /// Gives the queued reply to the inner sink. A full buffer may refuse it and take it once it is
-    /// flushed, so there is a second try; a reply that is refused twice would be refused for ever, and
-    /// keep everything else waiting.
+    /// Gives the queued reply to the inner sink. A full buffer may refuse it and take it after a
+    /// flush, so there is a second try. A reply that is refused twice would be refused forever and
+    /// block everything else, so it is dropped.
     #[inline(never)]
     pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         let Some(messages) = &mut self.messages else {
@@ -224,7 +226,7 @@ impl<M: Message, E> Messages<M, E> {
         Some(Heartbeat::Pong(id))
     }
 
-    /// Queues a reply, in place of one that still waits for room.
+    /// Queues a reply, and replaces one that still waits for room.
     fn queue(&mut self, reply: M) {
         if !self.closed {
             self.queued = Some(reply);
@@ -232,7 +234,7 @@ impl<M: Message, E> Messages<M, E> {
         }
     }
 
-    /// The inner sink was given the queued reply.
+    /// Records the result of giving the queued reply to the inner sink.
     fn on_given(&mut self, given: Result<(), E>) {
         match given {
             Err(error) if self.refusal.is_none() => self.refusal = Some(error),
@@ -265,7 +267,7 @@ impl<M> Pings<M> {
         (self.read)(message, self.count)
     }
 
-    /// The ping with this number was answered. Returns its ID if it is the latest.
+    /// Records that the ping with this number was answered. Returns its ID if it is the latest.
     fn on_pong(&mut self, number: u64) -> Option<PingId> {
         if number != self.count {
             return None;

@@ -1,4 +1,4 @@
-//! The read path: what a received message means to the policy, and whether the stream yields it.
+//! The read path: which event a received message is, and whether the stream yields it.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ where
                 if ours {
                     self.on_pong(now, id);
                 } else {
-                    // To the policy it is a ping: a sign of life, and limited by `max_ping_rate`.
+                    // The policy counts it as a ping: proof of life, limited by `max_ping_rate`.
                     self.observe(now, Event::Ping);
                 }
                 !ours
@@ -75,7 +75,7 @@ where
         }
     }
 
-    /// Reports a message that stands for a Ping or Pong frame. Its bytes were no part of a message.
+    /// Reports a message that stands for a Ping or Pong frame. Its bytes are no part of a message.
     fn on_heartbeat(&mut self, now: Timestamp, heartbeat: Heartbeat) {
         self.on_whole_message();
         self.observe(now, Event::RecvPartial { total: 0 });
@@ -112,7 +112,7 @@ where
         }
     }
 
-    /// Whether bytes of a message that is not whole have come since this was last asked.
+    /// Whether bytes of an incomplete message have arrived that were not reported.
     #[inline(never)]
     pub(super) fn has_partial_news(&mut self) -> bool {
         self.metering()

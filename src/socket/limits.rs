@@ -1,4 +1,5 @@
-//! Limits of a single call, and what changes an open connection: a configuration, a probe, a drain.
+//! The limits of a single call, and the changes to an open connection: a configuration, a probe, a
+//! drain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,9 +19,10 @@ use crate::time::Timestamp;
 use crate::timer::Timer;
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
-    /// Whether the limit of a receive has expired, after a try that returned nothing. A fire of the alarm
-    /// at or past the deadline, and a read after it that found nothing, are enough: a message that comes
-    /// to light a turn of the reactor later is not lost. If the limit has not expired, the alarm is set.
+    /// Whether the limit of a receive has expired, after a try that returned nothing. A fire of the
+    /// alarm at or past the deadline, and a later read that found nothing, are enough: a message
+    /// that becomes visible a turn of the reactor later is not lost. Sets the alarm if the limit
+    /// has not expired.
     pub(super) fn recv_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
             return false;
@@ -37,8 +39,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         false
     }
 
-    /// Whether the limit of a send has expired, after a try that did not send. As with every limit on the
-    /// peer, only a try past the horizon counts. If the limit has not expired, the alarm is set.
+    /// Whether the limit of a send has expired, after a try that did not send. As with every limit
+    /// on the peer, only a try past the horizon counts. Sets the alarm if the limit has not
+    /// expired.
     fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
             return false;
@@ -60,7 +63,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         let now = self.alarm.now();
         self.trace(now, &Step::Configured(&config));
         self.policy.set_config(now, config);
-        // A shorter limit may have expired in the past, and what the peer has sent since may be unread.
+        // A shorter limit may have expired in the past, and later input from the peer may be
+        // unread.
         self.horizon.read = None;
         self.needs_poll = true;
         self.wakers.wake_both();
@@ -85,7 +89,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Carries out what handles have asked for.
+    /// Carries out the requests of handles.
     #[cold]
     pub(super) fn take_requests(&mut self) {
         let Some(link) = self.link.clone() else {
@@ -104,11 +108,11 @@ where
         if let Some((code, reason)) = requests.close {
             self.begin_close(close_message(Some(code), &reason));
         }
-        // The answer comes at the end of the pass.
+        // The end of the pass answers the questions.
         self.needs_poll = self.needs_poll || asks;
     }
 
-    /// Aborts the connection if a message has not left within `within`, that is by `deadline`.
+    /// Aborts the connection if a message was not sent within `within`, that is by `deadline`.
     pub(super) fn enforce_send_limit(
         &mut self,
         deadline: Option<Timestamp>,

@@ -1,37 +1,37 @@
-//! What waits to leave, and in what order.
+//! The write queue: ordering and retries.
 //!
-//! Plain data: it knows no waker, no policy and no clock. The driver asks for the [`next`](Outbox::next)
-//! step, carries it out on the sink inside, and reports how it went. The order is: a message whose
-//! promised place was taken, our ping, a flush of all that, and when everything has left our Close
-//! frame. tungstenite drops a Close frame that meets a full buffer, and nothing may follow one.
+//! Plain data, without a waker, a policy or a clock. The driver gets the [`next`](Outbox::next)
+//! step, carries it out on the inner sink, and reports the result. The order is: a message whose
+//! reserved place was taken, our ping, a flush of both, and after the flush our Close frame.
+//! tungstenite drops a Close frame that meets a full buffer, and nothing may follow one.
 
 use std::boxed::Box;
 
-/// How many bytes of pongs may wait for a peer that does not read them, before we stop reading too.
+/// How many bytes of pongs may wait for a peer that does not read them before we stop reading too.
 const MAX_OWED: usize = 256 << 10;
 
-/// What waits to leave.
+/// The queue of writes.
 #[derive(Debug)]
 pub(super) struct Outbox<M> {
-    /// A message whose promised place a ping or a reply took.
+    /// A message whose reserved place a ping or a reply took.
     displaced: Option<Box<M>>,
-    /// Whether the sink inside has promised to take a message, and was given none since.
+    /// Whether the inner sink has room for a message, and was given none since.
     inner_ready: bool,
-    /// What the sink inside was given and has not flushed.
+    /// The kinds of messages that the inner sink has taken and not flushed.
     buffered: Buffered,
     ping: bool,
     close: CloseFrame<M>,
-    /// Bytes of control frames that the sink inside has queued by itself and not flushed.
+    /// Bytes of control frames that the inner sink has queued itself and not flushed.
     owed: usize,
-    /// Whether the sink inside failed, so that nothing leaves any more.
+    /// Whether the inner sink failed, so that nothing can be sent any more.
     broken: bool,
     /// Whether the current drain has yet to flush.
     must_flush: bool,
-    /// How often the sink inside refused our ping in the current drain.
+    /// How often the inner sink refused our ping in the current drain.
     refusals: u8,
 }
 
-/// What the sink inside was given and has not flushed.
+/// The kinds of messages that the inner sink has taken and not flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Buffered {
     pub(super) data: bool,
@@ -48,7 +48,7 @@ enum CloseFrame<M> {
     Flushed,
 }
 
-/// What the driver does next with the sink inside.
+/// The driver's next step with the inner sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Wait until it has room, then report [`Outbox::on_room`].
@@ -61,7 +61,7 @@ pub(super) enum Step {
     Done,
 }
 
-/// What the driver gives to the sink inside.
+/// An item that the driver gives to the inner sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     /// [`Outbox::take_displaced`].
@@ -93,13 +93,13 @@ impl<M> Outbox<M> {
 
     // ---- draining ----
 
-    /// Begins a drain, which flushes the sink inside at least once.
+    /// Begins a drain, which flushes the inner sink at least once.
     pub(super) fn begin_drain(&mut self) {
         self.must_flush = true;
         self.refusals = 0;
     }
 
-    /// The next step of the drain.
+    /// Returns the next step of the drain.
     pub(super) fn next(&self) -> Step {
         if self.broken {
             return Step::Done;
@@ -132,12 +132,12 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// The sink inside has promised to take a message.
+    /// Records that the inner sink has room for a message.
     pub(super) fn on_room(&mut self) {
         self.inner_ready = true;
     }
 
-    /// The sink inside has taken the item; `data` tells a data message from a control frame.
+    /// Records that the inner sink has taken the item; `data` is false for a control frame.
     pub(super) fn on_taken(&mut self, item: Item, data: bool) {
         self.inner_ready = false;
         match item {
@@ -153,8 +153,8 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// The sink inside has refused the item. Returns whether that is final: the item is gone, and
-    /// somebody should be told.
+    /// Records that the inner sink has refused the item. Returns whether that is final: the item is
+    /// lost, and the caller must report it.
     pub(super) fn on_refused(&mut self, item: Item) -> bool {
         self.inner_ready = false;
         match item {
@@ -167,7 +167,7 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// The sink inside is flushed. Returns what has left with that.
+    /// Records that the inner sink is flushed. Returns what was sent with that.
     pub(super) fn on_flushed(&mut self) -> Buffered {
         self.must_flush = false;
         self.owed = 0;
@@ -193,13 +193,14 @@ impl<M> Outbox<M> {
 
     // ---- queueing ----
 
-    /// Whether the program may give a message to the sink inside itself, past this.
+    /// Whether the program may give a message to the inner sink directly.
     #[inline]
     pub(super) fn has_place(&self) -> bool {
         self.inner_ready && self.displaced.is_none()
     }
 
-    /// The program has given a message to the sink inside itself, which may have refused it.
+    /// Records that the program has given a message to the inner sink directly, which may have
+    /// refused it.
     #[inline]
     pub(super) fn on_given(&mut self, data: bool, taken: bool) {
         self.inner_ready = false;
@@ -214,7 +215,7 @@ impl<M> Outbox<M> {
         self.buffered.control |= !data;
     }
 
-    /// Keeps a message until there is room for it. Gives it back if one is kept already.
+    /// Keeps a message until there is room for it. Returns it if one is already kept.
     pub(super) fn displace(&mut self, message: M) -> Result<(), M> {
         if self.displaced.is_some() {
             return Err(message);
@@ -223,27 +224,28 @@ impl<M> Outbox<M> {
         Ok(())
     }
 
-    /// The sink inside has queued a control frame with such a payload by itself: the pong to a ping, or the
-    /// reply to a Close.
+    /// Records that the inner sink has queued a control frame with such a payload itself: the pong
+    /// to a ping, or the reply to a Close.
     pub(super) fn on_queued_inside(&mut self, payload: usize) {
         const MOST_OF_A_HEADER: usize = 6;
         self.buffered.control = true;
         self.owed = self.owed.saturating_add(MOST_OF_A_HEADER + payload);
     }
 
-    /// The transport has taken so many bytes of what the sink inside has buffered.
+    /// Records that the transport has taken `bytes` of what the inner sink has buffered.
     pub(super) fn on_progress(&mut self, bytes: u64) {
         self.owed = self
             .owed
             .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    /// Has as much be read again of a peer that does not read.
+    /// Lets the socket read as much again from a peer that does not read.
     pub(super) fn forget_owed(&mut self) {
         self.owed = 0;
     }
 
-    /// The layer below has queued a reply, which may take the place that the sink inside has promised.
+    /// Records that the layer below has queued a reply, which may take the place that the inner
+    /// sink has reserved.
     pub(super) fn on_reply_queued(&mut self) {
         self.inner_ready = false;
         self.buffered.control = true;
@@ -253,7 +255,7 @@ impl<M> Outbox<M> {
         self.ping = true;
     }
 
-    /// Queues our Close frame, before which a ping is not worth sending any more.
+    /// Queues our Close frame. A ping is no longer worth sending before it.
     pub(super) fn queue_close(&mut self, frame: M) {
         self.ping = false;
         if matches!(self.close, CloseFrame::None) {
@@ -261,9 +263,9 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// The peer's Close frame came, and the sink inside has queued the reply, which does for a Close
-    /// frame of ours that is not written yet. Nothing may follow it. Returns whether a message was
-    /// lost with that.
+    /// Records that the peer's Close frame was received and the inner sink has queued the reply,
+    /// which replaces a Close frame of ours that is not written yet. Nothing may follow it. Returns
+    /// whether a message was lost with that.
     pub(super) fn on_peer_close(&mut self) -> bool {
         self.ping = false;
         self.take_close();
@@ -271,7 +273,7 @@ impl<M> Outbox<M> {
         self.displaced.take().is_some()
     }
 
-    /// The sink inside failed: nothing leaves any more.
+    /// Records that the inner sink failed: nothing can be sent any more.
     pub(super) fn on_broken(&mut self) {
         self.broken = true;
         self.displaced = None;
@@ -287,13 +289,13 @@ impl<M> Outbox<M> {
         self.displaced.is_some()
     }
 
-    /// Whether our latest ping waits to be given to the sink inside.
+    /// Whether our latest ping waits to be given to the inner sink.
     #[inline]
     pub(super) fn has_ping(&self) -> bool {
         self.ping
     }
 
-    /// Whether the peer makes the sink inside queue more than it reads.
+    /// Whether the peer makes the inner sink queue more than it reads.
     pub(super) fn is_choked(&self) -> bool {
         self.owed > MAX_OWED
     }
@@ -307,7 +309,7 @@ impl<M> Outbox<M> {
         !self.broken && (self.buffered.data || self.displaced.is_some() || self.is_unprompted())
     }
 
-    /// Whether something waits that the program does not know of, and so will not flush.
+    /// Whether a write is pending that the program does not know of, and so will not flush.
     pub(super) fn has_unprompted_writes(&self) -> bool {
         !self.broken && self.is_unprompted()
     }
@@ -319,7 +321,7 @@ impl<M> Outbox<M> {
             || matches!(self.close, CloseFrame::Queued(_) | CloseFrame::Written)
     }
 
-    /// Whether messages of the program are all that waits, and they wait only to be flushed.
+    /// Whether the only pending writes are messages of the program that wait to be flushed.
     #[inline]
     pub(super) fn is_plain_data(&self) -> bool {
         const DATA: Buffered = Buffered {
@@ -335,7 +337,7 @@ impl<M> Outbox<M> {
         !matches!(self.close, CloseFrame::None)
     }
 
-    /// Whether our Close frame has left.
+    /// Whether our Close frame is flushed.
     pub(super) fn is_close_flushed(&self) -> bool {
         matches!(self.close, CloseFrame::Flushed)
     }

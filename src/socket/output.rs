@@ -1,4 +1,4 @@
-//! The write path: draining the outbox, and what the policy and the sending half learn of it.
+//! The write path: draining the outbox, and reporting it to the policy and the sending half.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -20,9 +20,9 @@ use crate::timer::Timer;
 /// Why something was not written.
 #[derive(Debug)]
 pub(super) enum WriteError<E> {
-    /// The inner sink did not take a message. It may take others.
+    /// The inner sink refused a message. It may take others.
     Refused(E),
-    /// The inner sink failed, and stays so.
+    /// The inner sink failed for good.
     Broken(E),
 }
 
@@ -33,7 +33,8 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Writes and flushes what can be. `Ready` with whether anything has left, when nothing more can.
+    /// Writes and flushes as much as possible. `Ready` once nothing more can be, with whether
+    /// anything was flushed.
     pub(super) fn drain_outbox(
         &mut self,
         now: Timestamp,
@@ -99,13 +100,13 @@ where
         Some(self.inner.as_mut()?.ping(id))
     }
 
-    /// Waits until the inner sink takes a message.
+    /// Waits until the inner sink has room for a message.
     pub(super) fn reserve(
         &mut self,
         now: Timestamp,
         cx: &Context<'_>,
     ) -> Poll<Result<(), WriteError<E>>> {
-        // A write that waited may be through, and nobody else may notice.
+        // A write that waited may be complete, and nothing else may detect that.
         if self.outbox.has_displaced() || self.outbox.has_ping() || self.policy.write_clock_runs() {
             match self.drain_outbox(now, cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -123,7 +124,8 @@ where
         room.map_err(WriteError::Broken)
     }
 
-    /// Waits until the inner sink takes a message, behind the reply that the layer below has queued.
+    /// Waits until the inner sink has room for a message, after the reply that the layer below has
+    /// queued.
     fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
         ready!(self.poll_reply(cx))?;
         self.poll_room_inner(cx)
@@ -157,14 +159,14 @@ where
         self.wakers.with_write_waker(cx, |cx| inner.poll_flush(cx))
     }
 
-    /// Tries what waits before the policy decides that it could not be done. Step 3 of a pass.
+    /// Tries the pending writes before the policy decides that they are blocked. Step 3 of a pass.
     pub(super) fn flush_before_deciding(&mut self, now: Timestamp, cx: &Context<'_>) {
         while self.outbox.has_pending_writes() {
             match self.drain_outbox(now, cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(has_left)) => {
                     if has_left {
-                        // A task that waits for this flush did not see it.
+                        // A task that waits for this flush has not seen it.
                         return self.wakers.wake_writer();
                     }
                     break;
@@ -183,7 +185,7 @@ where
         self.recheck_room(now, cx);
     }
 
-    /// A send that waited for room may have been given up, while its clock runs on.
+    /// Rechecks room for a send that was dropped while it waited, and whose clock still runs.
     fn recheck_room(&mut self, now: Timestamp, cx: &Context<'_>) {
         if !self.policy.write_clock_runs() {
             return;
@@ -201,14 +203,14 @@ where
         }
     }
 
-    /// The inner sink is flushed, and this has left with it.
+    /// Reports that the inner sink is flushed, and `left` with it.
     fn on_flushed(&mut self, now: Timestamp, left: Buffered) {
         if left.data {
             self.observe(now, Event::SendOk);
         } else if left.control {
             self.observe(now, Event::Flushed);
         }
-        // If the latest ping still waits, it was an earlier one that left.
+        // If the latest ping still waits, an earlier one was sent.
         if left.ping && !self.outbox.has_ping() {
             let id = self.policy.latest_ping();
             self.observe(now, Event::PingSent(id));
@@ -221,7 +223,8 @@ where
         self.forget_progress();
     }
 
-    /// The transport takes no more for now. `message_waits` if a message waits for room.
+    /// Reports that the transport takes no more for now. `message_waits` if a message waits for
+    /// room.
     fn on_write_pending(&mut self, now: Timestamp, message_waits: bool) {
         let bytes = self.metering().map_or(0, Metering::progress);
         if bytes > 0 {
@@ -235,7 +238,7 @@ where
         }
     }
 
-    /// The bytes of what has left are no progress of what comes.
+    /// Forgets the bytes written: they are no progress of a later write.
     #[inline]
     pub(super) fn forget_progress(&mut self) {
         if let Some(metering) = self.metering() {
@@ -243,9 +246,9 @@ where
         }
     }
 
-    /// Nothing can be written any more, so the connection is over. What the peer has still sent, its
-    /// Close frame above all, is worth reading, for as long as a closing handshake may take. `error` is
-    /// for the sending half, unless it has it already.
+    /// Handles a failed write: the connection is over, but the peer's last messages, and in
+    /// particular its Close frame, are worth reading, for as long as a closing handshake may take.
+    /// `error` is for the sending half, unless it already has it.
     fn on_write_broken(&mut self, now: Timestamp, error: Option<E>) {
         if let Some(error) = error.as_ref().filter(|_| !self.teardown.write_failed()) {
             self.report(Report::SendError { error });
@@ -278,7 +281,7 @@ where
         }
     }
 
-    /// Sends fail with the verdict at once, from when it is given.
+    /// Fails with the verdict as soon as there is one, or after the end.
     pub(super) fn check_not_ended(&self) -> Result<(), Error<E>> {
         match (self.teardown.verdict(), &self.inner) {
             (Some(verdict), _) => Err(Error::Verdict(verdict.clone())),
@@ -288,7 +291,7 @@ where
     }
 
     /// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455,
-    /// 5.5.1), and the answer to the peer's Close frame is one too.
+    /// 5.5.1), and the answer to the peer's Close frame is also one.
     #[inline]
     pub(super) fn check_can_send(&mut self) -> Result<(), Error<E>> {
         if self.is_free_to_send() {
@@ -308,7 +311,7 @@ where
             .unwrap_or(Error::Closed)
     }
 
-    /// Whether there may be something to flush; after the end, an error if not everything had left.
+    /// Whether there may be something to flush; after the end, an error if not everything was sent.
     pub(super) fn check_can_flush(&mut self) -> Result<bool, Error<E>> {
         if self.is_free_to_send() {
             return Ok(true);
@@ -327,7 +330,7 @@ where
         }
     }
 
-    /// Begins a closing handshake for the program.
+    /// Starts a closing handshake for the program.
     pub(super) fn begin_close(&mut self, frame: M) {
         if self.policy.phase() == Phase::Open {
             self.observe(self.alarm.now(), Event::CloseStart);

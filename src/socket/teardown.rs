@@ -1,21 +1,22 @@
-//! How a connection ends: the verdict, the peer's Close, a failed write, and who has been told.
+//! How a connection ends: the verdict, the peer's Close, a failed write, and which half reports it.
 //!
-//! The first verdict is the cause and stays. The stream tells it once, and then says `None`; sends
-//! fail with it from when it is given. A write that fails ends the connection too, but the peer's last
-//! messages are worth reading, so the stream goes on for as long as a closing handshake may take. The
-//! sending half hears once why the write failed, and then that the connection is closed.
+//! The first verdict is the cause and stays. The stream returns it once, and then `None`; sends
+//! fail with it as soon as there is one. A write that fails also ends the connection, but the
+//! peer's last messages are worth reading, so the stream continues for as long as a closing
+//! handshake may take. The sending half returns the write's error once, and then that the
+//! connection is closed.
 
 use std::boxed::Box;
 
 use crate::error::{CloseHandshake, Error, PeerClose, Verdict};
 
-/// How the connection ends. Costs a pointer until it does.
+/// How the connection ends. Takes only a pointer until it does.
 #[derive(Debug)]
 pub(super) struct Teardown<E> {
     ending: Option<Box<Ending<E>>>,
-    /// Whether the stream has told how the connection ended.
+    /// Whether the stream has returned how the connection ended.
     reported: bool,
-    /// Whether the stream has said `None`.
+    /// Whether the stream has returned `None`.
     terminated: bool,
 }
 
@@ -24,11 +25,11 @@ struct Ending<E> {
     verdict: Option<Verdict>,
     peer_close: Option<PeerClose>,
     write_failure: Option<WriteFailure<E>>,
-    /// Why the sink inside did not take a displaced message, for the sending half.
+    /// Why the inner sink refused a displaced message, for the sending half.
     refusal: Option<Error<E>>,
 }
 
-/// A write failed; the error, unless the sending half has been told.
+/// A failed write, with its error unless the sending half has returned that.
 #[derive(Debug)]
 struct WriteFailure<E>(Option<E>);
 
@@ -75,7 +76,7 @@ impl<E> Teardown<E> {
         self.ending().verdict.get_or_insert(verdict);
     }
 
-    /// Records how the closing handshake after a verdict went.
+    /// Records the outcome of the closing handshake after a verdict.
     pub(super) fn set_close_handshake(&mut self, outcome: CloseHandshake) {
         let verdict = self
             .ending
@@ -94,14 +95,15 @@ impl<E> Teardown<E> {
         self.ending().refusal = Some(error);
     }
 
-    /// Records the first failure of a write: the error, or `None` if the sending half has it already.
+    /// Records the first failure of a write: the error, or `None` if the sending half has it
+    /// already.
     pub(super) fn set_write_failure(&mut self, error: Option<E>) {
         self.ending()
             .write_failure
             .get_or_insert(WriteFailure(error));
     }
 
-    /// Whether the sending half is to hear nothing: the rule, and cheap to see.
+    /// Whether the sending half has nothing to report. Usually true, and cheap to compute.
     #[inline]
     pub(super) fn allows_sends(&self) -> bool {
         self.ending
@@ -109,26 +111,26 @@ impl<E> Teardown<E> {
             .is_none_or(|ending| ending.refusal.is_none())
     }
 
-    /// Why a displaced message was not taken, once.
+    /// Returns once why a displaced message was refused.
     pub(super) fn take_refusal(&mut self) -> Option<Error<E>> {
         self.ending.as_mut()?.refusal.take()
     }
 
-    /// What the sending half hears of a failed write, if one failed: why, once, and then that the
+    /// Returns what the sending half reports of a failed write: its error once, and then that the
     /// connection is closed.
     pub(super) fn take_write_failure(&mut self) -> Option<Error<E>> {
         let WriteFailure(error) = self.ending.as_mut()?.write_failure.as_mut()?;
         Some(error.take().map_or(Error::Closed, Error::Socket))
     }
 
-    /// The stream's own error is its last word.
+    /// Returns the inner stream's error, after which the stream only returns `None`.
     pub(super) fn report_error(&mut self, error: E) -> Error<E> {
         self.reported = true;
         Error::Socket(error)
     }
 
-    /// What the stream says once the connection has ended: the verdict, or that a write failed, once;
-    /// then `None`.
+    /// Returns what the stream yields once the connection has ended: the verdict or the failed
+    /// write once, and then `None`.
     pub(super) fn end_of_stream(&mut self) -> Option<Error<E>> {
         let error = if std::mem::replace(&mut self.reported, true) {
             None

@@ -1,11 +1,11 @@
 //! Which tasks are woken, and why there can be two.
 //!
 //! One task polls a socket, or two after a split. The transport keeps a single waker for writing,
-//! but both halves write: the reading half flushes pings, replies and the Close frame. If it left its
-//! own waker there, it would displace that of a sending task, which would then sleep for ever. Some
-//! transports even keep a single waker for both directions. So as soon as two tasks are known, the
-//! write side of the transport gets a waker that wakes both. As long as there is one task, the
-//! transport gets the waker of that task.
+//! but both halves write: the reading half flushes pings, replies and the Close frame. If it left
+//! its own waker there, it would displace the waker of a sending task, which would then sleep
+//! forever. Some transports even keep a single waker for both directions. So as soon as two tasks
+//! are known, the write side of the transport gets a waker that wakes both. As long as there is one
+//! task, the transport gets the waker of that task.
 //!
 //! The timer wakes both tasks as well, through a waker that records it. A socket whose timer has
 //! recorded nothing need not poll the timer.
@@ -18,7 +18,7 @@ use futures_util::task::{ArcWake, waker_ref};
 
 /// The tasks that poll the two halves.
 pub(super) struct Wakers {
-    /// What `both` holds, to compare without the lock. A no-op waker where no task is known.
+    /// A copy of `both`, to compare without the lock. A no-op waker stands for an unknown task.
     reader: Waker,
     writer: Waker,
     both: Arc<BothTasks>,
@@ -56,8 +56,8 @@ impl Wakers {
         self.reader.will_wake(cx.waker())
     }
 
-    /// Makes the task of `cx` the one that reads. Returns whether that was another, or none: what it
-    /// waits for may have woken the other one before.
+    /// Makes the task of `cx` the one that reads. Returns whether it was another or none before:
+    /// that one may have been woken in its place.
     #[inline]
     pub(super) fn register_reader(&mut self, cx: &Context<'_>) -> bool {
         let new = !self.reader.will_wake(cx.waker());
@@ -113,7 +113,8 @@ impl BothTasks {
     fn replace(&self, index: usize, waker: &Waker) {
         let new = waker.clone();
         let old = std::mem::replace(&mut self.lock()[index], new);
-        // The lock is free again: dropping the last handle of a task may run code that wakes this one.
+        // The lock is free again: dropping the last handle of a task may run code that wakes this
+        // one.
         drop(old);
     }
 
@@ -138,14 +139,14 @@ impl AlarmWaker {
         self.woken.load(Ordering::Acquire)
     }
 
-    /// Has the next pass find it woken, without waking a task.
+    /// Makes the next pass find it woken, without waking a task.
     pub(super) fn set_woken(&self) {
         self.woken.store(true, Ordering::Release);
     }
 
     /// Whether it was woken since the last call.
     pub(super) fn take_woken(&self) -> bool {
-        // A load is much cheaper than a swap, and the answer is mostly no.
+        // A load is much cheaper than a swap, and the result is usually false.
         self.was_woken() && self.woken.swap(false, Ordering::AcqRel)
     }
 }
