@@ -1,4 +1,4 @@
-//! How a guarded connection fails.
+//! The errors of a guarded connection.
 
 use std::boxed::Box;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::event::{CloseReason, Phase};
 use crate::status::{DeadlineKind, Status};
 use crate::time::Plain;
 
-/// Why a [`TimeoutSocket`](crate::TimeoutSocket) failed.
+/// An error of a [`TimeoutSocket`](crate::TimeoutSocket).
 ///
 /// A Close frame from the peer is not an error: the stream ends with `None`.
 #[derive(Debug)]
@@ -20,27 +20,27 @@ pub enum Error<E> {
     Verdict(Verdict),
     /// The inner socket failed.
     Socket(E),
-    /// From a send: the connection ended without a verdict, or either side started the closing
-    /// handshake. Nothing was sent. From the stream: a write failed, and a send has already returned
-    /// the error.
+    /// A send fails with this if the connection ended without a verdict, or either side started the
+    /// closing handshake; nothing was sent. The stream fails with it if a write failed and a send
+    /// has already returned the error.
     Closed,
-    /// `start_send` was called twice without `poll_ready` in between. The message was not taken.
+    /// `start_send` was called again before `poll_ready` was ready. The message was not sent.
     NotReady,
-    /// This code must not be sent in a Close frame (RFC 6455, 7.4). Nothing was done.
+    /// This code must not be sent in a Close frame (RFC 6455, 7.4). Nothing was sent.
     CloseCode(u16),
     /// The value cannot be written as JSON. Nothing was sent.
     #[cfg(feature = "json")]
     Json(serde_json::Error),
 }
 
-/// Why the policy ended a connection, and in what state it was.
+/// Why the policy ended a connection, and the state that led to it. `Display` writes one line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// The limit that expired first.
+    /// The reason: the limit that expired first.
     pub reason: CloseReason,
-    /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`; `None` if
-    /// it is not a length of time, and for a probe.
+    /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`;
+    /// `None` if it is not a length of time, and for a probe.
     pub limit: Option<Duration>,
     /// The state that led to the verdict.
     pub status: Box<Status>,
@@ -54,7 +54,7 @@ pub struct Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PeerClose {
-    /// Its code; `None` if it had none.
+    /// The code of the frame; `None` if it had none.
     pub code: Option<u16>,
 }
 
@@ -68,7 +68,7 @@ pub enum CloseHandshake {
     Answered,
     /// The peer did not answer our Close frame within `close_timeout`, or left without an answer.
     Unanswered,
-    /// A Close frame was sent, and the transport was dropped at once.
+    /// A Close frame was sent, and the transport was then dropped without waiting for the answer.
     Sent,
     /// No Close frame was sent: the reason has no code, or the frame could not be written.
     NotSent,
@@ -94,7 +94,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
 impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // The error itself is what this one displays.
+            // This error displays the inner one itself.
             Self::Socket(error) => error.source(),
             _ => None,
         }
@@ -145,12 +145,12 @@ impl Verdict {
         is_over.then(|| self.status.at.saturating_duration_since(at))
     }
 
-    /// Returns whether the peer did not answer a probe, which has a limit of its own.
+    /// Returns whether the peer did not answer a probe, which has its own limit.
     fn is_of_a_probe(&self) -> bool {
         self.reason == CloseReason::PongTimeout && self.overdue(DeadlineKind::Probe).is_some()
     }
 
-    /// Writes what was measured, in words.
+    /// Writes the measured values, in words.
     fn write_measured(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;
         // The whole wait: the limit, and how much later the policy was polled.
@@ -228,8 +228,8 @@ impl Verdict {
     }
 }
 
-/// Writes the outcome of the closing handshake, the reason, what was measured and its limit, and what else
-/// is known.
+/// Writes the outcome of the closing handshake, the reason, the measured value and its limit, and
+/// the rest of the state.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;

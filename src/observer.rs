@@ -1,4 +1,4 @@
-//! What happens on guarded connections, as values for logs, metrics and recorders.
+//! Reports of what happens on guarded connections, as values for logs, metrics and recorders.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::Timestamp;
 
-/// Receives what happens on the connections of a [`Timeouts`](crate::Timeouts).
+/// Receives reports of what happens on the connections of a [`Timeouts`](crate::Timeouts).
 ///
-/// Its methods run inside the task that polls the connection, so they must be short and must not block.
-/// Without an observer, connections are reported to the `log` crate by [`Log`](crate::Log). With feature
-/// `tracing`, `Tracing` emits events instead.
+/// Its methods run inside the task that polls the connection, so they must be short and must not
+/// block. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate. With
+/// feature `tracing`, `Tracing` emits events instead.
 ///
 /// An observer that counts verdicts (`examples/metrics.rs` counts more, and answers `/metrics`):
 ///
@@ -48,22 +48,23 @@ use crate::time::Timestamp;
 /// # drop(timeouts);
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// Called when something happens on a connection.
+    /// Handles a report, when something happens on a connection.
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>);
 
-    /// Called for every call of the connection's policy and at its end, if
+    /// Handles a step: each call of the connection's policy, and its end. Called only if
     /// [`wants_steps`](Self::wants_steps).
     fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
         let _ = (connection, at, step);
     }
 
-    /// Returns whether [`step`](Self::step) is called. Asked once for each connection, when it begins.
+    /// Returns whether to call [`step`](Self::step), by default false. Called once for each
+    /// connection, when it begins.
     fn wants_steps(&self) -> bool {
         false
     }
 }
 
-/// Both, the first one first.
+/// Reports to both observers, in order.
 impl<A: Observer, B: Observer> Observer for (A, B) {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
         self.0.report(connection, report);
@@ -84,7 +85,8 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     }
 }
 
-/// The same observer, which the program keeps to read what it has counted.
+/// Reports to the shared observer, of which the program keeps a clone, for example to read its
+/// counts.
 impl<T: Observer + ?Sized> Observer for Arc<T> {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
         (**self).report(connection, report);
@@ -103,11 +105,11 @@ impl<T: Observer + ?Sized> Observer for Arc<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Connection<'a> {
-    /// The connection's number, unique among the connections of its [`Timeouts`](crate::Timeouts); 0
-    /// without one.
+    /// The connection's number, unique among the connections of its [`Timeouts`](crate::Timeouts);
+    /// 0 without one.
     pub id: u64,
-    /// The name given by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label), if any. It may
-    /// contain what a user or a peer chose.
+    /// The name set by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label), if any, not
+    /// escaped. A user or a peer may have chosen it.
     pub label: Option<&'a str>,
 }
 
@@ -137,25 +139,25 @@ pub enum Report<'a> {
         /// Its payload.
         id: PingId,
     },
-    /// The pong of the latest ping was received.
+    /// The first pong of the latest ping was received.
     #[non_exhaustive]
     Pong {
         /// The round-trip estimate that includes it.
         rtt: Option<Rtt>,
     },
-    /// This process was late, so the peer has a grace instead of a verdict.
+    /// This process stalled, so the peer gets a grace instead of a verdict.
     #[non_exhaustive]
     Grace {
         /// The state of the connection.
         status: &'a Status,
     },
-    /// The machine was suspended, and the peer is probed.
+    /// The machine resumed from a suspension, and the socket probes the peer.
     #[non_exhaustive]
     Resumed {
         /// The length of the suspension.
         suspended: Duration,
     },
-    /// The inner socket did not take a message, or failed to write.
+    /// The inner socket refused a message, or failed to write.
     #[non_exhaustive]
     SendError {
         /// The error of the inner socket.
@@ -172,7 +174,7 @@ pub enum Report<'a> {
     /// The policy ended the connection. [`Closed`](Self::Closed) follows.
     #[non_exhaustive]
     Verdict {
-        /// Why.
+        /// The verdict, with its reason, its limit and the state of the connection.
         verdict: &'a Verdict,
         /// The limits of the connection.
         config: &'a TimeoutConfig,
@@ -184,7 +186,7 @@ pub enum Report<'a> {
         verdict: Option<&'a Verdict>,
         /// Whether this side began the closing handshake.
         begun_here: bool,
-        /// The peer's Close frame.
+        /// The peer's Close frame, if one was received.
         peer_close: Option<PeerClose>,
         /// The state of the connection.
         status: &'a Status,
@@ -198,7 +200,7 @@ pub enum Report<'a> {
 }
 
 impl Report<'_> {
-    /// Returns the name of the variant, as the log writes it: a label for metrics.
+    /// Returns the name of the variant as in the log, such as `stall grace`, for metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Opened { .. } => "opened",
@@ -224,8 +226,8 @@ impl fmt::Debug for Report<'_> {
     }
 }
 
-/// A call of a connection's policy, or its end. Repeating the calls of a connection, in order and at the same
-/// instants, on a [`TimeoutPolicy`](crate::TimeoutPolicy) gives the same actions.
+/// A call of a connection's policy, or its end. Repeating the calls of a connection, in order and
+/// at the same instants, on a [`TimeoutPolicy`](crate::TimeoutPolicy) gives the same actions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Step<'a> {
@@ -247,12 +249,12 @@ pub enum Step<'a> {
     /// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to), which returned an action.
     #[non_exhaustive]
     Polled {
-        /// How far the socket had evidence.
+        /// The horizon up to which the socket had evidence.
         horizon: Horizon,
-        /// What the policy returned.
+        /// The action that the policy returned.
         action: Action,
     },
-    /// The connection has ended, or its socket or handshake was dropped: the last step of each connection,
-    /// after the last report.
+    /// The connection has ended, or its socket or handshake was dropped. The last step of each
+    /// connection, after its last report.
     Ended,
 }

@@ -1,8 +1,8 @@
-//! What is said of a connection, for the log and for tracing: the level, the words and the key-values.
+//! The text of reports, for the log and for tracing: their levels, words and key-values.
 //!
-//! Each is decided in one place: [`level`], `Display` of [`Report`], and [`Fields`]. [`Log`] here and
-//! `Tracing` in `tracing.rs` only pass them on. Labels and errors can contain what a peer or a user chose,
-//! so they are escaped: neither can begin a line of its own.
+//! Each is decided in one place: [`level`], `Display` of [`Report`], and [`Fields`]. [`Log`] here
+//! and `Tracing` in `tracing.rs` only pass them on. A peer or a user may have chosen labels and
+//! errors, so both are escaped: neither can begin a new line.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,7 +34,7 @@ pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>
     }
 }
 
-/// Logs the limits of a server, and which of them are probably a mistake.
+/// Logs the limits of a server, and the settings among them that are probably mistakes.
 #[cfg(feature = "tower")]
 pub(crate) fn limits(config: &TimeoutConfig) {
     let limits = std::format!("{config}").replace('\n', " ");
@@ -46,9 +46,10 @@ pub(crate) fn limits(config: &TimeoutConfig) {
 
 /// The default observer: one line of the `log` crate for each report.
 ///
-/// The target is `ws_timeout`. A verdict is `warn`, or `info` if it was planned (a lifetime, a drain). How a
-/// connection with a verdict ended, errors, and sockets that the program dropped are `info`. What healthy
-/// connections do is `debug`: opened, pings, pongs, graces, closed by either side.
+/// The target is `ws_timeout`. A verdict is `warn`, or `info` if it was planned (a lifetime, a
+/// drain). The end of a connection with a verdict, resumes, errors, and sockets that the program
+/// dropped are `info`. Reports of healthy connections are `debug`: opened, pings, pongs, graces,
+/// closed by either side.
 ///
 /// A line is the connection's label, a colon and the report's `Display`. The
 /// [crate's documentation](crate#the-log) lists the key-values.
@@ -76,7 +77,7 @@ impl Observer for Log {
     }
 }
 
-/// Returns how much a report matters. `Tracing` has no other levels than these three.
+/// Returns the level of a report. `Tracing` emits only these three.
 pub(crate) const fn level(report: &Report<'_>) -> Level {
     match report {
         Report::Verdict { verdict, .. } if !verdict.reason.is_planned() => Level::Warn,
@@ -97,7 +98,7 @@ pub(crate) const fn level(report: &Report<'_>) -> Level {
     }
 }
 
-/// The key-values of a report. What does not apply to it is `None`.
+/// The key-values of a report. Those that do not apply to it are `None`.
 pub(crate) struct Fields<'a> {
     pub(crate) event: &'static str,
     pub(crate) label: Cow<'a, str>,
@@ -203,7 +204,7 @@ impl Source for Fields<'_> {
     }
 }
 
-/// Writes what happened in one line, as the log does after the connection's label.
+/// Writes the report in one line, as in the log after the connection's label.
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -282,7 +283,8 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// Returns how soon a dead peer is detected: the ping can be late by the slack, and the verdict again.
+/// Returns the longest time to detect a dead peer: both the ping and the verdict can be late by the
+/// slack.
 fn bound(config: &TimeoutConfig, slack: Duration) -> Option<Duration> {
     let bound = config.detection_bound()?;
     Some(bound.saturating_add(slack.saturating_mul(2)))
@@ -292,7 +294,7 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Escapes a text as [`OneLine`] does, if there is something to escape.
+/// Escapes a text as [`OneLine`] does, if necessary.
 fn one_line(text: &str) -> Cow<'_, str> {
     match text.contains(is_unsafe) {
         true => Cow::Owned(OneLine(text).to_string()),
@@ -300,7 +302,7 @@ fn one_line(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Escapes what could begin a new line, or hide or reorder text on a terminal.
+/// Escapes characters that could begin a new line, or hide or reorder text on a terminal.
 pub(crate) struct OneLine<T>(T);
 
 impl<T: fmt::Display> fmt::Display for OneLine<T> {
@@ -325,7 +327,8 @@ impl<T: fmt::Display> fmt::Display for OneLine<T> {
     }
 }
 
-/// Control characters, the line and paragraph separators, and the marks that reorder text.
+/// Whether this is a control character, a line or paragraph separator, or a mark that reorders
+/// text.
 fn is_unsafe(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,19 +1,19 @@
-//! The observer for tracing. What it passes on is decided in `report.rs`.
+//! The observer for tracing. `report.rs` decides the levels, words and fields.
 
 use ::tracing::event;
 
 use crate::observer::{Connection, Observer, Report};
 use crate::report::{Fields, TARGET, level};
 
-/// An observer that emits an event of the crate `tracing` for each report, in place of a line of the log.
+/// An observer that emits an event of the crate `tracing` for each report, instead of a log line.
 ///
-/// The target is `ws_timeout`, the levels are those of [`Log`](crate::Log), and the message is the report's
-/// `Display`. The fields have the names and values of the log's key-values: see the
-/// [crate's documentation](crate#the-log). Use this observer rather than `tracing-log`, the bridge that turns
-/// the log into events: the bridge drops the key-values.
+/// The target is `ws_timeout`, the levels are those of [`Log`](crate::Log), and the message is the
+/// report's `Display`. The fields have the names and values of the log's key-values: see the
+/// [crate's documentation](crate#the-log). Use this observer rather than `tracing-log`, the bridge
+/// that turns the log into events: the bridge drops the key-values.
 ///
-/// Events belong to the span of the task that polls the socket, so a span around that task tells which
-/// request, user or room a connection belongs to. This observer opens no span.
+/// Events belong to the span of the task that polls the socket, so a span around that task shows
+/// which request, user or room a connection belongs to. This observer opens no span.
 ///
 /// ```
 /// # use tokio_tungstenite::WebSocketStream;
