@@ -481,9 +481,9 @@ async fn what_is_asked_for_during_the_handshake_is_carried_out_after_it() {
         assert!(!poll_with(&waker, &mut opening));
         let [handle] = timeouts.handles().try_into().unwrap();
         request_everything(&handle);
+        assert!(*woken.lock().unwrap() > 0);
         let mut status = handle.status().boxed();
         assert!(!poll_with(Waker::noop(), &mut status));
-        assert!(*woken.lock().unwrap() > 0);
         if polled {
             // This consumes the wake-up, and answers.
             assert!(!poll_with(&waker, &mut opening));
