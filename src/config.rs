@@ -354,7 +354,7 @@ impl Default for TimeoutConfig {
 pub enum IdleScope {
     /// Everything received from the peer: data, pings, pongs, and bytes of an incomplete message.
     ///
-    /// What this side sends does not count. A peer that exceeds the limit may be dead.
+    /// Messages sent do not count. A peer that exceeds the limit may be dead.
     #[default]
     Inbound,
     /// Data messages in either direction, also while their bytes are still being transferred.
@@ -364,7 +364,7 @@ pub enum IdleScope {
     Messages,
 }
 
-/// What answers a ping.
+/// The traffic that answers a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PongEvidence {

@@ -129,7 +129,7 @@ impl State {
                 }
                 row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfDrained);
 
-                // The peer is asked before it is called silent (SPEC D-13).
+                // A ping comes before a verdict on silence (SPEC D-13).
                 let inbound = config.idle_scope == IdleScope::Inbound;
                 let ping_first = ORDERED && inbound && ping.is_some() && ping < idle;
                 let ping = (Kind::NextPing,  ping,                                       SendPing,                 Local);

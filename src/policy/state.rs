@@ -1,4 +1,4 @@
-//! What a policy remembers of its connection, and how events change it.
+//! The state of a policy, and how events change it.
 
 use core::num::{NonZeroU32, NonZeroU64, NonZeroU128};
 
@@ -523,7 +523,7 @@ mod tests {
             policy.observe(at(1), event);
             policy.observe(at(1), Event::RecvPartial { total: 9 });
             assert!(!policy.state.is_plain());
-            // What is heard answers a probe, whose ping is still due.
+            // Anything received answers a probe, whose ping is still due.
             policy.observe(at(2), Event::Recv);
             assert_eq!(policy.state.is_plain(), !stays_armed, "{event:?}");
         }

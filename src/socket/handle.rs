@@ -1,4 +1,4 @@
-//! A handle to a socket that other tasks own, whole or split.
+//! A handle to a socket that another task owns, whole or split.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::config::TimeoutConfig;
 use crate::error::{Error, PeerClose};
 use crate::status::{DeadlineKind, Status};
 
-/// A handle to a guarded socket, returned by [`TimeoutSocket::handle`].
+/// A handle to a [`TimeoutSocket`], returned by [`TimeoutSocket::handle`].
 ///
-/// It works from any task, also after `StreamExt::split`, and after the connection has ended. Clones are
-/// handles to the same socket. A handle does not keep the connection open.
+/// It works from any task, also after `StreamExt::split` and after the connection has ended. Clones
+/// are handles to the same socket. A handle does not keep the connection open.
 ///
-/// The task that polls the socket carries requests out, at once if it waits for a message, and after an
-/// opening handshake that is in progress. A request to a socket that nobody polls has no effect until
-/// somebody does.
+/// The task that polls the socket carries out the requests: at once if it waits for a message, and
+/// after an opening handshake in progress. A request to a socket that no task polls waits until one
+/// does.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -63,7 +63,7 @@ impl Handle {
         self.link.id()
     }
 
-    /// Returns the name given by [`TimeoutSocket::with_label`].
+    /// Returns the name set by [`TimeoutSocket::with_label`].
     pub fn label(&self) -> Option<Arc<str>> {
         self.link.label()
     }
@@ -73,16 +73,15 @@ impl Handle {
         self.link.has_ended()
     }
 
-    /// Returns the peer's Close frame, also after the end; `None` if none came.
+    /// Returns the peer's Close frame, also after the end; `None` if none was received.
     pub fn peer_close(&self) -> Option<PeerClose> {
         self.link.peer_close()
     }
 
-    /// Asks for a snapshot of everything known about the connection; after its end, returns the last one
-    /// at once.
+    /// Returns a snapshot of everything known about the connection. After its end, the last one is
+    /// returned at once.
     ///
-    /// Waits until the task of the socket polls it, so put a limit around this if that task may be busy for
-    /// long.
+    /// Waits until a task polls the socket, so set a timeout if that task may be busy for long.
     pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
         Question {
             link: self.link.clone(),
@@ -90,8 +89,8 @@ impl Handle {
         }
     }
 
-    /// Asks how much of the connection's lifetime is left, at least zero; `None` if the lifetime is not
-    /// limited, or the connection is not open or has ended. Waits as [`status`](Self::status) does.
+    /// Returns how much of the connection's lifetime is left, at least zero; `None` if the lifetime
+    /// is not limited or the connection is not open. Waits as [`status`](Self::status) does.
     pub fn remaining_lifetime(&self) -> impl Future<Output = Option<Duration>> + Send + use<> {
         let (status, link) = (self.status(), self.link.clone());
         async move {
@@ -104,7 +103,8 @@ impl Handle {
         }
     }
 
-    /// Schedules a graceful close, as [`TimeoutSocket::drain`] does.
+    /// Schedules a graceful close at a random point within `within`, as [`TimeoutSocket::drain`]
+    /// does. The time is measured from when the socket's task carries out the request.
     ///
     /// # Errors
     /// [`Error::Closed`] if the connection has ended.
@@ -112,8 +112,8 @@ impl Handle {
         taken(self.link.drain(within))
     }
 
-    /// Requires proof of life within `within`, as [`TimeoutSocket::probe`] does. The time runs from when the
-    /// task carries this out.
+    /// Requires proof of life within `within`, as [`TimeoutSocket::probe`] does. The time is
+    /// measured from when the socket's task carries out the request.
     ///
     /// # Errors
     /// [`Error::Closed`] if the connection has ended.
@@ -133,11 +133,12 @@ impl Handle {
         taken(self.link.request(|requests| requests.config = Some(config)))
     }
 
-    /// Begins the closing handshake with `code` and as much of `reason` as fits, unless it has begun. The
-    /// stream sees the end, at most `close_timeout` later.
+    /// Starts the closing handshake with `code` and as much of `reason` as fits, unless it has
+    /// started. The stream ends at most `close_timeout` later.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that must not be sent, [`Error::Closed`] if the connection has ended.
+    /// [`Error::CloseCode`] for a code that must not be sent, [`Error::Closed`] if the connection
+    /// has ended.
     pub fn close(&self, code: u16, reason: &str) -> Result<(), Error<Infallible>> {
         if !can_be_sent(code) {
             return Err(Error::CloseCode(code));
@@ -149,10 +150,10 @@ impl Handle {
     }
 }
 
-/// A question for the status of a connection.
+/// A pending request for the status of a connection.
 struct Question {
     link: Arc<Link>,
-    /// `None` until it is asked.
+    /// `None` until the first poll.
     number: Option<u64>,
 }
 
@@ -173,7 +174,7 @@ impl Drop for Question {
     }
 }
 
-/// The result of a request that was taken, or came after the end.
+/// Converts whether a request was accepted; after the end, none is.
 fn taken(taken: bool) -> Result<(), Error<Infallible>> {
     match taken {
         true => Ok(()),

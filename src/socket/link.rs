@@ -1,9 +1,10 @@
-//! What a socket shares with its handles and with the other connections of its [`Timeouts`].
+//! The state that a socket shares with its handles and with the other connections of its
+//! [`Timeouts`].
 //!
-//! The state of a socket belongs to the task that polls it, so a handle only leaves a request here and
-//! wakes the task through the waker of the alarm. The next pass finds that waker woken, as it does when
-//! the timer fires, and carries the request out. So a message costs nothing more, and a socket without
-//! handles has no link.
+//! The rest of a socket's state belongs to the task that polls it, so a handle only leaves a
+//! request here and wakes that task through the alarm's waker. The next pass finds that waker
+//! woken, as when the timer fires, and carries out the request. Messages therefore cost nothing
+//! more, and a socket without handles has no link.
 
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use crate::time::Timestamp;
 
 pub(crate) struct Link {
     waker: Arc<AlarmWaker>,
-    /// `None` for a socket that was made of a configuration alone.
+    /// `None` for a socket with a configuration alone.
     common: Option<Arc<Common>>,
     /// The number of the connection in `common`.
     id: u64,
@@ -42,8 +43,8 @@ struct Shared {
     peer_close: Option<PeerClose>,
     /// How many questions for the status were asked.
     asked: u64,
-    /// How many of them were asked before the requests were last taken. Only these are answered, so that an
-    /// answer shows what was requested before its question.
+    /// How many of them were asked before the requests were last taken. Only these are answered, so
+    /// that an answer shows what was requested before its question.
     taken: u64,
     /// How many of them were answered, and the latest answer.
     answered: u64,
@@ -53,8 +54,8 @@ struct Shared {
     has_ended: bool,
 }
 
-/// What handles have asked for since the last pass. Of several configurations, or closes, the last or the
-/// first counts.
+/// The requests of handles since the last pass. Of several configurations the last counts, of
+/// several closes the first.
 #[derive(Default)]
 pub(super) struct Requests {
     pub(super) config: Option<Arc<TimeoutConfig>>,
@@ -128,18 +129,20 @@ impl Link {
         Poll::Pending
     }
 
-    /// Nobody waits for the answer to this question any more.
+    /// Forgets a question whose answer no task waits for any more.
     pub(super) fn forget_question(&self, number: u64) {
         let waker = self.lock().waiters.remove(&number);
         drop(waker);
     }
 
-    /// Asks for a drain within the shortest time that was asked for. Returns false after the end.
+    /// Requests a drain within the shortest time that any handle requested. Returns false after the
+    /// end.
     pub(super) fn drain(&self, within: Duration) -> bool {
         self.request(|requests| requests.drain = shorter(requests.drain, within))
     }
 
-    /// Asks for a probe within the shortest time that was asked for. Returns false after the end.
+    /// Requests a probe within the shortest time that any handle requested. Returns false after the
+    /// end.
     pub(super) fn probe(&self, within: Duration) -> bool {
         self.request(|requests| requests.probe = shorter(requests.probe, within))
     }
@@ -192,7 +195,7 @@ impl Link {
         self.lock().peer_close = Some(close);
     }
 
-    /// Takes the requests, and the questions for the status. Returns whether there are any of the latter.
+    /// Takes the requests, and the questions for the status. Returns whether there are questions.
     pub(super) fn take_requests(&self) -> (Requests, bool) {
         let mut shared = self.lock();
         shared.taken = shared.asked;
@@ -216,7 +219,7 @@ impl Link {
         }
     }
 
-    /// The connection has ended, with this status.
+    /// Records that the connection has ended, with this status.
     pub(super) fn end(&self, status: Status) {
         self.step(None, status.at, &Step::Ended);
         self.set_status(status, true);

@@ -231,7 +231,7 @@ where
             self.outbox.on_progress(bytes);
             self.observe(now, Event::SendProgress { bytes });
         }
-        // A ping that waits alone has a deadline of its own.
+        // A ping that waits alone has its own deadline.
         let Buffered { data, control, .. } = self.outbox.buffered();
         if message_waits || data || control || self.outbox.has_displaced() {
             self.observe(now, Event::SendStart);

@@ -1,4 +1,4 @@
-//! The timeouts of a whole server: its limits, its observer, and the connections that follow them.
+//! The timeouts of a whole server: its limits, its observer, and its connections.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,11 +15,11 @@ use crate::observer::Observer;
 
 /// The timeouts of a server or a client: limits, an observer, and a list of the connections.
 ///
-/// Pass a reference to it in place of a configuration, to [`runtime::tokio::wrap`] and `open` and the like,
-/// or to [`TimeoutSocket::new`](crate::TimeoutSocket::new). Clones, and the values that
-/// [`with_config`](Self::with_config) returns for single endpoints, share the list.
+/// Pass a reference to it in place of a configuration to [`runtime::tokio::wrap`], its `open`, or
+/// [`TimeoutSocket::new`](crate::TimeoutSocket::new). Clones share the list, and so do the values
+/// that [`with_config`](Self::with_config) returns for single endpoints.
 ///
-/// A connection is on the list from when its `open` or `wrap` is called until it ends.
+/// A connection is on the list from the call of `open` or `wrap` until it ends.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -54,7 +54,7 @@ pub struct Timeouts {
     common: Option<Arc<Common>>,
 }
 
-/// What the endpoints of a server share.
+/// The parts that the endpoints of a server share.
 #[derive(Clone, Default)]
 pub(super) struct Common {
     observer: Option<Arc<dyn Observer>>,
@@ -66,14 +66,14 @@ pub(super) struct Common {
 struct List {
     connections: BTreeMap<u64, Arc<Link>>,
     next_id: u64,
-    /// Connections that begin now are drained within this.
+    /// The time within which to drain connections that begin from now on.
     draining: Option<Duration>,
-    /// Wait until the list is empty.
+    /// The tasks that wait until the list is empty.
     waiters: Vec<Waker>,
 }
 
 impl Timeouts {
-    /// Creates a list of connections that follow `config`.
+    /// Creates an empty list of connections with the limits `config`.
     pub fn new(config: impl Into<Arc<TimeoutConfig>>) -> Self {
         Self {
             config: config.into(),
@@ -81,7 +81,7 @@ impl Timeouts {
         }
     }
 
-    /// Returns the same with other limits, for one endpoint. Existing connections keep theirs.
+    /// Returns a clone with other limits, for one endpoint. Existing connections keep theirs.
     pub fn with_config(&self, config: impl Into<Arc<TimeoutConfig>>) -> Self {
         Self {
             config: config.into(),
@@ -89,14 +89,16 @@ impl Timeouts {
         }
     }
 
-    /// Reports what happens on connections that begin from now on to `observer`, in place of the log.
+    /// Reports what happens on connections that begin from now on to `observer`, in place of the
+    /// log.
     #[must_use]
     pub fn with_observer(self, observer: impl Observer) -> Self {
         self.with_common(|common| common.observer = Some(Arc::new(observer)))
     }
 
     /// Sets the slack of connections that begin from now on; see
-    /// [`TimeoutSocket::with_timer_slack`](crate::TimeoutSocket::with_timer_slack), which takes precedence.
+    /// [`TimeoutSocket::with_timer_slack`](crate::TimeoutSocket::with_timer_slack), which takes
+    /// precedence.
     #[must_use]
     pub fn with_timer_slack(self, slack: Duration) -> Self {
         self.with_common(|common| common.slack = Some(slack))
@@ -112,7 +114,8 @@ impl Timeouts {
         &self.config
     }
 
-    /// Returns how many connections are on the list, those whose opening handshake is in progress included.
+    /// Returns the number of connections on the list, including those whose opening handshake is in
+    /// progress.
     pub fn len(&self) -> usize {
         self.list().map_or(0, |list| list.connections.len())
     }
@@ -124,7 +127,7 @@ impl Timeouts {
 
     /// Returns handles to all connections on the list, the oldest first.
     ///
-    /// The status of every connection that answers within a second:
+    /// For example, the status of every connection that answers within a second:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -143,13 +146,14 @@ impl Timeouts {
         links.map(|link| Handle { link: link.clone() }).collect()
     }
 
-    /// Closes all connections, each at a random point within `within`, and waits until the list is empty.
-    /// Connections that begin later are closed likewise.
+    /// Closes all connections, each at a random point within `within`, and waits
+    /// until the list is empty. Connections that begin later are also closed within `within` from
+    /// their start.
     ///
-    /// This takes at most `within`, the `close_timeout` and the timer slack, if all connections are polled,
-    /// and before that the `handshake_timeout` for opening handshakes in progress.
-    /// A task that does not poll its socket delays it: put a limit around it at shutdown. Dropping the
-    /// future stops the waiting and not the drain.
+    /// If all connections are polled, this takes at most `within` plus `close_timeout` plus the
+    /// timer slack, and for opening handshakes in progress also `handshake_timeout`. A task that
+    /// does not poll its socket delays the drain, so set a timeout at shutdown. Dropping the future
+    /// stops the wait, not the drain.
     pub fn drain(&self, within: Duration) -> impl Future<Output = ()> + Send + use<> {
         let common = self.common.clone();
         let draining = common.iter().flat_map(|common| {
@@ -184,7 +188,7 @@ impl Timeouts {
     }
 }
 
-/// The limits alone: no list, and the default log.
+/// Uses the limits alone, without a list and with the default log.
 impl From<Arc<TimeoutConfig>> for Timeouts {
     fn from(config: Arc<TimeoutConfig>) -> Self {
         Self {
@@ -194,14 +198,14 @@ impl From<Arc<TimeoutConfig>> for Timeouts {
     }
 }
 
-/// The limits alone: no list, and the default log.
+/// Uses the limits alone, without a list and with the default log.
 impl From<TimeoutConfig> for Timeouts {
     fn from(config: TimeoutConfig) -> Self {
         Arc::new(config).into()
     }
 }
 
-/// A clone, which shares the list.
+/// Clones the value, which shares the list.
 impl From<&Self> for Timeouts {
     fn from(timeouts: &Self) -> Self {
         timeouts.clone()
