@@ -92,8 +92,8 @@ enum Call {
     /// Sets the timer of a slot to fire after so many nanoseconds, or before now.
     Set(u32, i64),
     Cancel(u32),
-    /// Polls after so many nanoseconds. One of the slots that fire is to fire again, the others are set
-    /// as given, or cancelled if that is `None`.
+    /// Polls after so many nanoseconds. One of the slots that fire is to fire again, the others are
+    /// set as given, or cancelled if that is `None`.
     Poll(i64, Option<i64>),
     Compact,
 }
@@ -138,8 +138,8 @@ fn after(now: Timestamp, nanos: i64) -> Timestamp {
     Timestamp::from_nanos(now.as_nanos().saturating_add_signed(nanos))
 }
 
-/// When a timer that is set to `at` fires, in a wheel that has come to `tick`: then, or where the wheel
-/// begins or ends.
+/// When a timer that is set to `at` fires, in a wheel that has come to `tick`: then, or where the
+/// wheel begins or ends.
 fn fires_at(tick: u64, slot: u32, at: Timestamp) -> Timestamp {
     const TICK: u64 = 1 << 25;
     let reach = (tick + 1023) * TICK;

@@ -45,8 +45,8 @@ fn call(random: &mut Random) -> Call {
     }
 }
 
-/// After a break nothing is sent; a message that was accepted is sent once, in order, or its loss is
-/// told; the Close frame is the last; a drain ends, and what can leave has left at its end.
+/// After a break nothing is sent; a message that was accepted is sent once, in order, or its loss
+/// is told; the Close frame is the last; a drain ends, and what can leave has left at its end.
 /// Guards rules 11, 15 and 21.
 #[test]
 fn what_leaves_leaves_in_order() {
