@@ -102,14 +102,15 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
 }
 
 impl Verdict {
-    /// Returns the limit that was passed to a call such as `send_timeout`; `None` if a configured limit
-    /// expired.
+    /// Returns the limit that was passed to a call such as `send_timeout`; `None` if a configured
+    /// limit expired.
     pub fn within(&self) -> Option<Duration> {
         self.limit.filter(|_| self.is_limit_of_call)
     }
 
     /// Returns the limit that was exceeded, if it is a number per second: of bytes for
-    /// [`SlowReceive`](CloseReason::SlowReceive), of pings for [`PingFlood`](CloseReason::PingFlood).
+    /// [`SlowReceive`](CloseReason::SlowReceive), of pings for
+    /// [`PingFlood`](CloseReason::PingFlood).
     pub fn rate(&self) -> Option<u32> {
         self.rate.map(NonZeroU32::get)
     }

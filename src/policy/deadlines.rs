@@ -213,7 +213,8 @@ impl State {
         (earlier(others, of_ping), None)
     }
 
-    /// Returns the earliest deadline but the next ping's, and the next ping's, if that takes no table.
+    /// Returns the earliest deadline except the next ping's, and the next ping's, if they need no
+    /// table.
     #[inline(never)]
     pub(super) fn plain_deadlines(
         &self,

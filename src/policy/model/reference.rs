@@ -482,8 +482,8 @@ impl Reference {
         }
     }
 
-    /// Shortens a limit by a random part (SPEC S-13), which comes from the seed and the ping's number
-    /// (SPEC S-30), 0 for the connection.
+    /// Shortens a limit by a random part (SPEC S-13), which comes from the seed and the ping's
+    /// number (SPEC S-30), 0 for the connection.
     fn less_jitter(&self, limits: &Limits, limit: Option<Nanos>, number: u64) -> Option<Nanos> {
         let draw = mix(self.seed ^ mix(number)) >> 48;
         let part = ((limits.jitter * draw) << 16) / 1_000_000_000;
