@@ -248,7 +248,7 @@ impl CloseReason {
             Self::HandshakeTimeout => "the opening handshake took too long",
             Self::ConnectionTimeout => "the connection reached its maximum lifetime",
             Self::MessageTimeout => "a write made no progress for too long",
-            Self::IdleTimeout => "received no data for too long",
+            Self::IdleTimeout => "received nothing for too long",
             Self::PongTimeout => "a ping was not answered in time",
             Self::CloseTimeout => "the closing handshake took too long",
             Self::SlowReceive => "a message arrived too slowly",

@@ -19,8 +19,8 @@ use crate::time::Timestamp;
 /// An observer that records each connection, so that you can replay a verdict.
 ///
 /// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the
-/// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended. A trace is
-/// a conformance case: written to a file, `cargo run --example replay -- --check FILE` in this
+/// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended; a drain or a
+/// lifetime displaces no other verdict. A trace is a conformance case: written to a file, `cargo run --example replay -- --check FILE` in this
 /// crate's repository repeats it and compares every action. Traces contain times, limits and the
 /// labels of connections, but no messages.
 ///
@@ -115,6 +115,23 @@ impl Recorder {
     }
 }
 
+impl Traces {
+    /// Keeps a trace in place of the oldest one. A planned end displaces no other verdict: a server that
+    /// drains would lose what went wrong before.
+    fn keep(&mut self, trace: Trace) {
+        let is_planned = |trace: &Trace| trace.reason.is_some_and(CloseReason::is_planned);
+        if self.verdicts.len() >= MAX_VERDICTS {
+            let oldest = match self.verdicts.iter().position(is_planned) {
+                Some(planned) => planned,
+                None if is_planned(&trace) => return,
+                None => 0,
+            };
+            self.verdicts.remove(oldest);
+        }
+        self.verdicts.push_back(trace);
+    }
+}
+
 impl Default for Recorder {
     fn default() -> Self {
         Self::new()
@@ -150,10 +167,7 @@ impl Observer for Recorder {
             _ => end.cause,
         };
         trace.end = Some(end);
-        if traces.verdicts.len() == MAX_VERDICTS {
-            traces.verdicts.pop_front();
-        }
-        traces.verdicts.push_back(trace);
+        traces.keep(trace);
     }
 
     fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {

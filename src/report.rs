@@ -7,14 +7,15 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::string::ToString;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use std::vec::Vec;
 
 use log::kv::{self, Source, Value, VisitSource};
-use log::{Level, Record};
-#[cfg(feature = "tower")]
-use log::{info, warn};
+use log::{Level, Record, info, log, warn};
 
 use crate::config::TimeoutConfig;
+use crate::env::UnknownVariable;
 use crate::error::PeerClose;
 use crate::observer::{Connection, Observer, Report};
 use crate::socket::Link;
@@ -34,13 +35,32 @@ pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>
     }
 }
 
-/// Logs the limits of a server, and the settings among them that are probably mistakes.
-#[cfg(feature = "tower")]
+/// Logs the limits of a server, and the settings among them that are probably mistakes, unless this
+/// process has logged them. A router layers them for each of its routes.
 pub(crate) fn limits(config: &TimeoutConfig) {
+    static LOGGED: Mutex<Vec<TimeoutConfig>> = Mutex::new(Vec::new());
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged.contains(config) {
+        return;
+    }
+    logged.push(*config);
+    drop(logged);
     let limits = std::format!("{config}").replace('\n', " ");
     info!(target: TARGET, event = "limits"; "limits: {limits}");
     for warning in config.warnings() {
         warn!(target: TARGET, event = "warning"; "{warning}");
+    }
+}
+
+/// Logs variables that mean no setting: `warn` if one is probably misspelled, else `info`.
+pub(crate) fn unknown_variables(unknown: &[UnknownVariable]) {
+    for variable in unknown {
+        let level = match variable.nearest() {
+            Some(_) => Level::Warn,
+            None => Level::Info,
+        };
+        let variable = OneLine(variable);
+        log!(target: TARGET, level, event = "unknown variable"; "{variable}");
     }
 }
 

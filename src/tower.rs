@@ -51,14 +51,13 @@
 //! The first time that a process layers a configuration, it logs the limits (`info`) and the
 //! settings among them that are probably mistakes (`warn`, see [`TimeoutConfig::warnings`]).
 
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::vec::Vec;
 
 use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(doc)]
 use crate::config::TimeoutConfig;
 use crate::report;
 use crate::socket::Timeouts;
@@ -68,7 +67,7 @@ impl<S> Layer<S> for Timeouts {
     type Service = AddTimeouts<S>;
 
     fn layer(&self, inner: S) -> AddTimeouts<S> {
-        log_once(self.config());
+        report::limits(self.config());
         let timeouts = self.clone();
         AddTimeouts { inner, timeouts }
     }
@@ -96,17 +95,5 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for AddTimeouts<S> {
         extensions.insert(self.timeouts.config().clone());
         extensions.insert(self.timeouts.clone());
         self.inner.call(request)
-    }
-}
-
-/// Logs a configuration unless this process already has. A router calls `layer` for each of its
-/// routes, and a hand-written server for each connection.
-fn log_once(config: &TimeoutConfig) {
-    static LOGGED: Mutex<Vec<TimeoutConfig>> = Mutex::new(Vec::new());
-    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !logged.contains(config) {
-        logged.push(*config);
-        drop(logged);
-        report::limits(config);
     }
 }

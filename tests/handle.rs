@@ -819,6 +819,37 @@ async fn a_recorder_keeps_the_first_steps_and_the_last_verdicts() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_displace_what_went_wrong() {
+    let recorder = Recorder::new();
+    let config = off().idle_timeout(SECOND).build().unwrap();
+    let timeouts = Timeouts::new(config).with_observer(recorder.clone());
+    let reasons = || -> Vec<_> {
+        let traces = recorder.verdicts();
+        traces.iter().filter_map(|trace| trace.reason()).collect()
+    };
+    let end = async |drains| {
+        let (mut socket, client) = pair(&timeouts).await;
+        if drains {
+            answers(client);
+            socket.drain(Duration::ZERO);
+        }
+        read_to_end(socket).await;
+    };
+    end(false).await;
+    for _ in 0..20 {
+        end(true).await;
+    }
+    assert_eq!(reasons()[0], CloseReason::IdleTimeout);
+    assert_eq!(reasons()[1..], [CloseReason::Drain; 15]);
+    for _ in 0..15 {
+        end(false).await;
+    }
+    assert_eq!(reasons(), [CloseReason::IdleTimeout; 16]);
+    end(true).await;
+    assert_eq!(reasons(), [CloseReason::IdleTimeout; 16]);
+}
+
 /// Guards rule 27.
 #[tokio::test(start_paused = true)]
 async fn a_trace_contains_the_whole_configuration() {

@@ -11,7 +11,9 @@ use std::vec::Vec;
 use super::handle::Handle;
 use super::link::Link;
 use crate::config::TimeoutConfig;
+use crate::env::EnvError;
 use crate::observer::Observer;
+use crate::report;
 
 /// The timeouts of a server or a client: limits, an observer, and a list of the connections.
 ///
@@ -79,6 +81,21 @@ impl Timeouts {
             config: config.into(),
             common: Some(Arc::default()),
         }
+    }
+
+    /// Creates an empty list of connections with the limits of the environment, and logs these.
+    ///
+    /// The limits are `info`. Variables whose names begin with `WS_` but mean no setting, since one may
+    /// be misspelled, and settings that are probably mistakes are `warn`.
+    ///
+    /// # Errors
+    /// Returns one [`EnvError`] that lists every variable with an invalid value, as
+    /// [`TimeoutConfig::from_env`] does.
+    pub fn from_env() -> Result<Self, EnvError> {
+        let loaded = TimeoutConfig::from_env()?;
+        report::unknown_variables(&loaded.unknown);
+        report::limits(&loaded.config);
+        Ok(Self::new(loaded.config))
     }
 
     /// Returns a clone with other limits, for one endpoint. Existing connections keep theirs.

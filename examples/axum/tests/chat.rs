@@ -127,8 +127,14 @@ async fn a_stopped_client_is_disconnected_in_time_and_the_log_says_why() {
         ("WS_PING_INTERVAL", "0.5"),
         ("WS_PONG_TIMEOUT", "1"),
         ("WS_JITTER", "0"),
+        ("WS_PING_INTERNAL", "3"),
+        ("WS_SERVICE_HOST", "10.0.0.1"),
     ];
     let mut server = Server::start(&limits).await;
+    server
+        .logs(&["WARN", "WS_PING_INTERNAL", "did you mean WS_PING_INTERVAL?"])
+        .await;
+    server.logs(&["INFO", "WS_SERVICE_HOST"]).await;
     server
         .logs(&["INFO", "limits: ", "WS_PONG_TIMEOUT=1 "])
         .await;

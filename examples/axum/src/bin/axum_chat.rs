@@ -26,16 +26,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::{self, Sender};
 use ws_timeout::axum::{MeteredListener, Peer, TimeoutUpgrade};
 use ws_timeout::runtime::tokio::Timer;
-use ws_timeout::{Log, Recorder, TimeoutConfig, TimeoutSocket, Timeouts, Trace};
+use ws_timeout::{Log, Recorder, TimeoutSocket, Timeouts, Trace};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
-    let config = TimeoutConfig::from_env()?.config;
-    let slow = config.to_builder().message_timeout(Duration::from_secs(8));
     let recorder = Recorder::new();
-    let timeouts = Timeouts::new(config).with_observer((Log, recorder.clone()));
+    let timeouts = Timeouts::from_env()?.with_observer((Log, recorder.clone()));
+    let config = *timeouts.config().as_ref();
+    let slow = config.to_builder().message_timeout(Duration::from_secs(8));
     let slow = timeouts.with_config(slow.build()?);
     let app = Router::new()
         .route("/ws", any(join))
