@@ -172,8 +172,21 @@ impl<'de> Visitor<'de> for AnyType {
         Ok("[…]".to_owned())
     }
 
+    /// With its feature `arbitrary_precision`, serde_json passes a number that is not a whole one as a table
+    /// of this name and the text of the number. Without the feature it would be an `f64`.
     fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<String, A::Error> {
-        while table.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok("{…}".to_owned())
+        const NUMBER: &str = "$serde_json::private::Number";
+        let mut text = "{…}".to_owned();
+        while let Some(Text(name)) = table.next_key()? {
+            if name == NUMBER {
+                let Text(number) = table.next_value()?;
+                text = number
+                    .parse::<f64>()
+                    .map_or(text, |number| number.to_string());
+            } else {
+                table.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(text)
     }
 }

@@ -170,6 +170,27 @@ fn unknown_names_are_errors_with_the_nearest_name() {
     );
 }
 
+/// What serde_json passes with its feature `arbitrary_precision`, which any crate in the tree can enable.
+#[test]
+fn a_number_of_any_precision_is_read_as_without_that_feature() {
+    let read = |number: &str| {
+        let section = json!({ "jitter": { "$serde_json::private::Number": number } });
+        let config = serde_json::from_str::<TimeoutConfig>(&section.to_string());
+        config
+            .map(|config| config.jitter())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(read("0.25"), Ok(0.25));
+    assert_eq!(read("1e-3"), Ok(0.001));
+    for (number, held) in [("0.75", "0.75"), ("NaN", "NaN"), ("one", "{…}")] {
+        let error = read(number).unwrap_err();
+        assert!(
+            error.starts_with(&as_variables(&[("jitter", held)])),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn a_value_of_another_type_is_listed_with_the_others() {
     let error = rejected(
