@@ -171,7 +171,8 @@ pub enum Report<'a> {
         /// The state of the connection.
         status: &'a Status,
     },
-    /// The policy ended the connection. [`Closed`](Self::Closed) follows.
+    /// The policy ended the connection. [`Closed`](Self::Closed) follows, or [`Dropped`](Self::Dropped) if the
+    /// program drops the socket before that; nothing follows the verdict on an opening handshake.
     #[non_exhaustive]
     Verdict {
         /// The verdict, with its reason, its limit and the state of the connection.

@@ -14,19 +14,20 @@ use crate::observer::{Connection, Observer, Report, Step};
 use crate::policy::Horizon;
 use crate::seed::PingId;
 use crate::status::Status;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, saturating_nanos};
 
 /// An observer that records each connection, so that you can replay a verdict.
 ///
 /// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the
 /// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended; a drain or a
-/// lifetime displaces no other verdict. A trace is a conformance case: written to a file, `cargo run --example replay -- --check FILE` in this
-/// crate's repository repeats it and compares every action. Traces contain times, limits and the
-/// labels of connections, but no messages.
+/// lifetime displaces no other verdict. A trace is a conformance case: written to a file,
+/// `cargo run --example replay -- --check FILE` in this crate's repository repeats it and compares
+/// every action. Traces contain times, limits and the labels of connections, but no messages.
 ///
 /// A step takes 40 bytes. It is a call of the policy, not a message: an idle connection takes about
-/// eight steps per ping. Recording stops after 4096 steps; [`with_max_steps`](Self::with_max_steps)
-/// sets another limit.
+/// eight steps per ping. Recording stops after 4096 steps, hours on an idle connection: a trace that
+/// was [cut](Trace::is_cut) lacks the verdict. [`with_max_steps`](Self::with_max_steps) sets another
+/// limit. All connections share a lock, which each step takes.
 ///
 /// Clones share their traces. Use one recorder for each [`Timeouts::new`](crate::Timeouts::new),
 /// since each numbers its connections from 1. An observer replaces the log; this keeps both:
@@ -140,29 +141,34 @@ impl Default for Recorder {
 
 impl Observer for Recorder {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
-        let (verdict, status) = match *report {
+        let (reason, is_of_a_call, status) = match *report {
             Report::Closed {
                 verdict: Some(verdict),
                 status,
                 ..
-            } => (verdict, status),
+            } => (verdict.reason, verdict.is_limit_of_call, status),
             // `Closed` does not follow a failed handshake.
             Report::Verdict { verdict, .. } if verdict.reason == CloseReason::HandshakeTimeout => {
-                (verdict, &*verdict.status)
+                (verdict.reason, false, &*verdict.status)
             }
+            // Nor a verdict that a send returned to a program that then dropped the socket.
+            Report::Dropped { status } => match status.cause {
+                Some(cause) => (cause, false, status),
+                None => return,
+            },
             _ => return,
         };
         let mut traces = self.lock();
         let Some(mut trace) = traces.open.remove(&connection.id) else {
             return;
         };
-        trace.label = connection.label.map(ToString::to_string);
-        trace.reason = Some(verdict.reason);
+        trace.name(connection);
+        trace.reason = Some(reason);
         let mut end = *status;
         // The cause is that of the policy, which knows no limit of a call; and the status of a
         // failed handshake precedes its verdict.
-        end.cause = match verdict.reason {
-            _ if verdict.is_limit_of_call => None,
+        end.cause = match reason {
+            _ if is_of_a_call => None,
             CloseReason::HandshakeTimeout => Some(CloseReason::HandshakeTimeout),
             _ => end.cause,
         };
@@ -202,6 +208,7 @@ impl Observer for Recorder {
             Step::Polled { horizon, action } => Recorded::Polled(horizon, action),
         };
         if let Some(trace) = traces.open.get_mut(&connection.id) {
+            trace.name(connection);
             match trace.steps.len() < self.max_steps {
                 true => trace.steps.push((at, recorded)),
                 false => trace.is_cut = true,
@@ -233,6 +240,13 @@ impl Trace {
     /// Returns whether steps are missing at the end, because the trace reached its limit.
     pub fn is_cut(&self) -> bool {
         self.is_cut
+    }
+
+    /// Takes over the name of the connection, which may come or change after its beginning.
+    fn name(&mut self, connection: &Connection<'_>) {
+        if self.label.as_deref() != connection.label && connection.label.is_some() {
+            self.label = connection.label.map(ToString::to_string);
+        }
     }
 }
 
@@ -411,9 +425,11 @@ struct Length(Duration);
 
 impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.subsec_nanos() % 1_000_000 {
-            0 => write!(f, "{}", self.0.as_millis()),
-            _ => write!(f, r#"{{"ns": {}}}"#, self.0.as_nanos()),
+        // To the policy, a longer length is as long as this.
+        let nanos = saturating_nanos(self.0);
+        match nanos % 1_000_000 {
+            0 => write!(f, "{}", nanos / 1_000_000),
+            _ => write!(f, r#"{{"ns": {nanos}}}"#),
         }
     }
 }
