@@ -33,7 +33,7 @@
 //! | `limit` | the reason's name, such as `idle_timeout` |
 //! | `allowed_ms` | the length of the limit |
 //! | `age_ms` | the connection's age |
-//! | `code` | the code of the Close frame: ours in `verdict`, the peer's in `closed` |
+//! | `code` | the code of the Close frame: ours in `verdict`, if one was sent; the peer's in `closed` |
 //! | `rtt_us` | the latest round-trip time |
 //! | `bound_ms` | how soon a dead peer is detected |
 //! | `asleep_ms` | the length of a suspension |

@@ -16,7 +16,7 @@ use log::{Level, Record, info, log, warn};
 
 use crate::config::TimeoutConfig;
 use crate::env::UnknownVariable;
-use crate::error::PeerClose;
+use crate::error::{CloseHandshake, PeerClose};
 use crate::observer::{Connection, Observer, Report};
 use crate::socket::Link;
 use crate::time::Plain;
@@ -175,7 +175,8 @@ impl<'a> Fields<'a> {
                 fields.limit = Some(verdict.reason.name());
                 fields.allowed_ms = verdict.limit.map(millis);
                 fields.age_ms = Some(millis(verdict.status.age));
-                fields.code = config.close_code(verdict.reason);
+                let is_sent = verdict.close_handshake != CloseHandshake::NotSent;
+                fields.code = config.close_code(verdict.reason).filter(|_| is_sent);
             }
             Report::Closed {
                 verdict,

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use exact::wrap;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
@@ -117,6 +117,28 @@ async fn a_blocked_message_is_told_from_a_blocked_ping() {
         "full: dropped: message_timeout: a ping waited 1.015 s to be written (limit 1 s); age 21.015 s; \
          1 ping, 0 pongs"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_without_a_close_frame_has_no_code() {
+    let config = builder()
+        .no_message_timeout()
+        .ping_interval(20 * SECOND)
+        .pong_timeout(10 * SECOND);
+    let (mut socket, _client) = pair("choked", config).await;
+    // The ping leaves, and then the transport is full.
+    let ping = socket.recv_timeout(21 * SECOND).await;
+    assert_eq!(ping.unwrap(), Received::TimedOut);
+    let large = Message::text("x".repeat(1000));
+    assert!(socket.send(large).now_or_never().is_none());
+    socket.recv().await.unwrap_err();
+    let [_, verdict, _] = lines("choked");
+    assert!(
+        verdict.text.starts_with("choked: dropped: pong_timeout: "),
+        "{}",
+        verdict.text
+    );
+    assert!(!verdict.values.contains_key("code"), "{verdict:?}");
 }
 
 #[tokio::test(start_paused = true)]
