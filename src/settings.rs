@@ -82,6 +82,7 @@ impl TimeoutOverrides {
     /// let base = TimeoutConfig::production();
     /// assert_eq!(TimeoutOverrides::default().apply(&base), base);
     /// ```
+    #[must_use]
     pub fn apply(&self, base: &TimeoutConfig) -> TimeoutConfig {
         let mut config = *base;
         for setting in self.settings() {

@@ -237,6 +237,18 @@ async fn the_end_of_the_last_connection_wakes_each_task_that_drains_once() {
     }
 }
 
+/// Guards rule 26.
+#[tokio::test(start_paused = true)]
+async fn of_several_drains_of_a_server_the_shortest_counts() {
+    let timeouts = Timeouts::new(TimeoutConfig::default());
+    drop(timeouts.drain(Duration::ZERO));
+    drop(timeouts.drain(1000 * SECOND));
+    let (socket, client) = pair(&timeouts).await;
+    answers(client);
+    let end = timeout(SECOND, read_to_end(socket)).await.unwrap();
+    assert_eq!(reason(end), Some(CloseReason::Drain));
+}
+
 /// Guards rules 25 and 26.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_is_on_the_list_and_drained_once_it_is_done() {
@@ -626,20 +638,25 @@ async fn no_question_of_another_thread_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn the_transports_are_gone_before_the_list_is_empty() {
     let timeouts = Timeouts::new(close_within(1));
-    let (server, mut client) = duplex(4096);
-    let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
-    let socket = wrap(&timeouts, server);
-    let gone = Arc::new(Mutex::new(None));
-    let (seen, listed) = (gone.clone(), timeouts.clone());
-    let waker = OnWake::waker(move || {
-        // Ready if the other end is dropped.
-        let read = client.read_to_end(&mut Vec::new()).now_or_never();
-        *seen.lock().unwrap() = Some(read.is_some() && listed.is_empty());
-    });
-    let mut drained = timeouts.drain(Duration::ZERO).boxed();
-    assert!(!poll_with(&waker, &mut drained));
-    assert_eq!(reason(read_to_end(socket).await), Some(CloseReason::Drain));
-    assert_eq!(*gone.lock().unwrap(), Some(true));
+    for is_read in [true, false] {
+        let (server, mut client) = duplex(4096);
+        let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+        let socket = wrap(&timeouts, server);
+        let gone = Arc::new(Mutex::new(None));
+        let (seen, listed) = (gone.clone(), timeouts.clone());
+        let waker = OnWake::waker(move || {
+            // Ready if the other end is dropped.
+            let read = client.read_to_end(&mut Vec::new()).now_or_never();
+            *seen.lock().unwrap() = Some(read.is_some() && listed.is_empty());
+        });
+        let mut drained = timeouts.drain(Duration::ZERO).boxed();
+        assert!(!poll_with(&waker, &mut drained));
+        match is_read {
+            true => assert_eq!(reason(read_to_end(socket).await), Some(CloseReason::Drain)),
+            false => drop(socket),
+        }
+        assert_eq!(*gone.lock().unwrap(), Some(true));
+    }
 
     struct OnDrop(Timeouts);
     impl Drop for OnDrop {
@@ -781,6 +798,41 @@ async fn every_verdict_leaves_a_trace_that_replays() {
         .ok()
         .unwrap();
     assert_eq!(case.name, "connection 1 (a \"b\" \\ \n c): idle_timeout");
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_a_send_returned_leaves_a_trace_though_the_socket_is_dropped() {
+    let recorder = Recorder::new();
+    let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(recorder.clone());
+    let (mut socket, _client) = pair(&timeouts).await;
+    assert!(timeout(SECOND, socket.next()).await.is_err());
+    socket.drain(Duration::ZERO);
+    assert!(socket.next().now_or_never().is_none());
+    let sent = socket.send(Message::text("late")).await;
+    assert_eq!(reason(sent.err()), Some(CloseReason::Drain));
+    drop(socket);
+    let traces = recorder.verdicts();
+    assert_eq!(traces.len(), 1);
+    assert_eq!(traces[0].reason(), Some(CloseReason::Drain));
+    assert_replays(&traces[0].to_string());
+}
+
+/// Guards rule 27.
+#[tokio::test(start_paused = true)]
+async fn the_trace_of_an_open_connection_has_its_label_and_the_longest_lengths() {
+    let recorder = Recorder::new();
+    let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(recorder.clone());
+    let (socket, _client) = pair(&timeouts).await;
+    let mut socket = socket.with_label("user 7");
+    for within in [Duration::MAX, Duration::from_secs(u64::MAX)] {
+        socket.drain(within);
+        socket.probe(within);
+    }
+    assert!(socket.next().now_or_never().is_none());
+    let trace = recorder.trace(1).unwrap();
+    assert_eq!(trace.label(), Some("user 7"));
+    assert_replays(&trace.to_string());
 }
 
 /// Guards rule 27.

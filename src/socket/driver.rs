@@ -210,17 +210,21 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.link.insert(link).clone()
     }
 
-    /// Reports that the program drops the socket or takes the inner socket back.
-    pub(super) fn on_drop(&self) {
-        if self.inner.is_none() {
-            return;
-        }
-        let status = self.status_at(self.alarm.now());
+    /// Reports that the program drops the socket or takes the inner socket back, and returns the
+    /// inner socket; `None` if the connection has ended.
+    pub(super) fn leave(&mut self) -> Option<Heartbeats<S>> {
+        let inner = self.inner.take()?;
         if self.open_logged {
-            self.report(Report::Dropped { status: &status });
+            let status = &self.status_at(self.alarm.now());
+            self.report(Report::Dropped { status });
         }
+        Some(inner)
+    }
+
+    /// Takes the connection off the list, and tells its handles, once its transport is gone.
+    pub(super) fn end_link(&self) {
         if let Some(link) = &self.link {
-            link.end(status);
+            link.end(self.status_at(self.alarm.now()));
         }
     }
 }

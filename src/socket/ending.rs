@@ -217,9 +217,7 @@ where
     fn end(&mut self) {
         self.inner = None;
         self.alarm.clear();
-        if let Some(link) = &self.link {
-            link.end(self.status_at(self.alarm.now()));
-        }
+        self.end_link();
         self.wakers.wake_both();
     }
 }

@@ -244,6 +244,6 @@ impl Link {
     }
 }
 
-fn shorter(known: Option<Duration>, within: Duration) -> Option<Duration> {
+pub(super) fn shorter(known: Option<Duration>, within: Duration) -> Option<Duration> {
     Some(known.map_or(within, |known| known.min(within)))
 }

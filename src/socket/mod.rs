@@ -125,8 +125,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// room is lost.
     pub fn into_inner(mut self) -> Option<S> {
         self.fast.drive(|driver| {
-            driver.on_drop();
-            driver.inner.take().map(Heartbeats::into_inner)
+            let inner = driver.leave();
+            driver.end_link();
+            inner.map(Heartbeats::into_inner)
         })
     }
 
@@ -211,7 +212,10 @@ where
 
 impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
     fn drop(&mut self) {
-        self.fast.drive(|driver| driver.on_drop());
+        self.fast.drive(|driver| {
+            drop(driver.leave());
+            driver.end_link();
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use super::handle::Handle;
-use super::link::Link;
+use super::link::{Link, shorter};
 use crate::config::TimeoutConfig;
 use crate::env::EnvError;
 use crate::observer::Observer;
@@ -99,6 +99,7 @@ impl Timeouts {
     }
 
     /// Returns a clone with other limits, for one endpoint. Existing connections keep theirs.
+    #[must_use]
     pub fn with_config(&self, config: impl Into<Arc<TimeoutConfig>>) -> Self {
         Self {
             config: config.into(),
@@ -163,9 +164,9 @@ impl Timeouts {
         links.map(|link| Handle { link: link.clone() }).collect()
     }
 
-    /// Closes all connections, each at a random point within `within`, and waits
-    /// until the list is empty. Connections that begin later are also closed within `within` from
-    /// their start.
+    /// Closes all connections, each at a random point within `within`, and waits until the list is
+    /// empty. Connections that begin later are also closed within `within` from their start. Of
+    /// several calls, the shortest `within` counts.
     ///
     /// If all connections are polled, this takes at most `within` plus `close_timeout` plus the
     /// timer slack, and for opening handshakes in progress also `handshake_timeout`. A task that
@@ -175,7 +176,7 @@ impl Timeouts {
         let common = self.common.clone();
         let draining = common.iter().flat_map(|common| {
             let mut list = common.lock();
-            list.draining = Some(within);
+            list.draining = shorter(list.draining, within);
             list.connections.values().cloned().collect::<Vec<_>>()
         });
         for link in draining {
