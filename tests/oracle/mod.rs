@@ -855,7 +855,7 @@ impl Oracle {
         self.last(|line| line.meaning.sent)
     }
 
-    /// When that last was so; all clocks start when the connection opens (SPEC E-1).
+    /// When that last was so; all clocks start when the connection opens (SPEC E-48).
     fn last(&self, was: impl Fn(&Line) -> bool) -> Nanos {
         let line = self.log.iter().rev().find(|line| was(line));
         line.map_or_else(|| self.opened(), |line| line.at)
