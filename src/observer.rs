@@ -15,8 +15,8 @@ use crate::time::Timestamp;
 
 /// Receives reports of what happens on the connections of a [`Timeouts`](crate::Timeouts).
 ///
-/// Its methods run inside the task that polls the connection, so they must be short and must not
-/// block. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate. With
+/// Its methods run inside the task that polls the connection, so they must be short, and must not
+/// block or panic. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate. With
 /// feature `tracing`, `Tracing` emits events instead.
 ///
 /// An observer that counts verdicts (`examples/metrics.rs` counts more, and answers `/metrics`):

@@ -125,9 +125,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// room is lost.
     pub fn into_inner(mut self) -> Option<S> {
         self.fast.drive(|driver| {
-            let inner = driver.leave();
+            let inner = driver.leave()?;
             driver.end_link();
-            inner.map(Heartbeats::into_inner)
+            Some(inner.into_inner())
         })
     }
 
@@ -213,8 +213,10 @@ where
 impl<S: TryStream, T: Timer> Drop for TimeoutSocket<S, T> {
     fn drop(&mut self) {
         self.fast.drive(|driver| {
-            drop(driver.leave());
-            driver.end_link();
+            if let Some(inner) = driver.leave() {
+                drop(inner);
+                driver.end_link();
+            }
         });
     }
 }
