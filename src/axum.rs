@@ -84,7 +84,7 @@ use crate::socket::{TimeoutSocket, Timeouts};
 /// Extracts a `WebSocketUpgrade` whose socket has timeouts.
 ///
 /// It takes the timeouts from the first of: the request's extension [`Timeouts`], its extension
-/// `Arc<TimeoutConfig>`, [`TimeoutConfig::DEFAULT`]. So without a layer the socket still has
+/// `Arc<TimeoutConfig>` or `TimeoutConfig`, [`TimeoutConfig::DEFAULT`]. So without a layer the socket still has
 /// limits, but the connection is on no list, and no drain reaches it.
 ///
 /// It sets the buffer sizes of [`limit_buffers`]. With a `ConnectInfo` of [`Peer`] or `SocketAddr`,
@@ -139,7 +139,10 @@ fn timeouts_of(extensions: &Extensions) -> Timeouts {
     }
     match extensions.get::<Arc<TimeoutConfig>>() {
         Some(config) => config.clone().into(),
-        None => TimeoutConfig::DEFAULT.into(),
+        None => {
+            let config = extensions.get::<TimeoutConfig>().copied();
+            config.unwrap_or(TimeoutConfig::DEFAULT).into()
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Verdict {
 }
 
 /// The peer's Close frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PeerClose {
     /// The code of the frame; `None` if it had none.
@@ -59,7 +59,7 @@ pub struct PeerClose {
 }
 
 /// The outcome of the closing handshake after a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseHandshake {
     /// The closing handshake is in progress.
@@ -154,11 +154,6 @@ impl Verdict {
     /// Writes the measured values, in words.
     fn write_measured(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;
-        // The whole wait: the limit, and how much later the policy was polled.
-        let waited = |kind| {
-            let limit = self.limit.unwrap_or_default();
-            Plain(limit.saturating_add(self.overdue(kind).unwrap_or_default()))
-        };
         match self.reason {
             CloseReason::HandshakeTimeout => {
                 let age = Plain(status.age);
@@ -179,10 +174,8 @@ impl Verdict {
                 let is_of_a_write = self.overdue(DeadlineKind::Write).is_some();
                 match status.ping_unsent.filter(|_| !is_of_a_write) {
                     Some(unsent) => write!(f, "a ping waited {} to be written", Plain(unsent)),
-                    None => {
-                        let waited = waited(DeadlineKind::Write);
-                        write!(f, "a write made too little progress for {waited}")
-                    }
+                    // A grace, progress and changed limits move its deadline: its start is not known.
+                    None => f.write_str("a write made too little progress"),
                 }
             }
             CloseReason::PongTimeout if self.is_of_a_probe() => {
@@ -192,10 +185,7 @@ impl Verdict {
                 let unanswered = Plain(status.ping_unanswered.unwrap_or_default());
                 write!(f, "ping unanswered for {unanswered}")
             }
-            CloseReason::CloseTimeout => {
-                let waited = waited(DeadlineKind::Close);
-                write!(f, "the closing handshake was incomplete after {waited}")
-            }
+            CloseReason::CloseTimeout => f.write_str("the closing handshake was not completed"),
             CloseReason::SlowReceive => f.write_str("a message arrived too slowly"),
             CloseReason::PingFlood => f.write_str("the peer sent too many pings"),
             CloseReason::Drain => f.write_str("requested by this program"),

@@ -188,7 +188,7 @@ pub enum Report<'a> {
         /// Whether this side began the closing handshake.
         begun_here: bool,
         /// The peer's Close frame, if one was received.
-        peer_close: Option<PeerClose>,
+        peer_close: Option<&'a PeerClose>,
         /// The state of the connection.
         status: &'a Status,
     },
@@ -201,17 +201,17 @@ pub enum Report<'a> {
 }
 
 impl Report<'_> {
-    /// Returns the name of the variant as in the log, such as `stall grace`, for metrics.
+    /// Returns the name of the variant as in the log, such as `stall_grace`, for metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Opened { .. } => "opened",
-            Self::HandshakeError { .. } => "handshake error",
+            Self::HandshakeError { .. } => "handshake_error",
             Self::Ping { .. } => "ping",
             Self::Pong { .. } => "pong",
-            Self::Grace { .. } => "stall grace",
+            Self::Grace { .. } => "stall_grace",
             Self::Resumed { .. } => "resumed",
-            Self::SendError { .. } => "send error",
-            Self::ReceiveError { .. } => "receive error",
+            Self::SendError { .. } => "send_error",
+            Self::ReceiveError { .. } => "receive_error",
             Self::Verdict { .. } => "verdict",
             Self::Closed { .. } => "closed",
             Self::Dropped { .. } => "dropped",

@@ -335,7 +335,7 @@ async fn an_observer_gets_what_the_log_would() {
             "1 silent closed",
             "3 - opened, slack 0ns",
             "3 - dropped",
-            "4 bad handshake error"
+            "4 bad handshake_error"
         ]
     );
 }

@@ -103,7 +103,7 @@ async fn a_blocked_message_is_told_from_a_blocked_ping() {
     socket.send(large).await.unwrap_err();
     assert_eq!(
         said_of("stuck"),
-        "stuck: dropped: message_timeout: a write made too little progress for 1.015 s (limit 1 s); age 1.015 s; \
+        "stuck: dropped: message_timeout: a write made too little progress (limit 1 s); age 1.015 s; \
          0 pings, 0 pongs"
     );
 
@@ -148,7 +148,7 @@ async fn an_unanswered_close_is_told_with_its_limit() {
     socket.close(1000, "").await.unwrap_err();
     assert_eq!(
         said_of("deaf"),
-        "deaf: close unanswered: close_timeout: the closing handshake was incomplete after 5.015 s (limit 5 s); age 6.015 s; \
+        "deaf: close unanswered: close_timeout: the closing handshake was not completed (limit 5 s); age 6.015 s; \
          0 pings, 0 pongs"
     );
 }
@@ -214,7 +214,7 @@ async fn a_failed_handshake_is_logged_with_its_label() {
     assert_eq!(error.level, Level::Info);
     let said = "gone: the opening handshake failed: ";
     assert!(error.text.starts_with(said), "{}", error.text);
-    error.says(&[("event", "handshake error")]);
+    error.says(&[("event", "handshake_error")]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -152,7 +152,7 @@ impl Link {
     }
 
     pub(super) fn peer_close(&self) -> Option<PeerClose> {
-        self.lock().peer_close
+        self.lock().peer_close.clone()
     }
 
     pub(super) fn has_ended(&self) -> bool {

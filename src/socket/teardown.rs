@@ -47,7 +47,7 @@ impl<E> Teardown<E> {
     }
 
     pub(super) fn peer_close(&self) -> Option<PeerClose> {
-        self.ending.as_ref()?.peer_close
+        self.ending.as_ref()?.peer_close.clone()
     }
 
     pub(super) fn write_failed(&self) -> bool {

@@ -102,10 +102,10 @@ fn a_label_cannot_begin_a_line_of_the_log() {
         "opened",
         "ping",
         "pong",
-        "receive error",
+        "receive_error",
         "resumed",
-        "send error",
-        "stall grace",
+        "send_error",
+        "stall_grace",
         "verdict",
     ];
     assert_eq!(events, all);
