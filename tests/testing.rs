@@ -71,14 +71,14 @@ fn a_timer_fires_once_when_its_instant_has_come_and_wakes_its_task() {
     assert_eq!(timer.poll(cx), Poll::Pending, "it is not set");
     timer.set(Timestamp::from_secs(2));
     assert_eq!(timer.poll(cx), Poll::Pending);
-    assert_eq!(hand.next_fire(), Some(2 * SECOND));
+    assert_eq!(hand.until_next_fire(), Some(2 * SECOND));
     hand.advance(2 * SECOND - NANO);
     assert_eq!((woken(), timer.poll(cx)), (0, Poll::Pending));
-    assert_eq!(hand.next_fire(), Some(NANO));
+    assert_eq!(hand.until_next_fire(), Some(NANO));
     hand.advance(NANO);
-    assert_eq!(hand.next_fire(), Some(Duration::ZERO));
+    assert_eq!(hand.until_next_fire(), Some(Duration::ZERO));
     assert_eq!((woken(), timer.poll(cx)), (1, Poll::Ready(())));
-    assert_eq!((hand.next_fire(), timer.poll(cx)), (None, Poll::Pending));
+    assert_eq!((hand.until_next_fire(), timer.poll(cx)), (None, Poll::Pending));
 
     timer.set(timer.now());
     assert_eq!(timer.poll(cx), Poll::Ready(()), "it is set to now");
@@ -96,9 +96,9 @@ fn a_clone_is_another_timer_on_the_same_clock() {
     assert!(first.poll(cx).is_pending() && second.poll(cx).is_pending());
     hand.advance(SECOND);
     assert!(first.poll(cx).is_ready() && second.poll(cx).is_pending());
-    assert_eq!(hand.next_fire(), Some(SECOND));
+    assert_eq!(hand.until_next_fire(), Some(SECOND));
     drop(second);
-    assert_eq!(hand.next_fire(), None);
+    assert_eq!(hand.until_next_fire(), None);
 }
 
 /// Dropping the waker of a task may drop the task, and with it another timer.
@@ -182,7 +182,7 @@ fn a_long_step_begins_a_grace_and_a_short_one_does_not() {
     let (timer, mut socket, _peer) = after(63 * SECOND + NANO);
     assert_eq!(socket.status().cause, None);
     assert_eq!(socket.status().grace_left, Some(3 * SECOND));
-    assert_eq!(timer.next_fire(), Some(3 * SECOND));
+    assert_eq!(timer.until_next_fire(), Some(3 * SECOND));
     timer.advance(3 * SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
@@ -224,7 +224,7 @@ fn two_tasks_of_an_executor_share_a_clock() {
     }
     while executor.try_tick() {}
     for _ in 0..10 {
-        timer.advance(timer.next_fire().unwrap_or_default());
+        timer.advance(timer.until_next_fire().unwrap_or_default());
         while executor.try_tick() {}
     }
     assert_eq!(ends.take(), [(1, 2 * SECOND), (2, 3 * SECOND)]);

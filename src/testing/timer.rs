@@ -26,7 +26,7 @@ use crate::timer::Timer;
 ///   poll.
 /// * `advance` moves the clock in one step. If it passes a deadline about the peer by more than
 ///   `stall_tolerance`, the next poll begins a grace instead of a verdict, as after a stall of the
-///   process. Step from deadline to deadline with [`next_fire`](Self::next_fire).
+///   process. Step from deadline to deadline with [`until_next_fire`](Self::until_next_fire).
 ///
 /// Do not use it with tokio's own streams in a tokio task that may spend its budget: such a stream
 /// then returns `Pending` whatever has arrived, and only tokio's timer detects that.
@@ -47,7 +47,7 @@ use crate::timer::Timer;
 ///
 /// let end = loop {
 ///     match socket.next().now_or_never() {
-///         None => timer.advance(timer.next_fire().unwrap()), // to the next deadline
+///         None => timer.advance(timer.until_next_fire().unwrap()), // to the next deadline
 ///         Some(read) => break read,
 ///     }
 /// };
@@ -122,7 +122,7 @@ impl ManualTimer {
 
     /// Returns the time until the next timer of this clock fires: zero if one has fired and its
     /// socket has not been polled since, `None` if none is set.
-    pub fn next_fire(&self) -> Option<Duration> {
+    pub fn until_next_fire(&self) -> Option<Duration> {
         let clock = self.lock();
         let next = clock.set.values().map(|timer| timer.at).min()?;
         Some(next.saturating_duration_since(clock.now))

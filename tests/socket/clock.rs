@@ -84,7 +84,7 @@ fn run<T>(timer: &ManualTimer, within: Duration, future: impl Future<Output = T>
         if let Some(output) = future.as_mut().now_or_never() {
             return Some(output);
         }
-        let next = timer.next_fire();
+        let next = timer.until_next_fire();
         assert!(next <= Some(DAY), "an alarm more than a day ahead");
         let next = next.unwrap_or(Duration::MAX);
         timer.advance(next.min(left));
