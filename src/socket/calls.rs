@@ -296,6 +296,12 @@ where
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Returns a handle for other tasks. It keeps working after a split and after the end.
+    ///
+    /// **Never await [`Handle::status`] or [`Handle::remaining_lifetime`] in the task that reads
+    /// the socket**: that task would wait for itself forever. Call [`status`](Self::status) there.
+    ///
+    /// Takes `&mut self` because the first call may create the state that the socket and its
+    /// handles share.
     pub fn handle(&mut self) -> Handle {
         Handle {
             link: self.fast.drive(|driver| driver.link()),

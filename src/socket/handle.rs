@@ -82,6 +82,8 @@ impl Handle {
     /// returned at once.
     ///
     /// Waits until a task polls the socket, so set a timeout if that task may be busy for long.
+    /// **Never await it in the task that reads the socket**: that task would wait for itself
+    /// forever. Where you have the whole socket, call [`TimeoutSocket::status`].
     pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
         Question {
             link: self.link.clone(),
@@ -90,7 +92,10 @@ impl Handle {
     }
 
     /// Returns how much of the connection's lifetime is left, at least zero; `None` if the lifetime
-    /// is not limited or the connection is not open. Waits as [`status`](Self::status) does.
+    /// is not limited or the connection is not open.
+    ///
+    /// Waits as [`status`](Self::status) does, so **never await it in the task that reads the
+    /// socket**. Where you have the whole socket, [`TimeoutSocket::status`] has the same deadline.
     pub fn remaining_lifetime(&self) -> impl Future<Output = Option<Duration>> + Send + use<> {
         let (status, link) = (self.status(), self.link.clone());
         async move {
