@@ -32,7 +32,8 @@
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let timeouts = Timeouts::new(TimeoutConfig::production());
-//!     let slow = TimeoutConfig::builder().message_timeout(Duration::from_secs(8)).build()?;
+//!     let slow = timeouts.config().to_builder();
+//!     let slow = slow.message_timeout(Duration::from_secs(8)).build()?;
 //!     let app = Router::new()
 //!         .route("/ws", any(handler))
 //!         .route("/ws/slow", any(handler).layer(Extension(timeouts.with_config(slow))))

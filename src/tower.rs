@@ -36,7 +36,7 @@
 //! #     Response::new(())
 //! # });
 //! let timeouts = Timeouts::new(TimeoutConfig::production());
-//! let slow = TimeoutConfig::builder().message_timeout(Duration::from_secs(8)).build()?;
+//! let slow = timeouts.config().to_builder().message_timeout(Duration::from_secs(8)).build()?;
 //!
 //! let route = timeouts.with_config(slow).layer(handler);
 //! let mut server = timeouts.layer(route); // or `ServiceBuilder::layer`
