@@ -22,8 +22,9 @@
 //! # The log
 //!
 //! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was
-//! planned: a lifetime, a drain), how that connection ended and errors as `info`, and what healthy
-//! connections do as `debug`. Each line has these key-values, where they apply:
+//! planned: a lifetime, a drain). The end after a verdict, errors, and a close by the program with
+//! another code than 1000 and 1001 are `info`; what healthy connections do is `debug`. Each line
+//! has these key-values, where they apply:
 //!
 //! | key | value |
 //! |---|---|

@@ -187,6 +187,9 @@ pub enum Report<'a> {
         verdict: Option<&'a Verdict>,
         /// Whether this side began the closing handshake.
         begun_here: bool,
+        /// The code of the Close frame with which the program closed; `None` if it did not close,
+        /// or without a code.
+        close_code: Option<u16>,
         /// The peer's Close frame, if one was received.
         peer_close: Option<&'a PeerClose>,
         /// The state of the connection.

@@ -67,9 +67,9 @@ pub(crate) fn unknown_variables(unknown: &[UnknownVariable]) {
 /// The default observer: one line of the `log` crate for each report.
 ///
 /// The target is `ws_timeout`. A verdict is `warn`, or `info` if it was planned (a lifetime, a
-/// drain). The end of a connection with a verdict, resumes, errors, and sockets that the program
-/// dropped are `info`. Reports of healthy connections are `debug`: opened, pings, pongs, graces,
-/// closed by either side.
+/// drain). The end of a connection with a verdict or that the program closed with another code than
+/// 1000 and 1001, resumes, errors, and sockets that the program dropped are `info`. Reports of
+/// healthy connections are `debug`: opened, pings, pongs, graces, closed by either side.
 ///
 /// A line is the connection's label, a colon and the report's `Display`. The
 /// [crate's documentation](crate#the-log) lists the key-values.
@@ -101,10 +101,19 @@ impl Observer for Log {
 pub(crate) const fn level(report: &Report<'_>) -> Level {
     match report {
         Report::Verdict { verdict, .. } if !verdict.reason.is_planned() => Level::Warn,
-        Report::Verdict { .. }
-        | Report::Closed {
-            verdict: Some(_), ..
+        // Usual ends: the peer closed, or the program did without a complaint about the peer.
+        Report::Closed {
+            verdict: None,
+            begun_here: false,
+            ..
         }
+        | Report::Closed {
+            verdict: None,
+            close_code: None | Some(1000 | 1001),
+            ..
+        } => Level::Debug,
+        Report::Verdict { .. }
+        | Report::Closed { .. }
         | Report::Resumed { .. }
         | Report::SendError { .. }
         | Report::ReceiveError { .. }
@@ -113,8 +122,7 @@ pub(crate) const fn level(report: &Report<'_>) -> Level {
         Report::Opened { .. }
         | Report::Ping { .. }
         | Report::Pong { .. }
-        | Report::Grace { .. }
-        | Report::Closed { verdict: None, .. } => Level::Debug,
+        | Report::Grace { .. } => Level::Debug,
     }
 }
 
@@ -274,25 +282,27 @@ impl fmt::Display for Report<'_> {
             Self::Closed {
                 verdict,
                 begun_here,
+                close_code,
                 peer_close,
                 status,
             } => {
                 write!(f, "closed after {}", Plain(status.age))?;
-                match (verdict, peer_close) {
-                    (Some(verdict), _) => {
-                        write!(f, ": {}, {}", verdict.reason, verdict.close_handshake)
+                if let Some(verdict) = verdict {
+                    return write!(f, ": {}, {}", verdict.reason, verdict.close_handshake);
+                }
+                if begun_here {
+                    write!(f, " by this side {},", WithCode(close_code))?;
+                }
+                match peer_close {
+                    Some(PeerClose { code }) => {
+                        let peer = if begun_here {
+                            "the peer answered"
+                        } else {
+                            "by the peer"
+                        };
+                        write!(f, " {peer} {}", WithCode(code))
                     }
-                    (None, Some(PeerClose { code })) => {
-                        f.write_str(match begun_here {
-                            true => " by this side, the peer answered",
-                            false => " by the peer",
-                        })?;
-                        match code {
-                            Some(code) => write!(f, " with code {code}"),
-                            None => f.write_str(" without a code"),
-                        }
-                    }
-                    (None, None) => f.write_str(" without a Close frame from the peer"),
+                    None => f.write_str(" without a Close frame from the peer"),
                 }
             }
             Self::Dropped { status } => write!(
@@ -300,6 +310,18 @@ impl fmt::Display for Report<'_> {
                 "dropped by the program after {}: {status}",
                 Plain(status.age)
             ),
+        }
+    }
+}
+
+/// The code of a Close frame, as the end of a phrase.
+struct WithCode(Option<u16>);
+
+impl fmt::Display for WithCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(code) => write!(f, "with code {code}"),
+            None => f.write_str("without a code"),
         }
     }
 }

@@ -285,13 +285,29 @@ async fn with_a_meter_nothing_is_said_of_large_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn who_closed_is_told() {
-    let mut left = silent("left", builder()).await;
-    left.close(4000, "").await.unwrap();
-    let [_, closed] = lines("left");
-    let by = "by this side, the peer answered with code 4000";
-    assert_eq!(closed.level, Level::Debug);
-    assert_eq!(closed.text, format!("left: closed after 0 s {by}"));
-    closed.says(&[("event", "closed"), ("code", "4000")]);
+    for (label, code, level) in [
+        ("done", 1000, Level::Debug),
+        ("away", 1001, Level::Debug),
+        ("restarts", 1012, Level::Info),
+        ("kicked", 4001, Level::Info),
+    ] {
+        let mut socket = silent(label, builder()).await;
+        socket.close(code, "").await.unwrap();
+        let [_, closed] = lines(label);
+        let by = format!("by this side with code {code}, the peer answered with code {code}");
+        assert_eq!(closed.level, level);
+        assert_eq!(closed.text, format!("{label}: closed after 0 s {by}"));
+        closed.says(&[("event", "closed"), ("code", &code.to_string())]);
+    }
+
+    let (mut socket, mut client) = pair("kicked again", builder()).await;
+    tokio::spawn(async move { drop(client.next().await) });
+    socket.handle().close(4001, "").unwrap();
+    assert_eq!(socket.recv().await.unwrap(), None);
+    let [_, closed] = lines("kicked again");
+    let by = "by this side with code 4001, without a Close frame from the peer";
+    assert_eq!(closed.level, Level::Info);
+    assert_eq!(closed.text, format!("kicked again: closed after 0 s {by}"));
 
     let (mut stayed, mut client) = pair("stayed", builder()).await;
     client.close(None).await.unwrap();
@@ -299,7 +315,7 @@ async fn who_closed_is_told() {
     tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
     assert_eq!(stayed.recv().await.unwrap(), None);
     let [opened, closed] = lines("stayed");
-    assert_eq!(opened.level, Level::Debug);
+    assert_eq!((opened.level, closed.level), (Level::Debug, Level::Debug));
     let by = "by the peer without a code";
     assert_eq!(closed.text, format!("stayed: closed after 0 s {by}"));
 }

@@ -78,7 +78,10 @@ fn a_timer_fires_once_when_its_instant_has_come_and_wakes_its_task() {
     hand.advance(NANO);
     assert_eq!(hand.until_next_fire(), Some(Duration::ZERO));
     assert_eq!((woken(), timer.poll(cx)), (1, Poll::Ready(())));
-    assert_eq!((hand.until_next_fire(), timer.poll(cx)), (None, Poll::Pending));
+    assert_eq!(
+        (hand.until_next_fire(), timer.poll(cx)),
+        (None, Poll::Pending)
+    );
 
     timer.set(timer.now());
     assert_eq!(timer.poll(cx), Poll::Ready(()), "it is set to now");

@@ -208,6 +208,7 @@ where
         self.report(Report::Closed {
             verdict: self.teardown.verdict(),
             begun_here: self.outbox.is_closing(),
+            close_code: self.teardown.close_code(),
             peer_close: self.teardown.peer_close().as_ref(),
             status: &self.status_at(now),
         });

@@ -334,6 +334,9 @@ where
     pub(super) fn begin_close(&mut self, frame: M) {
         if self.policy.phase() == Phase::Open {
             self.observe(self.alarm.now(), Event::CloseStart);
+            if let MessageKind::Close(Some(code)) = frame.kind() {
+                self.teardown.set_close_code(code);
+            }
             self.outbox.queue_close(frame);
             self.needs_poll = true;
             // A program that feeds the frame may never flush it.

@@ -23,6 +23,8 @@ pub(super) struct Teardown<E> {
 #[derive(Debug)]
 struct Ending<E> {
     verdict: Option<Verdict>,
+    /// The code with which the program began to close.
+    close_code: Option<u16>,
     peer_close: Option<PeerClose>,
     write_failure: Option<WriteFailure<E>>,
     /// Why the inner sink refused a displaced message, for the sending half.
@@ -50,6 +52,10 @@ impl<E> Teardown<E> {
         self.ending.as_ref()?.peer_close.clone()
     }
 
+    pub(super) fn close_code(&self) -> Option<u16> {
+        self.ending.as_ref()?.close_code
+    }
+
     pub(super) fn write_failed(&self) -> bool {
         self.ending
             .as_ref()
@@ -64,6 +70,7 @@ impl<E> Teardown<E> {
         self.ending.get_or_insert_with(|| {
             Box::new(Ending {
                 verdict: None,
+                close_code: None,
                 peer_close: None,
                 write_failure: None,
                 refusal: None,
@@ -85,6 +92,10 @@ impl<E> Teardown<E> {
         if let Some(verdict) = verdict {
             verdict.close_handshake = outcome;
         }
+    }
+
+    pub(super) fn set_close_code(&mut self, code: u16) {
+        self.ending().close_code = Some(code);
     }
 
     pub(super) fn set_peer_close(&mut self, close: PeerClose) {
