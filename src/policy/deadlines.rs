@@ -34,8 +34,9 @@ pub(super) enum Party {
     Local,
     /// The peer. A late poll begins a grace.
     Peer,
-    /// The peer, and input that has arrived but is not read yet could move the deadline.
-    PeerIfDrained,
+    /// The peer, and input that has arrived but is not read yet could move the deadline: decide it
+    /// only once that input has been read.
+    PeerIfRead,
 }
 
 /// How far a driver's evidence reaches, for
@@ -73,7 +74,7 @@ impl Horizon {
         match party {
             Party::Local => true,
             Party::Peer => at <= self.written,
-            Party::PeerIfDrained => at <= self.read,
+            Party::PeerIfRead => at <= self.read,
         }
     }
 }
@@ -124,16 +125,16 @@ impl State {
                     let waits = asked.is_some() && ping_write.is_some();
                     let probe = self.probe_by.filter(|_| !waits);
                     row(Kind::PingFlood, self.flooded_at(),                              Abort(PingFlood),         Local);
-                    row(Kind::Receive,   self.receive_by,                                Abort(SlowReceive),       PeerIfDrained);
-                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfDrained);
+                    row(Kind::Receive,   self.receive_by,                                Abort(SlowReceive),       PeerIfRead);
+                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfRead);
                 }
-                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfDrained);
+                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfRead);
 
                 // A ping comes before a verdict on silence (SPEC D-13).
                 let inbound = config.idle_scope == IdleScope::Inbound;
                 let ping_first = ORDERED && inbound && ping.is_some() && ping < idle;
                 let ping = (Kind::NextPing,  ping,                                       SendPing,                 Local);
-                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerIfDrained);
+                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerIfRead);
                 for (kind, at, on_expiry, party) in if ping_first { [ping, idle] } else { [idle, ping] } {
                     row(kind, at, on_expiry, party);
                 }
@@ -198,7 +199,7 @@ impl State {
         let write = covered(Party::Peer, self.write_deadline);
         let idle = self.idle_since(config).deadline(config.idle_timeout);
         let others = earlier(self.opened.deadline(lifetime), write);
-        let others = earlier(others, covered(Party::PeerIfDrained, idle));
+        let others = earlier(others, covered(Party::PeerIfRead, idle));
         let of_ping = match self.ping {
             Ping::Quiet => return (others, self.next_ordinary_ping(config)),
             Ping::Asked => {
@@ -207,7 +208,7 @@ impl State {
             }
             Ping::InFlight => {
                 let pong = self.ping_since.deadline(config.pong_timeout);
-                covered(Party::PeerIfDrained, pong)
+                covered(Party::PeerIfRead, pong)
             }
         };
         (earlier(others, of_ping), None)

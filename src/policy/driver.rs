@@ -87,7 +87,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Whether a deadline has expired that unread input could move.
     pub(crate) fn silence_has_expired(&self, now: Timestamp) -> bool {
-        self.has_expired_about(now, |party| party == Party::PeerIfDrained)
+        self.has_expired_about(now, |party| party == Party::PeerIfRead)
     }
 
     fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {

@@ -34,8 +34,9 @@ pub(crate) struct State {
     pub(super) write_deadline: Option<Timestamp>,
     pub(super) phase: Phase,
     pub(super) ping: Ping,
-    /// Whether a clock among the fields below may be running. While this is false, none of them
-    /// holds a deadline.
+    /// Whether a cold clock may be running. The clocks of these fields are cold, since most
+    /// connections rarely need them: `probe_by`, `close_at`, `receive_by`, `grace`, `flooded` and
+    /// `ping_due`. While this is false, none of them holds a deadline.
     pub(crate) cold_armed: bool,
     /// The part of the jitter that shortens the connection's lifetime, in 65536ths.
     pub(super) lifetime_draw: u16,
