@@ -320,6 +320,15 @@ async fn who_closed_is_told() {
     assert_eq!(closed.text, format!("stayed: closed after 0 s {by}"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_verdict_of_the_first_poll_follows_the_opening() {
+    let mut socket = silent("short", builder()).await;
+    socket.drain(Duration::ZERO);
+    socket.recv().await.unwrap_err();
+    let events = lines::<3>("short").map(|line| line.values["event"].clone());
+    assert_eq!(events, ["opened", "verdict", "closed"]);
+}
+
 /// Nothing but `message_timeout` of a second.
 fn builder() -> TimeoutConfigBuilder {
     TimeoutConfig::builder()

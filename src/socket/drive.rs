@@ -224,6 +224,15 @@ where
 
     /// Polls the policy, carries out its actions, and arms the alarm.
     pub(super) fn poll_policy(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if !self.open_logged {
+            self.open_logged = true;
+            let metered = self.metering().is_some();
+            self.report(Report::Opened {
+                config: self.policy.config(),
+                slack: self.slack(),
+                metered,
+            });
+        }
         let grace = self.policy.grace();
         let visible = self.alarm.horizon();
         while self.inner.is_some() {
@@ -260,15 +269,6 @@ where
         }
         if let Some(link) = &self.link {
             link.answer_questions(|| self.status_at(now));
-        }
-        if !self.open_logged {
-            self.open_logged = true;
-            let metered = self.metering().is_some();
-            self.report(Report::Opened {
-                config: self.policy.config(),
-                slack: self.slack(),
-                metered,
-            });
         }
     }
 
