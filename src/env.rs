@@ -462,18 +462,24 @@ fn cut(text: &str) -> String {
 }
 
 /// Returns the known name that is most similar to `name`, if no more than a third of the longer one
-/// differs. The prefix of `prefix` bytes does not count, since both begin with it.
+/// differs; otherwise the first known name of which `name` is a whole word at the beginning, such as
+/// `idle` of `idle_timeout`. The prefix of `prefix` bytes does not count, since both begin with it.
 fn nearest(name: &str, names: &[String], prefix: usize) -> Option<String> {
     let without_prefix = |name| str::get(name, prefix..).unwrap_or_default();
     // The first 64 characters suffice: no known name is similar to a longer one.
     let name: Vec<char> = without_prefix(name).chars().take(64).collect();
-    names
-        .iter()
-        .map(|known| (known, without_prefix(known)))
+    let all = || names.iter().map(|known| (known, without_prefix(known)));
+    let similar = all()
         .map(|(known, rest)| (distance(&name, rest), rest.len(), known))
         .filter(|(distance, length, _)| 3 * distance <= name.len().max(*length))
         .min_by_key(|(distance, ..)| *distance)
-        .map(|(.., known)| known.clone())
+        .map(|(.., known)| known);
+    let begun = |rest: &str| {
+        let word = rest.get(..name.len()).unwrap_or_default();
+        rest[word.len()..].starts_with('_') && distance(&name, word) == 0
+    };
+    let begun = || all().find(|(_, rest)| begun(rest)).map(|(known, _)| known);
+    similar.or_else(begun).cloned()
 }
 
 /// Returns how many characters must be inserted, deleted or replaced to turn one text into the

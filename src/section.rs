@@ -5,6 +5,8 @@
 
 use core::fmt;
 use std::borrow::ToOwned;
+use std::ffi::OsStr;
+use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -105,12 +107,21 @@ impl<'de> Visitor<'de> for Section {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TimeoutOverrides, A::Error> {
-        let mut settings = Vec::new();
-        while let Some((Text(name), Text(value))) = map.next_entry()? {
-            settings.push((name, value));
+        let mut settings = Vec::<(Text, Text)>::new();
+        while let Some(setting) = map.next_entry()? {
+            settings.push(setting);
         }
-        let read = env::read(settings, "", str::to_owned);
-        let bad = read.bad.iter().map(ToString::to_string);
+        let vars = settings.iter().map(|(name, value)| (name, value));
+        let read = env::read(vars, "", str::to_owned);
+        let bad = read.bad.iter().map(|bad| {
+            let mut values = settings.iter().rev();
+            match values.find(|(name, _)| name.text == bad.name()) {
+                Some((_, value)) if !value.quoted => {
+                    format!("{}={}: expected {}", bad.name(), bad.held(), bad.accepted())
+                }
+                _ => bad.to_string(),
+            }
+        });
         let unknown = read.unknown.iter();
         let unknown = unknown.map(|unknown| unknown.describe("not a setting"));
         let lines: Vec<String> = bad.chain(unknown).collect();
@@ -126,67 +137,87 @@ impl<'de> Visitor<'de> for Section {
 ///
 /// A type that no setting has becomes a text that no setting accepts, so that its error is listed
 /// with the others.
-struct Text(String);
+struct Text {
+    text: String,
+    /// Whether it is a text in the file too, so that an error shows it in quotes.
+    quoted: bool,
+}
+
+impl AsRef<OsStr> for Text {
+    fn as_ref(&self) -> &OsStr {
+        self.text.as_ref()
+    }
+}
+
+impl Text {
+    fn bare(text: impl ToString) -> Self {
+        Self {
+            text: text.to_string(),
+            quoted: false,
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyType).map(Self)
+        deserializer.deserialize_any(AnyType)
     }
 }
 
 struct AnyType;
 
 impl<'de> Visitor<'de> for AnyType {
-    type Value = String;
+    type Value = Text;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a number, a text or false")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<String, E> {
-        Ok(text.to_owned())
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text {
+            text: text.to_owned(),
+            quoted: true,
+        })
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
-        Ok(number.to_string())
+    fn visit_u64<E>(self, number: u64) -> Result<Text, E> {
+        Ok(Text::bare(number))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
-        Ok(number.to_string())
+    fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
+        Ok(Text::bare(number))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<String, E> {
-        Ok(number.to_string())
+    fn visit_f64<E>(self, number: f64) -> Result<Text, E> {
+        Ok(Text::bare(number))
     }
 
-    fn visit_bool<E>(self, on: bool) -> Result<String, E> {
-        Ok(on.to_string())
+    fn visit_bool<E>(self, on: bool) -> Result<Text, E> {
+        Ok(Text::bare(on))
     }
 
-    fn visit_unit<E>(self) -> Result<String, E> {
-        Ok("null".to_owned())
+    fn visit_unit<E>(self) -> Result<Text, E> {
+        Ok(Text::bare("null"))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<String, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Text, A::Error> {
         while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok("[…]".to_owned())
+        Ok(Text::bare("[…]"))
     }
 
-    /// With its feature `arbitrary_precision`, serde_json passes a number that is not a whole one as a table
-    /// of this name and the text of the number. Without the feature it would be an `f64`.
-    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<String, A::Error> {
+    /// With its feature `arbitrary_precision`, serde_json passes a number that is not a whole one as
+    /// a table of this name and the text of the number. Without the feature it would be an `f64`.
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Text, A::Error> {
         const NUMBER: &str = "$serde_json::private::Number";
-        let mut text = "{…}".to_owned();
-        while let Some(Text(name)) = table.next_key()? {
-            if name == NUMBER {
-                let Text(number) = table.next_value()?;
-                text = number
-                    .parse::<f64>()
-                    .map_or(text, |number| number.to_string());
+        let mut value = Text::bare("{…}");
+        while let Some(name) = table.next_key::<Text>()? {
+            if name.text == NUMBER {
+                let number = table.next_value::<Text>()?.text;
+                value = number.parse::<f64>().map_or(value, Text::bare);
             } else {
                 table.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(text)
+        Ok(value)
     }
 }

@@ -660,6 +660,14 @@ fn unknown_variables_are_warnings() {
         ("WS_PINGINTER", Some("WS_PING_INTERVAL")),
         ("WS_XXXXXXIDLE_TIMEOUT", Some("WS_IDLE_TIMEOUT")),
         ("WS_XXXXXXXIDLE_TIMEOUT", None),
+        // The first words of a name, where nothing is similar.
+        ("WS_PING", Some("WS_PING_INTERVAL")),
+        ("WS_heartbeat", Some("WS_HEARTBEAT_INTERVAL")),
+        ("WS_MAX", Some("WS_MAX_PING_RATE")),
+        ("WS_MAX_PING", Some("WS_MAX_PING_RATE")),
+        ("WS_IDLE", Some("WS_IDLE_TIMEOUT")),
+        ("WS_PI", None),
+        ("WS_TIMEOUT", None),
         // The end of a name counts too.
         ("WS_STALL_TOLERAXXXXXXXXXXXX", None),
         ("WS_", None),

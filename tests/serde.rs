@@ -59,6 +59,15 @@ fn as_variables(settings: &[(&str, &str)]) -> String {
     text
 }
 
+/// Returns the same error, but with the values as they stand in the file if they are no texts.
+fn unquoted(settings: &[(&str, &str)]) -> String {
+    let mut text = as_variables(settings);
+    for (name, value) in settings {
+        text = text.replace(&format!("{name}={value:?}"), &format!("{name}={value}"));
+    }
+    text
+}
+
 #[test]
 fn every_setting_is_read() {
     let config = parse(
@@ -157,16 +166,20 @@ fn unknown_names_are_errors_with_the_nearest_name() {
          idle-timeout = 5\n\
          WS_JITTER = 0\n\
          colour = 'red'\n\
+         ping = 3\n\
+         heartbeat = 3\n\
          \"a\\u001bb\" = 1",
     );
     assert_eq!(
         error,
-        as_variables(&[("ping_interval", "0")])
+        unquoted(&[("ping_interval", "0")])
             + "\nWS_JITTER: not a setting; did you mean jitter?\
                \na\\u{1b}b: not a setting\
                \ncolour: not a setting\
+               \nheartbeat: not a setting; did you mean heartbeat_interval?\
                \nidel_timeout: not a setting; did you mean idle_timeout?\
-               \nidle-timeout: not a setting; did you mean idle_timeout?"
+               \nidle-timeout: not a setting; did you mean idle_timeout?\
+               \nping: not a setting; did you mean ping_interval?"
     );
 }
 
@@ -210,7 +223,7 @@ fn a_value_of_another_type_is_listed_with_the_others() {
         ("idle_timeout", "NaN"),
         ("ping_interval", "-5"),
     ];
-    assert_eq!(error, as_variables(&expected));
+    assert_eq!(error, unquoted(&expected));
 
     let text = r#"{
         "idle_timeout": null, "ping_interval": [1, 2], "pong_timeout": {"a": 1, "b": 2},
@@ -224,7 +237,19 @@ fn a_value_of_another_type_is_listed_with_the_others() {
         ("close_timeout", "false"),
     ];
     let error = error.to_string();
-    assert!(error.starts_with(&as_variables(&expected)), "{error}");
+    assert!(error.starts_with(&unquoted(&expected)), "{error}");
+
+    let error = rejected("jitter = 3\nidle_timeout = '3 s'");
+    assert_eq!(
+        error
+            .lines()
+            .map(|line| line.split_once(':').unwrap().0)
+            .collect::<Vec<_>>(),
+        ["idle_timeout=\"3 s\"", "jitter=3"]
+    );
+    // Of a name that comes twice, the later value counts.
+    let error = serde_json::from_str::<TimeoutConfig>(r#"{"jitter": 3, "jitter": "3"}"#);
+    assert!(error.unwrap_err().to_string().starts_with("jitter=\"3\": "));
 
     let error = TimeoutConfig::deserialize(json!([1])).unwrap_err();
     let error = error.to_string();
