@@ -59,7 +59,7 @@ pub struct PeerClose {
 }
 
 /// The outcome of the closing handshake after a verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseHandshake {
     /// The closing handshake is in progress.

@@ -300,7 +300,7 @@ impl fmt::Display for Report<'_> {
                         } else {
                             "by the peer"
                         };
-                        write!(f, " {peer} {}", WithCode(code))
+                        write!(f, " {peer} {}", WithCode(*code))
                     }
                     None => f.write_str(" without a Close frame from the peer"),
                 }
