@@ -52,7 +52,7 @@ pub struct Seen {
     pub close: Option<(u16, Instant)>,
     /// When the connection was gone; `None` if it was not looking.
     pub gone: Option<Instant>,
-    /// By how much what it sent has put off the limit.
+    /// How much longer its limit is because of what it sent.
     pub earned: Duration,
 }
 

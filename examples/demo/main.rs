@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 async fn run(runtimes: &[Runtime], verbose: bool) -> Result<bool, Failure> {
     let origin = now();
     let cases = cases()?;
-    println!("{}", table::title(cases.len(), runtimes));
+    println!("{}", table::title(&cases, runtimes));
     let mut rows = Vec::new();
     for &case in &cases {
         let start = |&runtime| {

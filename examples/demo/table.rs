@@ -3,16 +3,42 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use ws_timeout::CloseHandshake;
+use ws_timeout::{CloseHandshake, TimeoutConfig};
 
 use crate::expected::{ALLOWANCE, Expected};
 use crate::server::{Ended, Runtime};
 use crate::{Case, Outcome};
 
-pub fn title(clients: usize, runtimes: &[Runtime]) -> String {
+/// Returns what the table shows: the limits, and from when its times count.
+pub fn title(cases: &[Case], runtimes: &[Runtime]) -> String {
     let names: Vec<_> = runtimes.iter().map(|runtime| runtime.name()).collect();
-    let names = names.join(", ");
-    format!("{clients} clients, most of which misbehave, and a server with timeouts on {names}:\n")
+    let (clients, names) = (cases.len(), names.join(", "));
+    let mut title = format!(
+        "{clients} clients, most of which misbehave, and a server with timeouts on {names}. \
+         The limits that\nare not the defaults, in seconds:\n"
+    );
+    // Every case has the base, or changes it.
+    let base = cases[0].config;
+    let limits = differences(&base, &TimeoutConfig::DEFAULT);
+    let _ = writeln!(title, "  all clients: {limits}");
+    for case in cases.iter().filter(|case| case.config != base) {
+        let limits = differences(&case.config, &base);
+        let _ = writeln!(title, "  {}: {limits}", case.client.name());
+    }
+    title
+        + "\nTimes count from when the limit began to, such as the last progress of a write; the log's from\n\
+           the opening.\n"
+}
+
+/// Returns the settings in which a configuration differs from another, a few on each line.
+fn differences(config: &TimeoutConfig, other: &TimeoutConfig) -> String {
+    let (settings, others) = (config.to_string(), other.to_string());
+    let changed = settings.lines().zip(others.lines());
+    let changed = changed.filter(|(setting, other)| setting != other);
+    let names = changed.map(|(setting, _)| setting.trim_start_matches("WS_").to_lowercase());
+    let names: Vec<_> = names.collect();
+    let lines: Vec<_> = names.chunks(4).map(|names| names.join(", ")).collect();
+    lines.join(",\n    ")
 }
 
 pub fn header(runtimes: &[Runtime]) -> String {
