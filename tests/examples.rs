@@ -249,6 +249,23 @@ fn replay_finds_what_was_tampered_with() {
     let (status, out, err) = run("replay", &["--check", file.to_str().unwrap()], &[]);
     assert_eq!(status.code(), Some(1), "{out}{err}");
     assert!(out.contains(" cases as expected, 1 not\n"), "{out}");
+
+    let whole: serde_json::Value = serde_json::from_str(&scenarios).unwrap();
+    fs::write(&file, format!("[{}]", whole[0])).unwrap();
+    let (_, out, err) = run("replay", &["--check", file.to_str().unwrap()], &[]);
+    assert_eq!(out, "1 case as expected, 0 not\n", "{err}");
+}
+
+#[test]
+fn replay_explains_its_modes() {
+    let (status, out, err) = run("replay", &["--help"], &[]);
+    assert_eq!((status.code(), err.as_str()), (Some(0), ""));
+    for mode in ["FILE…", "--check", "--mermaid", "--svg", "--explain"] {
+        let line = out
+            .lines()
+            .find(|line| line.contains(&format!("replay {mode} ")));
+        assert!(line.is_some_and(|line| line.len() > 50), "{mode}: {out}");
+    }
 }
 
 #[test]

@@ -35,11 +35,16 @@ use std::process::ExitCode;
 use std::{env, fmt, fs};
 
 use story::Story;
+use words::count;
 use ws_timeout::TimeoutConfig;
 
-const USAGE: &str = "usage: replay [--check] FILE…
-       replay --mermaid|--svg FILE [NAME]
-       replay --explain";
+const USAGE: &str =
+    "usage: replay FILE…                  print what the policy did in each case, in JSON
+       replay --check FILE…          compare with what each case expects; exit with 1 if one differs
+       replay --mermaid FILE [NAME]  draw one case as a sequence diagram for an issue
+       replay --svg FILE [NAME]      draw one case as a timeline
+       replay --explain              draw what the limits of WS_* do to three peers, as a timeline
+       replay --help                 print this";
 
 fn main() -> ExitCode {
     let (flags, files): (Vec<_>, Vec<_>) =
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
             draw(file, name.first(), timeline::of_story)
         }
         (["--explain"], []) => explain(),
+        (["--help" | "-h"], []) => say(format_args!("{USAGE}")).map(|()| ExitCode::SUCCESS),
         _ => Err(USAGE.into()),
     };
     replayed.unwrap_or_else(|error| {
@@ -96,7 +102,8 @@ fn check_all(files: &[String]) -> Result<ExitCode, String> {
             }
         }
     }
-    say(format_args!("{passed} cases as expected, {failed} not"))?;
+    let passed = count(passed, "case");
+    say(format_args!("{passed} as expected, {failed} not"))?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -50,7 +50,7 @@ impl Mark {
             Self::Wait => "waits to be written",
             Self::Answered => "ping until its answer",
             Self::Unanswered => "unanswered ping",
-            Self::Left => "time left until a deadline, which expires at the base",
+            Self::Left => "time left of a limit, down to 0",
             Self::Overdue => "expired, but not polled yet",
             Self::Grace => "grace: this process was late, not the peer",
             Self::Closing => "closing handshake",
@@ -172,7 +172,7 @@ impl Sheet {
     pub fn finish(mut self, title: &str) -> String {
         let mut x = 8.0;
         for mark in std::mem::take(&mut self.used) {
-            let width = 32.0 + 6.2 * mark.meaning().len() as f64;
+            let width = 42.0 + 6.6 * mark.meaning().len() as f64;
             if x > 8.0 && x + width > WIDTH {
                 (x, self.y) = (8.0, self.y + 18.0);
             }

@@ -75,7 +75,10 @@ fn panel(sheet: &mut Sheet, story: &Story) {
     sheet.base("base", sheet.y);
     sheet.y += 22.0;
     if !far.is_empty() {
-        let text = format!("always at least half of the time left: {}", far.join(", "));
+        let text = format!(
+            "never close to expiring; least time left: {}",
+            far.join(", ")
+        );
         sheet.label(LEFT, sheet.y + 10.0, "small", "start", &text);
         sheet.y += 16.0;
     }
@@ -165,11 +168,11 @@ fn deadlines(sheet: &mut Sheet, story: &Story, axis: &Axis) -> Vec<String> {
             continue;
         };
         if least > Duration::ZERO && least >= most / 2 {
-            far.push(format!("{kind} ({})", span(least)));
+            far.push(format!("{kind} {}", span(least)));
             continue;
         }
         let result = if least > Duration::ZERO {
-            format!("closest: {}", span(least))
+            format!("least left: {}", span(least))
         } else if overdue < Duration::from_millis(1) {
             "expired".into()
         } else {
