@@ -385,7 +385,7 @@ mod tests {
 
     /// Guards rule 22.
     #[test]
-    fn what_could_begin_a_line_is_escaped() {
+    fn characters_that_could_begin_a_line_are_escaped() {
         assert_eq!(OneLine("Zoë: a\\b").to_string(), "Zoë: a\\b");
         assert_eq!(one_line("Zoë: a\\b"), "Zoë: a\\b");
         assert_eq!(one_line("a\nb"), "a\\nb");

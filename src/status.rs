@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unusual_is_named() {
+    fn status_display_names_unusual_states() {
         let status = Status {
             phase: Phase::Closing,
             cause: Some(CloseReason::IdleTimeout),

@@ -295,7 +295,7 @@ fn a_later_look_begins_a_grace_for_what_is_about_the_peer() {
 }
 
 #[test]
-fn what_had_a_grace_is_judged_however_late_the_look_is() {
+fn a_deadline_gets_only_one_grace_however_late_the_poll() {
     for row in rows().iter().filter(|row| row.peer) {
         let (mut policy, deadline) = row.ready(row.with_tolerance());
         let late = deadline.checked_add(HOUR).unwrap();

@@ -182,7 +182,7 @@ fn an_abort_comes_once_and_the_key_stays_until_it_is_removed() {
 }
 
 #[test]
-fn whoever_stops_polling_is_told_to_go_on() {
+fn next_deadline_is_due_while_polls_are_left() {
     let config = TimeoutConfig::builder().jitter(0.0).build().unwrap();
     for connections in [1, 3] {
         let mut fleet = Fleet::<&TimeoutConfig>::default();
@@ -247,7 +247,7 @@ fn a_slot_is_used_again_under_another_key() {
 }
 
 #[test]
-fn what_is_removed_lets_go_of_its_configuration() {
+fn a_removed_connection_drops_its_configuration() {
     let config = Arc::new(TimeoutConfig::DEFAULT);
     let mut fleet = Fleet::new();
     let keys: Vec<_> = (0..10)

@@ -480,7 +480,7 @@ async fn either_half_carries_requests_out_in_order() {
 
 /// Guards rules 25 and 27.
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_for_during_the_handshake_is_carried_out_after_it() {
+async fn requests_during_the_handshake_are_carried_out_after_it() {
     for polled in [false, true] {
         let steps = Steps::default();
         let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(steps.clone());

@@ -113,7 +113,7 @@ fn the_answer_to_a_ping_does_not_touch_the_alarm() {
 
 /// Sockets that were created at different times, and one that is not aligned.
 #[test]
-fn aligned_alarms_ring_together_late_and_never_early() {
+fn aligned_alarms_fire_together_late_and_never_early() {
     let config = off().ping_interval(SECOND).stall_tolerance(SECOND);
     let aligned = |created: Duration, align| {
         let shared = Shared::default();

@@ -63,7 +63,7 @@ fn an_abort_says_why_if_it_can_and_drops_the_transport_though_halves_are_held() 
 /// With input unread the kernel sends a reset, which can overtake the Close frame.
 /// Guards rule 13.
 #[test]
-fn what_is_there_is_read_before_the_transport_is_dropped() {
+fn unread_input_is_read_before_the_transport_is_dropped() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().max_ping_rate(1));
     let flood = (0..100).map(|_| Message::Ping("x".into()));

@@ -15,7 +15,7 @@ use crate::world::{Hand, MS, SECOND, Shared, Wire, Woken, awaiting_a_pong, data,
 
 /// Guards rule 1.
 #[test]
-fn what_has_arrived_counts_however_late_we_look() {
+fn arrived_input_counts_however_late_the_poll() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
@@ -56,7 +56,7 @@ fn the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read_after_
 
 /// Guards rule 2.
 #[test]
-fn what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
+fn input_found_after_a_fire_is_read_before_deciding() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
@@ -68,7 +68,7 @@ fn what_the_ring_brings_to_light_is_read_before_anything_is_judged() {
 
 /// Guards rule 2.
 #[test]
-fn what_a_ring_in_the_middle_brings_to_light_is_read_before_anything_is_judged() {
+fn input_found_after_a_fire_between_messages_is_read_before_deciding() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();

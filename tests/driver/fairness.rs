@@ -22,7 +22,7 @@ use crate::world::{
 /// After 32 messages, though there are more, and though the answer to the ping is among those.
 /// Guards rule 23.
 #[test]
-fn a_task_that_always_finds_a_message_yields_and_judges_nobody_by_that() {
+fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off().pong_evidence(PongEvidence::Pong));
     let pong = shared.pong();
@@ -50,7 +50,7 @@ fn a_task_that_always_finds_a_message_yields_and_judges_nobody_by_that() {
 /// After four reads, which may all be part of one message.
 /// Guards rule 23.
 #[test]
-fn a_metered_transport_yields_and_nobody_is_judged_by_that() {
+fn a_metered_transport_yields_without_a_verdict() {
     let shared = Shared::default();
     let mut io = Metered::new(tokio::io::repeat(0));
     let mut socket = awaiting_a_pong(&shared, off()).with_meter(io.meter());
@@ -284,7 +284,7 @@ fn a_message_that_has_arrived_is_no_silence_because_it_takes_many_reads() {
 
 /// Guards rule 13.
 #[test]
-fn what_is_there_is_read_though_the_transport_yields() {
+fn unread_input_is_read_though_the_transport_yields() {
     let shared = Shared::default();
     let bytes = Bytes::default();
     let mut socket = bytes.socket(&shared, off().max_ping_rate(1), true);

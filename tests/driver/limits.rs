@@ -11,7 +11,7 @@ use crate::world::{MS, SECOND, Shared, awaiting_a_pong, data, reason, waits};
 
 /// Guards rule 19.
 #[test]
-fn what_came_before_a_resume_says_nothing_of_the_link_after_it() {
+fn input_from_before_a_resume_proves_nothing_about_the_link() {
     let shared = Shared::default();
     let config = off()
         .ping_interval(60 * SECOND)
@@ -65,7 +65,7 @@ fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
 }
 
 #[test]
-fn who_only_sends_meets_the_lifetime_though_the_alarm_rings_as_it_is_set() {
+fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_fires_as_it_is_set() {
     let shared = Shared::default();
     let config = off()
         .connection_timeout(SECOND)

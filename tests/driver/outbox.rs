@@ -17,7 +17,7 @@ use crate::world::{
 
 /// Guards rule 6.
 #[test]
-fn what_is_owed_is_tried_before_it_is_judged() {
+fn pending_writes_are_tried_before_deciding() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
@@ -31,7 +31,7 @@ fn what_is_owed_is_tried_before_it_is_judged() {
 
 /// Guards rule 6.
 #[test]
-fn the_sending_half_tries_again_when_the_alarm_has_rung() {
+fn the_sending_half_tries_again_when_the_alarm_has_fired() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
@@ -105,7 +105,7 @@ fn the_answer_to_a_ping_is_flushed_and_no_message() {
 
 /// Guards rules 4, 6 and 11.
 #[test]
-fn what_has_waited_for_room_leaves_though_the_peer_never_pauses() {
+fn a_write_that_waited_for_room_is_sent_though_the_peer_never_pauses() {
     assert!(leaves_when_there_is_room(off().ping_interval(SECOND)).is_ping());
 
     // The answer to the peer's.

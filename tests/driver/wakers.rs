@@ -16,7 +16,7 @@ use crate::world::{Executor, Guarded, Hand, MS, SECOND, Shared, Woken, data, wai
 
 /// Guards rules 2 and 8.
 #[test]
-fn a_task_that_takes_over_hears_the_ring_that_woke_the_other() {
+fn a_task_that_takes_over_sees_the_fire_that_woke_the_other() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);

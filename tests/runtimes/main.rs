@@ -242,7 +242,7 @@ fn a_living_peer_stays_and_closes() {
 }
 
 #[test]
-fn the_alarm_of_async_io_is_never_early_and_rings_once() {
+fn the_alarm_of_async_io_is_never_early_and_fires_once() {
     use std::future::poll_fn;
     use std::task::Poll;
 

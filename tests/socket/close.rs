@@ -163,7 +163,7 @@ async fn a_close_frame_goes_when_there_is_room_for_it() {
 
 /// Guards rule 15.
 #[tokio::test(start_paused = true)]
-async fn what_waits_to_be_written_leaves_before_the_reply_to_a_close() {
+async fn pending_writes_are_sent_before_the_reply_to_a_close() {
     for split in [false, true] {
         let (transport, mut client) = duplex(64);
         let mut server = over(bare(), transport).await;

@@ -257,7 +257,7 @@ async fn a_send_that_was_given_up_is_no_write_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_no_form_in_json_is_not_sent_and_costs_nothing() {
+async fn a_value_that_json_cannot_express_is_not_sent_and_harms_nothing() {
     let (mut server, mut client) = pair(bare(), 1024).await;
     let no_keys = std::collections::BTreeMap::from([((1, 2), 3)]);
     let error = server.send_json(&no_keys).await.unwrap_err();

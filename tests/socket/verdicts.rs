@@ -284,7 +284,7 @@ async fn a_message_that_trickles_is_cut_off() {
 
 /// Each of these is due before the reading half first looks, so no alarm was ever set for it.
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_is_past_at_the_first_look_is_judged() {
+async fn a_deadline_that_has_passed_at_the_first_poll_is_decided() {
     let idle = bare()
         .no_stall_tolerance()
         .idle_timeout(500 * MS)

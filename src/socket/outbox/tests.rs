@@ -49,7 +49,7 @@ fn call(random: &mut Random) -> Call {
 /// is told; the Close frame is the last; a drain ends, and what can leave has left at its end.
 /// Guards rules 11, 15 and 21.
 #[test]
-fn what_leaves_leaves_in_order() {
+fn writes_are_sent_in_order() {
     for_each_case(2000, |random| {
         let mut outbox = Outbox::new();
         let (mut next, mut accepted) = (0, Vec::new());
@@ -186,7 +186,7 @@ fn a_queued_reply_takes_the_promised_place() {
 }
 
 #[test]
-fn what_the_program_gives_is_buffered_by_its_kind() {
+fn messages_of_the_program_are_buffered_by_kind() {
     let buffered = |data, control| Buffered {
         data,
         control,
