@@ -695,7 +695,7 @@ impl TimeoutConfigBuilder {
     /// Returns the configuration.
     ///
     /// # Errors
-    /// Every invalid setting: a length or rate of zero, or a jitter outside 0 to 0.5.
+    /// Lists every invalid setting: a length or rate of zero, or a jitter outside 0 to 0.5.
     pub const fn build(self) -> Result<TimeoutConfig, ConfigError> {
         if self.error.settings == 0 {
             Ok(self.config)

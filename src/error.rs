@@ -174,7 +174,8 @@ impl Verdict {
                 let is_of_a_write = self.overdue(DeadlineKind::Write).is_some();
                 match status.ping_unsent.filter(|_| !is_of_a_write) {
                     Some(unsent) => write!(f, "a ping waited {} to be written", Plain(unsent)),
-                    // A grace, progress and changed limits move its deadline: its start is not known.
+                    // A grace, progress and changed limits move its deadline: its start is not
+                    // known.
                     None => f.write_str("a write made too little progress"),
                 }
             }

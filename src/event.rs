@@ -1,7 +1,7 @@
 //! The input and output of a policy.
 //!
 //! The driver of a connection reports each [`Event`] when it happens. Polling the policy returns an
-//! [`Action`], which the driver carries out. A [`Phase`] is a stage in the connection's life, and a
+//! [`Action`], which the driver carries out. A [`Phase`] is a stage of the connection, and a
 //! [`CloseReason`] says why the policy ended the connection.
 
 use core::fmt;
@@ -45,13 +45,13 @@ pub enum Event {
         /// The bytes accepted since the last report. 0 has no effect.
         bytes: u64,
     },
-    /// All pending writes were flushed, at least one data message among them. Stops the
+    /// All pending writes were flushed, including at least one data message. Stops the
     /// `message_timeout` timer.
     SendOk,
-    /// All pending writes were flushed, and they were control frames only. Stops the
-    /// `message_timeout` timer.
+    /// All pending writes were flushed, all of them control frames. Stops the `message_timeout`
+    /// timer.
     Flushed,
-    /// The requested ping was flushed, and everything before it. Starts the `pong_timeout` timer.
+    /// The requested ping and everything before it were flushed. Starts the `pong_timeout` timer.
     PingSent(PingId),
     /// Requires proof of life within `within`, for example after a suspend or a network change.
     ///
@@ -92,7 +92,7 @@ pub enum Action {
     /// Start the closing handshake with
     /// [`TimeoutConfig::close_code`](crate::TimeoutConfig::close_code), and poll again.
     ///
-    /// Returned at most once. The policy is in [`Phase::Closing`] from now on.
+    /// Returned at most once. The policy is in [`Phase::Closing`] from then on.
     Close(CloseReason),
     /// Drop the transport now. Send a Close frame only if it can be written at once.
     ///

@@ -1,10 +1,11 @@
-//! Timeouts and keepalive for WebSockets. A dead peer is detected within a known time, and a stall
-//! of your own process does not disconnect healthy peers.
+//! Timeouts and keepalive for WebSockets. Detects a dead peer within a known time, and does not
+//! blame healthy peers when your own process stalls.
 //!
 //! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of
 //!   WebSocket messages and implements both traits. You must keep reading from it.
-//!   [`runtime::tokio::open`] (feature `tokio`) does that around the opening handshake in one call,
-//!   and [`runtime::tokio::wrap`] after it; smol and async-std have the same functions.
+//!   [`runtime::tokio::open`] (feature `tokio`) also limits the opening handshake;
+//!   [`runtime::tokio::wrap`] takes a socket that is already open. The modules for smol and
+//!   async-std have the same functions.
 //! * **You have a server.** [`Timeouts`] (feature `socket`) holds its limits, its observer and the
 //!   list of its connections, and drains them all. For axum there is an extractor, for tower a
 //!   layer.
@@ -15,16 +16,16 @@
 //! All of them follow a [`TimeoutConfig`]: built in code, as a preset, from `WS_*` variables, or
 //! from a section of a file.
 //!
-//! The [guide] begins with a whole server, and has chapters on the choice of numbers, on each
-//! verdict, on TLS, shutdown, metrics and testing. The [specification](spec) says exactly what is
-//! decided when.
+//! The [guide] begins with a complete server, and has chapters on choosing the numbers, on each
+//! verdict, on TLS, shutdown, metrics and testing. The [specification](spec) defines exactly what
+//! the policy decides, and when.
 //!
 //! # The log
 //!
 //! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was
 //! planned: a lifetime, a drain). The end after a verdict, errors, and a close by the program with
 //! another code than 1000 and 1001 are `info`; what healthy connections do is `debug`. Each line
-//! has these key-values, where they apply:
+//! has those of these key-values that apply:
 //!
 //! | key | value |
 //! |---|---|
@@ -41,14 +42,15 @@
 //! | `metered` | whether a meter counts the connection's bytes |
 //! | `error` | the error of the inner socket, escaped |
 //!
-//! An [`Observer`] receives the same as values. With feature `tracing`, the observer `Tracing`
-//! emits events with these fields; tracing's bridge for `log` drops them. With feature `tower`, the
-//! layer logs the limits (event `limits`) and the settings among them that are probably mistakes
-//! (event `warning`), once.
+//! An [`Observer`] receives the same information as values. With feature `tracing`, the observer
+//! `Tracing` emits events with these fields; tracing's bridge for `log` drops them. With feature
+//! `tower`, the layer logs the limits (event `limits`) and the settings among them that are
+//! probably mistakes (event `warning`), once.
 //!
 //! # Features
 //!
-//! None is on by default; the policy and its configuration need only `core`. Features only add.
+//! No feature is on by default; the policy and its configuration need only `core`. Features are
+//! additive.
 //!
 //! | feature | what it adds |
 //! |---|---|
@@ -61,7 +63,7 @@
 //! | `tower` | module `tower`: `Timeouts` as a layer; needs `http`, `tower-layer` and `tower-service` (five crates in all) |
 //! | `tracing` | `Tracing`, an observer beside the log; adds `tracing`, without its default features, and `tracing-core` |
 //! | `tokio` | `runtime::tokio`: tokio's clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
-//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same over async-io; neither depends on its runtime |
+//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same over async-io, without a dependency on the runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
 //! | `testing` | for tests: `Arbitrary` of the crate `arbitrary`, its only dependency, for [`TimeoutConfig`] and [`Event`]; with `socket`, `testing::ManualTimer` |
 //!

@@ -48,7 +48,7 @@ use crate::time::Timestamp;
 /// # drop(timeouts);
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// Handles a report, when something happens on a connection.
+    /// Handles a report of something that happened on a connection.
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>);
 
     /// Handles a step: each call of the connection's policy, and its end. Called only if
@@ -85,8 +85,7 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     }
 }
 
-/// Reports to the shared observer, of which the program keeps a clone, for example to read its
-/// counts.
+/// Reports to the shared observer. The program can keep a clone, for example to read its counts.
 impl<T: Observer + ?Sized> Observer for Arc<T> {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
         (**self).report(connection, report);

@@ -165,8 +165,8 @@ impl Observer for Recorder {
         trace.name(connection);
         trace.reason = Some(reason);
         let mut end = *status;
-        // The cause is that of the policy, which knows no limit of a call; and the status of a
-        // failed handshake precedes its verdict.
+        // The policy sets the cause, and does not know the limit of a call. The status of a failed
+        // handshake precedes its verdict.
         end.cause = match reason {
             _ if is_of_a_call => None,
             CloseReason::HandshakeTimeout => Some(CloseReason::HandshakeTimeout),

@@ -133,8 +133,8 @@ pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
     }
 }
 
-/// Writes a length for people: `60.035 s`, `37.5 ms`, `12 us`, with at most three decimals, rounded
-/// down.
+/// Writes a length in readable form: `60.035 s`, `37.5 ms`, `12 us`, with at most three decimals,
+/// rounded down.
 pub(crate) struct Plain(pub(crate) Duration);
 
 impl fmt::Display for Plain {

@@ -96,7 +96,8 @@ impl State {
         let mut row = |kind, at, on_expiry, party| visit(Deadline { kind, at, on_expiry, party });
 
         match self.phase {
-            //      deadline          expires at                                         gives                     about
+            //      deadline          expires at                                         gives
+            //      about
             Phase::Opening => {
                 row(Kind::Handshake,  self.opened.deadline(config.handshake_timeout),    Abort(HandshakeTimeout),  Peer);
             }

@@ -1,6 +1,6 @@
-//! The claims of the specification, C1 to C15, each by itself.
+//! The claims of the specification, C1 to C15, each checked separately.
 //!
-//! Some hold at every node, whatever led there: [`check`]. The others are about what happened
+//! Some hold at every node, however it was reached: [`check`]. The others are about what happened
 //! before, which the [`History`] keeps. It follows events and actions, not the policy's state.
 //!
 //! No code checks C1, since a panic fails the test, and C13 is checked with the keys of nodes.
@@ -423,7 +423,7 @@ pub(super) fn check_phases(
 
 type Policy<'w> = TimeoutPolicy<&'w TimeoutConfig>;
 
-/// Checks what must hold at a node by itself.
+/// Checks what must hold at a node, regardless of what led there.
 pub(super) fn check(world: &World, node: &Node) -> Result<(), String> {
     let Node {
         policy, reference, ..

@@ -72,7 +72,7 @@ struct Facts {
     opened: Nanos,
     closing_began: Nanos,
     inbound: Nanos,
-    /// When the peer was last heard or excused, whichever is later.
+    /// When something was last received, or the peer was last excused, whichever is later.
     inbound_or_excused: Nanos,
     flush: Nanos,
     data: Nanos,
