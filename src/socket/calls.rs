@@ -1,5 +1,5 @@
-//! The methods besides the traits: receive, send and close as futures, and `handle`, `set_config`,
-//! `probe` and `drain`.
+//! The methods that are not part of a trait: receive, send and close as futures, and `handle`,
+//! `set_config`, `probe` and `drain`.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -60,7 +60,7 @@ where
             .transpose()
     }
 
-    /// Receives the next message if one comes within `within` of this call.
+    /// Waits for the next message for at most `within`, measured from this call.
     ///
     /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. When the limit
     /// expires, no message is lost and the connection stays open. The peer's Close frame is
@@ -87,8 +87,8 @@ where
 
     /// Sends a message and flushes it, as `SinkExt::send` does.
     ///
-    /// `message_timeout` limits how long the write may make no progress, not the whole send. If the
-    /// future is dropped, the message is sent whole or not at all.
+    /// `message_timeout` limits how long the write may go without progress, not the whole send. If
+    /// the future is dropped, the message is sent whole or not at all.
     ///
     /// # Errors
     /// [`Error::Verdict`] when the policy has ended the connection, [`Error::Socket`] when the
@@ -102,7 +102,7 @@ where
         poll_fn(move |cx| self.poll_send_message(cx, &mut message))
     }
 
-    /// Like [`send`](Self::send), within `within` of this call.
+    /// Like [`send`](Self::send), but limits the whole send to `within`, measured from this call.
     ///
     /// If the limit expires, the socket aborts the connection without a Close frame: part of this
     /// message, or of one before it, may have been sent, and nothing can follow half a message. The
@@ -137,7 +137,7 @@ where
         self.send(M::text(text.into()))
     }
 
-    /// Sends a text message within `within` of this call; see [`send_timeout`](Self::send_timeout).
+    /// Sends a text message within `within`; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
     /// The same as [`send`](Self::send).
@@ -166,8 +166,7 @@ where
         self.send(M::binary(payload.into()))
     }
 
-    /// Sends a binary message within `within` of this call; see
-    /// [`send_timeout`](Self::send_timeout).
+    /// Sends a binary message within `within`; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
     /// The same as [`send`](Self::send).
@@ -200,8 +199,7 @@ where
         async move { self.send(message?).await }
     }
 
-    /// Sends `value` as JSON within `within` of this call; see
-    /// [`send_timeout`](Self::send_timeout).
+    /// Sends `value` as JSON within `within`; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
     /// The same as [`send_json`](Self::send_json).

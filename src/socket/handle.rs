@@ -19,7 +19,7 @@ use crate::status::{DeadlineKind, Status};
 
 /// A handle to a [`TimeoutSocket`], returned by [`TimeoutSocket::handle`].
 ///
-/// It works from any task, also after `StreamExt::split` and after the connection has ended. Clones
+/// Works from any task, even after `StreamExt::split` and after the connection has ended. Clones
 /// are handles to the same socket. A handle does not keep the connection open.
 ///
 /// The task that polls the socket carries out the requests: at once if it waits for a message, and
@@ -78,8 +78,8 @@ impl Handle {
         self.link.peer_close()
     }
 
-    /// Returns a snapshot of everything known about the connection. After its end, the last one is
-    /// returned at once.
+    /// Returns a snapshot of everything known about the connection. After its end, returns the last
+    /// one at once.
     ///
     /// Waits until a task polls the socket, so set a timeout if that task may be busy for long.
     /// **Never await it in the task that reads the socket**: that task would wait for itself

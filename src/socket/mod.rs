@@ -93,7 +93,7 @@ pub use timeouts::Timeouts;
 ///
 /// A verdict on the peer requires that everything that had arrived by the deadline was read. A peer
 /// that sends faster than the program reads would delay the verdict without limit. So once the
-/// socket has read 32 MiB since, the largest receive buffer that Linux allows by default,
+/// socket has read another 32 MiB, the largest receive buffer that Linux allows by default,
 /// everything from before the deadline counts as read. The socket counts the bytes of the
 /// [meter](Self::with_meter), or without one each message's payload plus two bytes. Over a
 /// [`Metered::socket`](crate::Metered::socket) it asks the kernel how much has arrived instead.

@@ -27,8 +27,8 @@ use crate::timer::Timer;
 
 /// An opening handshake with a timeout: a future that returns a [`TimeoutSocket`].
 ///
-/// [`TimeoutSocket::open`], which lists its errors, and the functions in
-/// [`runtime`](crate::runtime) create one. Polling it after it was ready returns `Pending`.
+/// Created by [`TimeoutSocket::open`], which lists its errors, and by the functions in
+/// [`runtime`](crate::runtime). Polling it after it was ready returns `Pending`.
 ///
 /// ```
 /// # use tokio::net::TcpStream;
@@ -90,8 +90,8 @@ impl<F, T: Timer> Opening<F, T> {
         }
     }
 
-    /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does, also for a
-    /// handshake that fails.
+    /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does, even if the
+    /// handshake fails.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         if let Some(driver) = &mut self.driver {
             let label = label.into();

@@ -70,8 +70,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         Opening::new(timeouts.into(), timer, Box::pin(handshake))
     }
 
-    /// Sets the connection's name in the log, such as its user. The log escapes control characters
-    /// in it.
+    /// Sets the connection's name in the log, for example its user. The log escapes control
+    /// characters in it.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         let label = label.into();
         self.set_option(|options| options.label = Some(label.clone()));
@@ -92,8 +92,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Sends the text `ping` in place of Ping frames, and takes each text `pong` as the answer to
-    /// the latest.
+    /// Sends the text `ping` in place of Ping frames, and treats each text `pong` as the answer to
+    /// the latest ping.
     ///
     /// Ping frames are the default: every WebSocket peer, browsers included, answers them without
     /// help from its program. Use messages where the peer's program must see the heartbeat, or

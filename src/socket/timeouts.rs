@@ -1,4 +1,4 @@
-//! The timeouts of a whole server: its limits, its observer, and its connections.
+//! The timeouts of a server: its limits, its observer, and its connections.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -85,8 +85,8 @@ impl Timeouts {
 
     /// Creates an empty list of connections with the limits of the environment, and logs these.
     ///
-    /// The limits are `info`. Variables whose names begin with `WS_` but mean no setting, since one may
-    /// be misspelled, and settings that are probably mistakes are `warn`.
+    /// Logs the limits at `info`. Logs at `warn` the unknown variables that begin with `WS_`, which
+    /// may be misspelled, and the settings that are probably mistakes.
     ///
     /// # Errors
     /// Returns one [`EnvError`] that lists every variable with an invalid value, as
@@ -107,8 +107,7 @@ impl Timeouts {
         }
     }
 
-    /// Reports what happens on connections that begin from now on to `observer`, in place of the
-    /// log.
+    /// Sends the reports of connections that begin from now on to `observer`, in place of the log.
     #[must_use]
     pub fn with_observer(self, observer: impl Observer) -> Self {
         self.with_common(|common| common.observer = Some(Arc::new(observer)))

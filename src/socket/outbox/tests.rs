@@ -45,8 +45,9 @@ fn call(random: &mut Random) -> Call {
     }
 }
 
-/// After a break nothing is sent; a message that was accepted is sent once, in order, or its loss
-/// is told; the Close frame is the last; a drain ends, and what can leave has left at its end.
+/// After a failure nothing is sent; each accepted message is sent once, in order, or reported as
+/// lost; the Close frame is the last; a drain ends, and by then everything that can be sent has
+/// been.
 /// Guards rules 11, 15 and 21.
 #[test]
 fn writes_are_sent_in_order() {
