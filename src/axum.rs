@@ -1,11 +1,12 @@
 //! axum 0.8: an upgrade whose socket has timeouts, and a listener that counts bytes.
 //!
-//! `WebSocket` is a `Stream + Sink` whose message implements [`Message`](crate::Message). Where you
-//! have one, one line is enough: `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
+//! `WebSocket` is a `Stream + Sink` whose message implements [`Message`](crate::Message). If you
+//! already have one, one line is enough:
+//! `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
 //!
 //! [`TimeoutUpgrade`] in place of `WebSocketUpgrade` does more: it takes the timeouts from the
 //! request, limits the buffers, names the connection by its peer's address, and gives the socket
-//! its meter. A whole server:
+//! its meter. A complete server:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -54,8 +55,8 @@
 //! # HTTP/2
 //!
 //! Over HTTP/2 the sockets of a client share one TCP connection, so there is no meter: it would
-//! count the bytes of all. Each message must then be written within `message_timeout`, however
-//! large.
+//! count the bytes of all of them. You must then write each message within `message_timeout`,
+//! however large.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -7,13 +7,11 @@ use std::task::{Context, Poll};
 use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
-/// Wraps a `Stream + Sink` of another library's messages in one of `M`, which they convert to and
-/// from.
+/// Wraps a `Stream + Sink` of another library's messages, and converts them to and from `M`.
 ///
-/// Use it where a socket's messages do not implement [`Message`](super::Message) but a newtype of
-/// them does; [`tungstenite_message!`](crate::tungstenite_message) defines that newtype for
-/// tungstenite. The adapter stores nothing besides the socket, and each conversion only moves the
-/// message.
+/// Use it if a socket's messages do not implement [`Message`](super::Message) but a newtype of them
+/// does; [`tungstenite_message!`](crate::tungstenite_message) defines that newtype for tungstenite.
+/// The adapter stores nothing besides the socket, and each conversion only moves the message.
 #[derive(Debug)]
 pub struct Adapter<M, S> {
     socket: S,

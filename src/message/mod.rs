@@ -23,7 +23,7 @@ pub use tungstenite::tungstenite_config;
 /// | tungstenite 0.30: tokio-tungstenite 0.30, async-tungstenite 0.35 | implement it, with the feature `tungstenite` |
 /// | axum 0.8 | implement it, with the feature `axum` |
 /// | tungstenite from 0.21 in any version | get a newtype from [`tungstenite_message!`](crate::tungstenite_message) |
-/// | any other | need a newtype that implements this trait; [`Adapter`] turns the socket into one of it |
+/// | any other | need a newtype that implements this trait; [`Adapter`] converts the socket's messages |
 ///
 /// The inner socket must queue the replies to Ping and Close frames itself, as those of tungstenite
 /// and tokio-websockets do; [`TimeoutSocket`](crate::TimeoutSocket) flushes them. For a library
@@ -112,7 +112,7 @@ mod tests {
 
     use super::{Message, MessageKind, close_message, cut_to_fit};
 
-    /// A library's message that keeps the reason it was given.
+    /// A library's message that keeps its reason.
     #[derive(Clone)]
     struct Reason(String);
 

@@ -1,11 +1,10 @@
-//! `Message` for tungstenite: the one implementation, for version 0.30 and for newtypes of any
-//! version.
+//! `Message` for tungstenite: one implementation for version 0.30 and for newtypes of any version.
 
 /// Defines a [`Message`](crate::Message) for any version of tungstenite from 0.21: a newtype of the
 /// library's message.
 ///
-/// The parentheses contain the path of the crate `tungstenite`. For tungstenite 0.30 the feature
-/// `tungstenite` is enough. The newtype dereferences to the library's message, and converts from
+/// The parentheses contain the path of the crate `tungstenite`. For tungstenite 0.30 you need only
+/// the feature `tungstenite`. The newtype dereferences to the library's message, and converts from
 /// and into it; its field is as visible as the struct. It has `Clone`, `Debug`, `PartialEq` and
 /// `Eq`. An [`Adapter`](crate::message::Adapter) converts the socket's messages:
 ///

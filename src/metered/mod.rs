@@ -45,7 +45,7 @@ use records::Records;
 /// Where you cannot wrap the TLS stream, as with a `connect` that sets up TLS itself, one wrapper
 /// below TLS does everything except `min_data_rate` for inbound messages, since a TLS record need
 /// not be part of a message. It detects TLS by the connection's first byte. Bytes that pass before
-/// TLS, such as the answer to `CONNECT` or the header of a proxy, must come in a read of their own.
+/// TLS, such as the answer to `CONNECT` or the header of a proxy, must arrive in a separate read.
 ///
 /// Do not wrap the TLS stream alone: that wrapper sees a record of up to 16 KiB only when it is
 /// complete, so a peer that needs half a minute for one is disconnected.
@@ -67,8 +67,8 @@ pub struct Metered<IO> {
     reads_in_row: u8,
 }
 
-/// After so many reads that did not have to wait, a task yields to others. Not every runtime makes
-/// it do so.
+/// How many reads may complete without waiting before a task yields to others. Not every runtime
+/// makes tasks yield.
 const MAX_READS_PER_TURN: u8 = 4;
 
 /// The layer at which a transport counts.
@@ -147,7 +147,7 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Wraps `io`, which is a TCP or Unix stream socket itself, not a TLS stream.
+    /// Wraps `io`, which must be a TCP or Unix stream socket, not a TLS stream.
     ///
     /// Before a verdict on the peer, reads and writes bypass the runtime and ask the kernel: the
     /// runtime may not know yet of bytes that have arrived, or of room to write. The verdict then
@@ -155,7 +155,7 @@ impl<IO> Metered<IO> {
     /// the send buffer is free, so without this a peer that reads a megabyte per second can seem to
     /// read nothing for seconds.
     ///
-    /// On other systems than Unix this is the same as [`new`](Self::new).
+    /// On systems other than Unix this is the same as [`new`](Self::new).
     #[cfg(unix)]
     pub fn socket(io: IO) -> Self
     where
@@ -188,8 +188,8 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Counts in `meter`, a new one for each connection. Call this right after [`new`](Self::new)
-    /// or [`socket`](Self::socket), before any bytes pass.
+    /// Counts in `meter`, which must be new for each connection. Call this right after
+    /// [`new`](Self::new) or [`socket`](Self::socket), before any bytes pass.
     ///
     /// A client can then pass the meter to [`Opening::with_meter`](crate::Opening::with_meter)
     /// before it has connected:

@@ -1,7 +1,7 @@
 //! `Arbitrary` for the policy's input.
 //!
-//! Written by hand: a derived configuration could be invalid, and a derived length is nearly always
-//! years. The first choice of each is the simplest value, since bytes that have run out are zeros.
+//! Written by hand: a derived configuration could be invalid, and most derived lengths are years.
+//! Each lists the simplest value first, because missing bytes count as zeros.
 
 use core::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::seed::PingId;
 use crate::time::Timestamp;
 
-/// Lengths at the end of the range of a [`Timestamp`], where a deadline never comes.
+/// Lengths at the end of the range of a [`Timestamp`], where a deadline does not expire.
 const HUGE: [Duration; 4] = [
     Duration::from_nanos(u64::MAX / 2),
     Duration::from_nanos(u64::MAX - 1),

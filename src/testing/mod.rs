@@ -1,4 +1,4 @@
-//! Tools to test your own timeout logic.
+//! Tools for testing your own timeout logic.
 //!
 //! * [`TimeoutConfig`](crate::TimeoutConfig), [`Event`](crate::Event) and what they contain
 //!   implement `Arbitrary` of the crate `arbitrary`, for cargo-fuzz and similar tools. A proptest

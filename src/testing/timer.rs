@@ -29,7 +29,7 @@ use crate::timer::Timer;
 ///   process. Step from deadline to deadline with [`until_next_fire`](Self::until_next_fire).
 ///
 /// Do not use it with tokio's own streams in a tokio task that may spend its budget: such a stream
-/// then returns `Pending` whatever has arrived, and only tokio's timer detects that.
+/// then returns `Pending` even if input has arrived, and only tokio's timer detects that.
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,7 +79,7 @@ struct Setting {
 }
 
 impl ManualTimer {
-    /// Creates a timer with a clock of its own, at [`Timestamp::ZERO`].
+    /// Creates a timer with a new clock, at [`Timestamp::ZERO`].
     pub fn new() -> Self {
         let clock = Clock {
             now: Timestamp::ZERO,
@@ -110,7 +110,7 @@ impl ManualTimer {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Suspends the machine for `length`: the clock stands still, and
+    /// Simulates a suspension of the machine for `length`: the clock stands still, and
     /// [`time_suspended`](Timer::time_suspended) grows.
     ///
     /// A socket detects this when its timer next fires, and probes its peer if `length` is over
