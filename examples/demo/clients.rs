@@ -1,4 +1,4 @@
-//! The clients, from the good to the bad.
+//! The clients: first those that behave, then those that misbehave.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,11 @@ use crate::{Failure, Narrator, Stage, now};
 /// The kinds of clients.
 #[derive(Clone, Copy)]
 pub enum Client {
-    /// Says something, then only answers pings for longer than `idle_timeout`, then says something.
+    /// Sends messages, then only answers pings for longer than `idle_timeout`, then sends again.
     Healthy,
-    /// Shakes hands and reads, but neither speaks nor answers pings.
+    /// Completes its handshake and reads, but sends nothing and answers no pings.
     Silent,
-    /// Shakes hands, then never reads what the server pushes.
+    /// Completes its handshake, then reads nothing that the server pushes.
     Frozen,
     /// Connects, and waits.
     SendsNoHandshake,
@@ -32,9 +32,9 @@ pub enum Client {
     TricklesHandshake,
     /// Sends a frame byte by byte.
     TricklesFrame,
-    /// Talks without pause, and reads the echoes.
+    /// Sends messages without pause, and reads the echoes.
     Talks,
-    /// Falls silent, and does not answer the Close frame that it gets for that.
+    /// Falls silent, and does not answer the Close frame that follows.
     IgnoresClose,
     /// Breaks the connection.
     Resets,
@@ -48,11 +48,11 @@ pub enum Client {
 pub struct Seen {
     /// When the limit in question began to count for this client, or shortly before.
     pub start: Instant,
-    /// The code of the Close frame that it got, and when.
+    /// The code of the Close frame that it received, and when.
     pub close: Option<(u16, Instant)>,
-    /// When the connection was gone; `None` if it was not looking.
+    /// When the connection was gone; `None` if the client did not observe that.
     pub gone: Option<Instant>,
-    /// How much longer its limit is because of what it sent.
+    /// By how much the bytes that it sent extended the limit.
     pub earned: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Client {
         }
     }
 
-    /// What it needs a server for.
+    /// Returns what the server does for it.
     pub fn serves(self) -> Serves {
         match self {
             Self::Frozen => Serves::Push,
@@ -81,7 +81,7 @@ impl Client {
         }
     }
 
-    /// Goes through a connection's life, to its end.
+    /// Plays the client until its connection ends.
     pub async fn play(self, stage: &Stage) -> Result<Seen, Failure> {
         match self {
             Self::Healthy => healthy(stage).await,
@@ -112,7 +112,7 @@ impl Seen {
 
 // ---- the good ----
 
-/// How long the healthy client lives: its pongs alone must have kept it from being idle.
+/// How long the healthy client stays connected: only its pongs keep it from being idle.
 pub fn healthy_life(config: &TimeoutConfig) -> Duration {
     longer_than_idle(config)
 }
@@ -149,8 +149,8 @@ fn late_by(config: &TimeoutConfig) -> Duration {
     config.pong_timeout().unwrap_or_default() / 2
 }
 
-/// How long the client that answers late lives: the next ping is due as soon as it has answered, or
-/// `ping_interval` after the ping before.
+/// How long the client that answers late stays connected: the next ping is due as soon as it has
+/// answered, or `ping_interval` after the ping before.
 pub fn late_life(config: &TimeoutConfig) -> Duration {
     let interval = config.ping_interval().unwrap_or_default();
     interval + late_by(config) + late_by(config).max(interval) * (LATE_PONGS - 1)
@@ -172,11 +172,11 @@ async fn answers_late(stage: &Stage) -> Result<Seen, Failure> {
     Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
-/// How much of the large message goes out at a time, and how often.
+/// How much of the large message the client sends at a time, and how often.
 const PIECE: usize = 4 << 10;
 const PIECE_EVERY: Duration = Duration::from_millis(100);
 
-/// How long the upload takes: its bytes alone must have kept it from being idle.
+/// How long the upload takes: only its bytes keep the client from being idle.
 pub fn upload_life(config: &TimeoutConfig) -> Duration {
     longer_than_idle(config)
 }
@@ -204,7 +204,7 @@ async fn uploads(stage: &Stage) -> Result<Seen, Failure> {
     let echo = loop {
         let frame = reader.frame().await?;
         match frame.opcode {
-            // In the middle of a frame it could not be answered.
+            // The client could not answer it in the middle of a frame.
             raw::PING => {}
             _ => break frame,
         }
@@ -216,7 +216,7 @@ async fn uploads(stage: &Stage) -> Result<Seen, Failure> {
     Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
-/// A life in which a client that was taken for idle would have been closed.
+/// Long enough that the policy would close a connection that it took for idle.
 fn longer_than_idle(config: &TimeoutConfig) -> Duration {
     config.idle_timeout().unwrap_or_default() + Duration::from_secs(1)
 }
@@ -237,7 +237,7 @@ async fn frozen(stage: &Stage) -> Result<Seen, Failure> {
     let start = now();
     let (mut reader, _writer) = raw::open(stage.address, Some(WINDOW)).await?;
     stage.reported.clone().wait_for(Option::is_some).await?;
-    // What the kernels still hold is read only to see that there is no Close frame behind it.
+    // Reads what the kernels still hold, to check that no Close frame follows it.
     let end = reader.until_gone(stage.narrator).await;
     Ok(Seen {
         gone: None,
@@ -272,7 +272,8 @@ async fn trickles_frame(stage: &Stage) -> Result<Seen, Failure> {
     })
 }
 
-/// Sends byte by byte until the connection is gone; how it ended, and how many bytes it took.
+/// Sends byte by byte until the connection is gone. Returns how it ended, and how many bytes were
+/// sent.
 async fn trickle(
     mut reader: raw::Reader,
     mut writer: raw::Writer,
@@ -285,7 +286,7 @@ async fn trickle(
         for byte in bytes {
             sent += 1;
             if writer.bytes(&[*byte]).await.is_err() {
-                // The reader will tell.
+                // The reader reports the end.
                 std::future::pending::<()>().await;
             }
             sleep(every).await;
@@ -298,8 +299,8 @@ async fn trickle(
 }
 
 async fn talks(stage: &Stage) -> Result<Seen, Failure> {
-    // How many messages are in flight: enough that the server always finds another, and few enough that
-    // its Close frame does not wait behind seconds of talk.
+    // How many messages are in flight: enough that the server does not run out of them, and few
+    // enough that its Close frame does not wait behind seconds of messages.
     const AT_ONCE: usize = 1000;
     let start = now();
     let (mut sink, mut stream) = connect(stage).await?.split();
@@ -347,7 +348,7 @@ async fn resets(stage: &Stage) -> Result<Seen, Failure> {
     let mut socket = connect(stage).await?;
     echo(&mut socket, Message::text("hello")).await?;
     let start = now();
-    // Without lingering the kernel does not end the connection, but breaks it.
+    // With a linger time of zero, the kernel resets the connection.
     socket.get_ref().set_zero_linger()?;
     drop(socket);
     stage.say("client: has broken the connection");
@@ -399,7 +400,7 @@ async fn close(socket: &mut Socket, narrator: Narrator) -> Result<End, Failure> 
     Ok(End { close, gone: now() })
 }
 
-/// Notes a Close frame.
+/// Reports a Close frame, and returns its code and when it came.
 fn told(narrator: Narrator, frame: Option<CloseFrame>) -> (u16, Instant) {
     let code = frame.map_or(raw::NO_CODE, |frame| frame.code.into());
     narrator.say(format_args!("client: a Close with code {code}"));

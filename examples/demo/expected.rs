@@ -1,4 +1,4 @@
-//! What has to become of a client: how a limit of the configuration becomes an expectation.
+//! The expected end of each connection, computed from the limits of the configuration.
 
 use std::time::Duration;
 
@@ -8,25 +8,26 @@ use ws_timeout::{CloseHandshake, CloseReason, TimeoutConfig};
 use crate::clients::Seen;
 use crate::server::{Ended, Report};
 
-/// How late anything may come on a machine that is busy with other things. No limit strikes early,
-/// so there is no such thing on the other side.
+/// How late an event may be on a busy machine. Limits do not expire early, so there is no allowance
+/// for that.
 pub const ALLOWANCE: Duration = Duration::from_secs(1);
 
-/// How long a trickling message has at first, whatever the configured rate.
+/// How long a trickling message has at first, at any configured rate.
 const RECEIVE_START: Duration = Duration::from_secs(5);
 
-/// What has to become of a client.
+/// How a client's connection should end.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
     pub ended: Ended,
-    /// The code of the Close frame that the client gets, and after how long.
+    /// The code of the Close frame that the client receives, and after how long.
     pub close: Option<(u16, Duration)>,
-    /// How long it takes until the connection is gone, at least.
+    /// The shortest time until the connection is gone.
     pub after: Duration,
 }
 
 impl Expected {
-    /// A limit strikes, and if the client is told, it takes it well.
+    /// A limit expires, and the client answers if the server waits for the answer to its Close
+    /// frame.
     pub fn verdict(reason: CloseReason, config: &TimeoutConfig) -> Self {
         let after = limit(reason, config).expect("a limit that is off is not expected to strike");
         let close = config.close_code(reason).map(|code| (code, after));
@@ -44,7 +45,7 @@ impl Expected {
         }
     }
 
-    /// A limit strikes, and the client does not answer the Close frame: the first cause stays.
+    /// A limit expires, and the client does not answer the Close frame: the first cause stays.
     pub fn ignored(reason: CloseReason, config: &TimeoutConfig) -> Self {
         let told = Self::verdict(reason, config);
         Self {
@@ -54,7 +55,7 @@ impl Expected {
         }
     }
 
-    /// No limit strikes before the client, after `life`, closes the connection.
+    /// No limit expires before the client closes the connection after `life`.
     pub fn to_live(life: Duration) -> Self {
         const NORMAL: u16 = 1000;
         Self {
@@ -64,7 +65,7 @@ impl Expected {
         }
     }
 
-    /// The connection breaks, which is no matter of limits, and is known at once.
+    /// The connection breaks. That involves no limit, and the server notices it at once.
     pub fn to_fail() -> Self {
         Self {
             ended: Ended::Failed,
@@ -73,7 +74,7 @@ impl Expected {
         }
     }
 
-    /// What is wrong with what became of the client.
+    /// Returns the differences between the expected end and the actual one.
     pub fn wrong(&self, seen: &Seen, report: &Report) -> Vec<String> {
         let mut wrong = Vec::new();
         if report.ended != self.ended {
@@ -108,20 +109,20 @@ impl Expected {
     }
 }
 
-/// The instant from which the limit counts, or one shortly before it: the server's own where only that
-/// knows.
+/// Returns the instant from which the limit counts, or one shortly before it. Only the server knows
+/// when its last push was.
 pub fn start(seen: &Seen, report: &Report) -> Instant {
     report.last_push.unwrap_or(seen.start)
 }
 
-/// How long after its start each limit strikes.
+/// Returns how long after its start each limit expires.
 fn limit(reason: CloseReason, config: &TimeoutConfig) -> Option<Duration> {
     match reason {
         CloseReason::HandshakeTimeout => config.handshake_timeout(),
         CloseReason::ConnectionTimeout => config.connection_timeout(),
         CloseReason::MessageTimeout => config.message_timeout(),
         CloseReason::IdleTimeout => config.idle_timeout(),
-        // From the last that was heard: the ping goes out first.
+        // Measured from the last receipt: the ping is sent first.
         CloseReason::PongTimeout => Some(config.ping_interval()? + config.pong_timeout()?),
         CloseReason::SlowReceive => config.min_data_rate().map(|_| RECEIVE_START),
         _ => None,

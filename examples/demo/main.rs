@@ -1,4 +1,5 @@
-//! An echo server with timeouts, eleven clients, most of which misbehave, and a table of what ended each.
+//! An echo server with timeouts, eleven clients, most of which misbehave, and a table of how each
+//! connection ended.
 //!
 //! ```text
 //! cargo run --example demo
@@ -6,13 +7,15 @@
 //! cargo run --example demo -- --verbose
 //! ```
 //!
-//! Sockets and clocks are real, the limits are short. Each client has its own connection, all at the same
-//! time. The demo checks what ended each connection, the code of the Close frame and the time, and exits
-//! with 1 if one of them is wrong. `--all` does this on tokio, smol and async-std. `--verbose` prints each
-//! event, and `RUST_LOG=ws_timeout=debug` the log of the crate. It takes less than 20 seconds.
+//! Sockets and clocks are real; the limits are short. Each client has its own connection, and all
+//! run at the same time. The demo checks what ended each connection, the code of the Close frame
+//! and the time, and exits with 1 if one of them is wrong. `--all` does this on tokio, smol and
+//! async-std. `--verbose` prints each event, and `RUST_LOG=ws_timeout=debug` the log of the crate.
+//! It takes less than 20 seconds, because it gives up on a client after 18.
 //!
-//! `server.rs` is what to copy. `clients.rs` has the clients, `raw.rs` the WebSocket of those that no
-//! library would let misbehave, `expected.rs` what a limit should lead to, and `table.rs` the table.
+//! Copy `server.rs`. `clients.rs` contains the clients, `raw.rs` a minimal WebSocket for those that
+//! misbehave more than a library allows, `expected.rs` the expected end of each connection, and
+//! `table.rs` the table.
 
 mod clients;
 mod expected;
@@ -89,8 +92,8 @@ async fn run(runtimes: &[Runtime], verbose: bool) -> Result<bool, Failure> {
         rows.push((case, runtimes.iter().map(start).collect::<Vec<_>>()));
     }
 
-    // The cases are in the order of their ends, so a row rarely waits for the row before. The table comes
-    // after the events, if there are any.
+    // The cases are in the order of their ends, so a row rarely waits for the row before. The table
+    // comes after the events, if there are any.
     let mut table = table::header(runtimes);
     let (mut connections, mut wrong) = (0, 0);
     for (case, running) in rows {

@@ -1,4 +1,4 @@
-//! Just enough WebSocket, by hand, to misbehave with.
+//! A minimal WebSocket client that can misbehave.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// What stands for the code of a Close frame that has none (RFC 6455, 7.1.5).
+/// Represents the code of a Close frame without one (RFC 6455, 7.1.5).
 pub const NO_CODE: u16 = 1005;
 
 /// A client's request for a WebSocket.
@@ -40,7 +40,7 @@ pub async fn connect(address: SocketAddr, window: Option<u32>) -> io::Result<(Re
     Ok((Reader(BufReader::new(read)), Writer(write)))
 }
 
-/// Connects and shakes hands.
+/// Connects and completes the handshake.
 pub async fn open(address: SocketAddr, window: Option<u32>) -> io::Result<(Reader, Writer)> {
     let (mut reader, mut writer) = connect(address, window).await?;
     writer.0.write_all(REQUEST).await?;
@@ -93,7 +93,7 @@ impl Reader {
         Ok(Frame { opcode, payload })
     }
 
-    /// Reads until the connection is gone, and answers nothing.
+    /// Reads until the connection is gone, without answering.
     pub async fn until_gone(&mut self, narrator: Narrator) -> End {
         let mut close = None;
         loop {
@@ -129,7 +129,7 @@ impl Writer {
     }
 }
 
-/// A whole frame as a client sends it: masked, if with a mask that is no secret.
+/// Returns a complete client frame, masked with a fixed mask.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     const FIN: u8 = 0x80;
     const MASKED: u8 = 0x80;

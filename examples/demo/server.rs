@@ -1,4 +1,4 @@
-//! The server with timeouts, for one connection, on each of the runtimes.
+//! The server with timeouts, for one connection, on each runtime.
 
 use std::fmt;
 use std::future::Future;
@@ -23,10 +23,10 @@ pub enum Runtime {
     AsyncStd,
 }
 
-/// What the server does for its client.
+/// What the server does for a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Serves {
-    /// Sends back what comes.
+    /// Sends each message back.
     Echo,
     /// Sends data without end, and reads nothing.
     Push,
@@ -36,9 +36,9 @@ pub enum Serves {
 #[derive(Clone, Debug)]
 pub struct Report {
     pub ended: Ended,
-    /// When the server knew.
+    /// When the server detected it.
     pub at: Instant,
-    /// When the last of what it pushed was given to the socket.
+    /// When it passed the last push to the socket.
     pub last_push: Option<Instant>,
 }
 
@@ -53,7 +53,7 @@ pub enum Ended {
     Failed,
 }
 
-/// Serves the first client that comes, and reports how it ended.
+/// Serves the first client that connects, and reports how the connection ended.
 ///
 /// Must be polled on the runtime of `narrator`: see [`Runtime::spawn`].
 pub async fn serve(
@@ -71,7 +71,7 @@ pub async fn serve(
     };
     match &ended {
         Ok(()) => narrator.say("server: the client closed the connection"),
-        // Shown whole, a verdict has the connection's status with it.
+        // The `Display` of a verdict would include the connection's status.
         Err(Error::Verdict(verdict)) => {
             let (reason, closing) = (verdict.reason, verdict.close_handshake);
             narrator.say(format_args!(
@@ -151,7 +151,7 @@ async fn on_async_std(
     converse(opening.await?, serves, last_push).await
 }
 
-/// What to do with an open socket is the same on every runtime.
+/// Serves an open socket, in the same way on every runtime.
 async fn converse<S, T>(
     mut socket: TimeoutSocket<S, T>,
     serves: Serves,
@@ -172,8 +172,8 @@ where
     while let Some(message) = socket.next().await {
         let message = message?;
         if matches!(message, Message::Text(_) | Message::Binary(_)) {
-            // Once the connection closes nothing can be sent, but the client may still have something
-            // to say; how it ended, the stream tells.
+            // Once the connection is closing, sends fail, but the client's last messages may
+            // arrive, and the stream returns how the connection ended.
             let _ = socket.send(message).await;
         }
     }
@@ -195,7 +195,8 @@ impl Runtime {
         }
     }
 
-    /// Starts a task on this runtime. That of tokio must be the caller's, the others have a global one.
+    /// Starts a task on this runtime. On tokio the caller must be inside the runtime; the others
+    /// have a global one.
     pub fn spawn(self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::Tokio => drop(tokio::spawn(task)),

@@ -50,7 +50,7 @@ pub fn header(runtimes: &[Runtime]) -> String {
     format!("{header}\n{rule}\n")
 }
 
-/// Returns the row of a client, and a line for each thing that is wrong.
+/// Returns the row of a client, and a line for each difference from the expected end.
 pub fn row(case: &Case, outcomes: &[Outcome]) -> String {
     let expected = &case.expected;
     let mut row = line(
