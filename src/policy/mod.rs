@@ -191,7 +191,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// Clocks keep their starts, and jitter keeps its draws. With `pong_timeout` off, a ping in
     /// flight is no longer awaited. With `message_timeout` off the write clock stops, and with
     /// `min_data_rate` off the receive clock; once the limit is on again, the clock starts with the
-    /// next write or byte.
+    /// next write or byte. A write that is waiting and a message that is arriving keep their
+    /// deadlines until they make progress.
     pub fn set_config(&mut self, now: Timestamp, config: C) {
         self.advance_clock(now);
         self.config = config;
