@@ -462,8 +462,9 @@ fn cut(text: &str) -> String {
 }
 
 /// Returns the known name that is most similar to `name`, if no more than a third of the longer one
-/// differs; otherwise the first known name of which `name` is a whole word at the beginning, such as
-/// `idle` of `idle_timeout`. The prefix of `prefix` bytes does not count, since both begin with it.
+/// differs; otherwise the first known name that begins with `name` as whole words, such as
+/// `idle_timeout` for `idle`. The prefix of `prefix` bytes does not count, since both begin with
+/// it.
 fn nearest(name: &str, names: &[String], prefix: usize) -> Option<String> {
     let without_prefix = |name| str::get(name, prefix..).unwrap_or_default();
     // The first 64 characters suffice: no known name is similar to a longer one.
