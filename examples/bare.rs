@@ -4,10 +4,10 @@
 //! cargo run --example bare
 //! ```
 //!
-//! The client answers three pings, and then none. Prints what happens, and the state of the policy at the
-//! end.
+//! The client answers three pings, and then none. The example prints what happens, and the state of
+//! the policy at the end.
 //!
-//! [`serve`] and [`drive`] are what to copy. They see whole messages only: to detect one that trickles in,
+//! Copy [`serve`] and [`drive`]. They see whole messages only: to detect one that trickles in,
 //! count bytes under tungstenite and observe `Event::RecvPartial`.
 
 use std::error::Error;
@@ -76,7 +76,7 @@ fn drive(
     policy: &mut TimeoutPolicy<&TimeoutConfig>,
     clock: &Clock,
 ) -> tungstenite::Result<CloseReason> {
-    // A write blocks this loop no longer than a moment. A later flush writes the rest.
+    // A write blocks this loop only briefly. A later flush writes the rest.
     const MOMENT: Duration = Duration::from_millis(1);
     ws.get_ref().set_write_timeout(Some(MOMENT))?;
 
@@ -169,7 +169,8 @@ fn timed_out(error: &tungstenite::Error) -> bool {
     matches!(error, tungstenite::Error::Io(error) if matches!(error.kind(), WouldBlock | TimedOut))
 }
 
-/// Answers three pings, ignores the rest until the server is done, and returns the code of its Close frame.
+/// Answers three pings, ignores the rest until the server is done, and returns the code of its
+/// Close frame.
 fn client(server: SocketAddr, is_served: &mpsc::Receiver<()>) -> Result<Option<u16>, Failure> {
     let (mut ws, _) = tungstenite::client("ws://localhost/", TcpStream::connect(server)?)?;
     ws.send(Message::text("hello"))?;

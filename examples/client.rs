@@ -5,8 +5,8 @@
 //! WS_PRESET=client cargo run --example client -- ws://127.0.0.1:8080
 //! ```
 //!
-//! At the end of the input (Ctrl-D) it closes the connection. The limits come from the environment; those
-//! of the preset have no `connection_timeout`, because one end is enough to limit the lifetime.
+//! At the end of the input (Ctrl-D) it closes the connection. The limits come from the environment;
+//! the preset has no `connection_timeout`, because only one end needs to limit the lifetime.
 //! `RUST_LOG=ws_timeout=debug` shows each ping.
 
 use std::error::Error;

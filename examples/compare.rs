@@ -1,14 +1,14 @@
-//! Three servers, and peers that misbehave: what `timeout(next())`, `interval` with `select!`, and this
-//! crate do about them.
+//! Three servers, and peers that misbehave: what `timeout(next())`, `interval` with `select!`, and
+//! this crate do about them.
 //!
 //! ```text
 //! cargo run --example compare
 //! ```
 //!
-//! Prints the table of the README: when each server ends the connection, and in bold what it should not
-//! do. Real WebSockets run on simulated time, so it takes a few seconds. Each server echoes, and closes
-//! the connection when it receives `bye`. A peer may be silent for 60 s, and the servers that ping do so
-//! every 25 s.
+//! Prints the table of the README: when each server ends the connection, and in bold what it should
+//! not do. Real WebSockets run on simulated time, so it takes a few seconds. Each server echoes,
+//! and closes the connection when it receives `bye`. A peer may be silent for 60 s, and the servers
+//! that ping do so every 25 s.
 
 #![expect(
     clippy::disallowed_methods,
@@ -187,7 +187,7 @@ fn cell(server: Server, peer: Peer) -> Result<String, Failure> {
     })
 }
 
-/// Runs a server and a peer. Returns the age at which the server let the connection go, or for
+/// Runs a server and a peer. Returns the age at which the server ended the connection, or for
 /// `MakesRoom` at which its send returned.
 fn watch(server: Server, peer: Peer) -> Result<Option<Duration>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -281,7 +281,8 @@ where
     }
 }
 
-/// By hand: the writing task and the reading task, which pings, share the sink. Returns when the send does.
+/// By hand: the writing task and the reading task, which pings, share the sink. Returns when the
+/// send does.
 async fn shared_sink(stream: DuplexStream, server: Server) -> Result<(), Failure> {
     let (sink, mut stream) = accept_async(stream).await?.split();
     let sink = Arc::new(Mutex::new(sink));

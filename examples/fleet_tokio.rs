@@ -4,8 +4,9 @@
 //! cargo run --example fleet_tokio
 //! ```
 //!
-//! Each connection has its own task, which tells the task of the timers what happens and does what that
-//! returns. Half of the twenty clients here answer no pings; the program ends when they are disconnected.
+//! Each connection has its own task, which reports its events to the timer task and carries out the
+//! actions that it returns. Half of the twenty clients here answer no pings; the program exits when
+//! they are disconnected.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -21,14 +22,14 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
-/// What a connection tells the timers.
+/// What a connection reports to the timer task.
 enum News {
     Opened(mpsc::UnboundedSender<Action>, oneshot::Sender<FleetKey>),
     Happened(FleetKey, Event),
     Ended(FleetKey),
 }
 
-/// The task of the timers.
+/// The timer task.
 async fn keep_time(config: Arc<TimeoutConfig>, mut news: mpsc::UnboundedReceiver<News>) {
     let start = now();
     let elapsed = || Timestamp::from_nanos((now() - start).as_nanos() as u64);
@@ -55,8 +56,8 @@ async fn keep_time(config: Arc<TimeoutConfig>, mut news: mpsc::UnboundedReceiver
         let expired = next.is_none();
         let now = elapsed();
         if expired {
-            // Before a deadline counts, the connections read what has arrived. A turn of tokio's reactor
-            // reports at most 1024 sockets, and after a blocked thread there may be more.
+            // Before a deadline counts, the connections read what has arrived. A turn of tokio's
+            // reactor reports at most 1024 sockets, and after a blocked thread there may be more.
             for _ in 0..16 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -4,8 +4,8 @@
 //! cargo run --example metrics
 //! ```
 //!
-//! An echo server on a free port, and its metrics on another: both addresses are printed. The limits come
-//! from the environment, and the log says why connections end, as without metrics.
+//! Runs an echo server on a free port, serves its metrics on another, and prints both addresses.
+//! The limits come from the environment, and the log still says why connections end.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -4,10 +4,10 @@
 //! cargo run --example reconnect
 //! ```
 //!
-//! `ws-timeout` says how a connection ended; [`run`] decides whether and when to open the next. [`run`] and
-//! [`converse`] are what to copy. The server falls silent on the first connection, resets the second,
-//! restarts during the third and says that it is done on the fourth: the codes of its Close frames
-//! distinguish the last two.
+//! `ws-timeout` says how a connection ended; [`run`] decides whether and when to open the next.
+//! Copy [`run`] and [`converse`]. The server falls silent on the first connection, resets the
+//! second, restarts during the third and says that it is done on the fourth: the codes of its Close
+//! frames distinguish the last two.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -34,8 +34,8 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_delay(Duration::from_secs(1))
     .with_max_times(10);
 
-/// The delay while the server restarts, random so that its clients do not all return at once. The registry
-/// of close codes recommends 5 to 30 seconds.
+/// The delay while the server restarts, random so that its clients do not all return at once. The
+/// registry of close codes recommends 5 to 30 seconds.
 const RESTART: ConstantBuilder = ConstantBuilder::new()
     .with_jitter()
     .with_delay(Duration::from_millis(100));
@@ -49,7 +49,7 @@ const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
     Err(_) => panic!("a limit of zero does not compile"),
 };
 
-/// A connection on which the server was alive for so long resets the delays.
+/// A connection on which the server stayed alive for this long resets the delays.
 const HEALTHY: Duration = Duration::from_millis(500);
 
 #[tokio::main]

@@ -1,16 +1,17 @@
-//! Graceful shutdown of a whole server: on Ctrl-C or SIGTERM its connections close, but not all at once.
+//! Graceful shutdown of a server: on Ctrl-C or SIGTERM it closes its connections, but not all at
+//! once.
 //!
 //! ```text
 //! cargo run --example shutdown
 //! cargo run --example client -- ws://ADDRESS
 //! ```
 //!
-//! An echo server on a free port, which it prints. At a signal it refuses new connections and closes those
-//! it has with code 1001 ("going away"), each at a random point within ten seconds, so that the clients do
-//! not all come to the next server together. It ends when the last connection has ended: `close_timeout`
-//! limits the wait for a client that does not answer the Close frame, `handshake_timeout` that for a client
-//! that never completes its handshake. An argument replaces the ten seconds; the limits come from the
-//! environment.
+//! Runs an echo server on a free port, which it prints. At a signal it refuses new connections and
+//! closes the open ones with code 1001 ("going away"), each at a random point within ten seconds,
+//! so that the clients do not all reach the next server together. It exits when the last connection
+//! has ended: `close_timeout` limits the wait for a client that does not answer the Close frame,
+//! and `handshake_timeout` the wait for a client that does not complete its handshake. An argument
+//! replaces the ten seconds; the limits come from the environment.
 
 use std::error::Error;
 use std::future::Future;
@@ -86,7 +87,8 @@ async fn converse(tcp: TcpStream, peer: SocketAddr, timeouts: Timeouts) {
     };
     while let Ok(Some(message)) = socket.recv().await {
         if message.is_text() || message.is_binary() {
-            // Nothing can be sent once the connection closes, but the peer's last messages may arrive.
+            // Nothing can be sent once the connection closes, but the peer's last messages may
+            // arrive.
             if let Err(error) = socket.send(message).await {
                 log::debug!("{peer}: not echoed: {error}");
             }
@@ -94,7 +96,7 @@ async fn converse(tcp: TcpStream, peer: SocketAddr, timeouts: Timeouts) {
     }
 }
 
-/// Is ready at Ctrl-C or SIGTERM. From this call on, neither kills the process.
+/// Completes at Ctrl-C or SIGTERM. From this call on, neither kills the process.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

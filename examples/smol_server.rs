@@ -4,11 +4,11 @@
 //! cargo run --example smol_server
 //! ```
 //!
-//! A client connects, says hello and stops answering: the log shows how it is disconnected. A real server
-//! keeps the default limits or takes them from the environment: see the README.
+//! A client connects, says hello and stops answering: the log shows how the server disconnects it.
+//! A real server keeps the default limits or takes them from the environment: see the README.
 //!
-//! For async-std, replace `smol` with `async_std`, also in `runtime::smol::open`, and `Metered::socket` with
-//! `Metered::new`: async-std's `TcpStream` does not implement `AsFd`.
+//! For async-std, replace `smol` with `async_std`, also in `runtime::smol::open`, and
+//! `Metered::socket` with `Metered::new`: async-std's `TcpStream` does not implement `AsFd`.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ fn main() -> Result<(), Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         smol::spawn(serve(listener, Arc::new(config))).detach();
-        // The server would run for ever. This example ends with its only client.
+        // The server would run forever. This example ends with its only client.
         visit(address).await
     })
 }
@@ -76,7 +76,7 @@ async fn converse(
         let message = message?;
         if message.is_text() || message.is_binary() {
             // Keep reading after a failed send: the peer's last messages may arrive, and the stream
-            // says how the connection ended.
+            // returns how the connection ended.
             if let Err(error) = socket.send(message).await {
                 println!("not sent: {error}");
             }

@@ -1,11 +1,11 @@
-//! A socket split in two: one task reads, another one writes.
+//! A socket split in two: one task reads, another writes.
 //!
 //! ```text
 //! cargo run --example split
 //! ```
 //!
-//! The reading task receives the pongs, detects silence and ends the connection, so it must always poll. The
-//! peer here answers twice and then falls silent.
+//! The reading task receives the pongs, detects silence and ends the connection, so it must keep
+//! polling. The peer here answers twice and then falls silent.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -63,8 +63,8 @@ async fn read(mut stream: SplitStream<Socket>, _ending: oneshot::Sender<()>) {
     }
 }
 
-/// Writes messages until the connection has ended. The reading task goes on after a failed send: the peer's
-/// last messages may arrive, and the stream says how the connection ended.
+/// Writes messages until the connection has ended. The reading task keeps reading after a failed
+/// send: the peer's last messages may arrive, and the stream returns how the connection ended.
 async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut messages: mpsc::Receiver<Message>,
@@ -80,7 +80,8 @@ async fn write(
                     }
                 }
                 None => {
-                    // All senders are gone. The reading task receives the answer to the Close frame.
+                    // All senders are gone. The reading task receives the answer to the Close
+                    // frame.
                     let _ = sink.close().await;
                     break;
                 }
@@ -93,7 +94,7 @@ async fn write(
     }
 }
 
-/// Answers two messages and then, without reading, no ping.
+/// Answers two messages, then stops reading and so answers no pings.
 async fn peer(listener: TcpListener) -> Result<(), Failure> {
     let (tcp, _) = listener.accept().await?;
     let mut socket = accept_async(tcp).await?;

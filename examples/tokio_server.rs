@@ -4,8 +4,8 @@
 //! cargo run --example tokio_server
 //! ```
 //!
-//! A client connects, says hello and stops answering: the log shows how it is disconnected. A real server
-//! keeps the default limits or takes them from the environment: see the README.
+//! A client connects, says hello and stops answering: the log shows how the server disconnects it.
+//! A real server keeps the default limits or takes them from the environment: see the README.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(serve(listener, Arc::new(config)));
-    // The server would run for ever. This example ends with its only client.
+    // The server would run forever. This example ends with its only client.
     visit(address).await
 }
 
@@ -71,7 +71,7 @@ async fn converse(
         let message = message?;
         if message.is_text() || message.is_binary() {
             // Keep reading after a failed send: the peer's last messages may arrive, and the stream
-            // says how the connection ended.
+            // returns how the connection ended.
             if let Err(error) = socket.send(message).await {
                 println!("not sent: {error}");
             }

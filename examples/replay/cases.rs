@@ -1,8 +1,8 @@
-//! The conformance cases: their format, and a runner that plays them through a policy, or whatever
-//! decides like one.
+//! The conformance cases: their format, and a runner that plays them through a policy, or through
+//! anything that decides like one.
 //!
-//! The format is described in `README.md` beside this file. The tests `conformance` and `fleet` and the
-//! example `replay` share this module.
+//! `README.md` in `tests/conformance/` describes the format. The tests `conformance` and `fleet`
+//! and the example `replay` share this module.
 
 use std::time::Duration;
 
@@ -155,8 +155,9 @@ impl Case {
         start(config, self.seed, Timestamp::from_nanos(self.start_ns))
     }
 
-    /// Plays the case through what `start` makes of a configuration, and whether the case begins with
-    /// the opening handshake. Unless the case was recorded, it begins at the origin, with the seed 0.
+    /// Plays the case through what `start` makes of a configuration, and whether the case begins
+    /// with the opening handshake. Unless the case was recorded, it begins at the origin, with the
+    /// seed 0.
     pub fn run_on<P: Player>(
         &self,
         start: impl FnOnce(TimeoutConfig, bool) -> P,

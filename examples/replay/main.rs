@@ -8,19 +8,18 @@
 //! WS_PRESET=production cargo run --example replay -- --explain > limits.svg
 //! ```
 //!
-//! Prints one JSON object a line and case: what the policy did in each step, and how it ended. The
-//! flags change that:
+//! Prints one JSON object per case, on one line: what the policy did in each step, and how the case
+//! ended. The flags change that:
 //!
-//! * `--check` compares with what the cases expect, shows each difference, and exits with 1 if there
-//!   is one.
-//! * `--mermaid` draws one case as a sequence diagram that renders in an issue, `--svg` as a timeline.
-//!   A file with several cases needs the name of one.
+//! * `--check` compares with what the cases expect, shows each difference, and exits with 1 if
+//!   there is one.
+//! * `--mermaid` draws one case as a sequence diagram that renders in an issue, `--svg` as a
+//!   timeline. A file with several cases needs the name of one.
 //! * `--explain` draws what the limits of the environment (`WS_*`) do to three peers: one falls
-//!   silent, one never reads, one trickles a message. `docs/timeline.svg` is the picture of the
-//!   defaults.
+//!   silent, one never reads, one trickles a message. `docs/timeline.svg` shows the defaults.
 //!
-//! A file that cannot be read or understood, or a bad variable, ends it with 2. The format is
-//! described in `tests/conformance/README.md`.
+//! Exits with 2 if it cannot read or parse a file, or if a variable is bad.
+//! `tests/conformance/README.md` describes the format.
 
 mod cases;
 mod mermaid;

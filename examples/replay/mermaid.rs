@@ -80,7 +80,7 @@ fn note(out: &mut String, over: &str, text: &str) {
     message(out, &format!("Note over {over}"), text);
 }
 
-/// Mermaid reads `#` and `;` itself, and a browser what looks like a tag.
+/// Mermaid interprets `#` and `;`, and a browser interprets anything that resembles a tag.
 fn escape(text: &str) -> String {
     text.chars()
         .map(|char| match char {

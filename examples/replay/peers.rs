@@ -48,7 +48,7 @@ const TALKATIVE: u64 = 5;
 /// How long a healthy peer takes to answer a ping.
 const ROUND_TRIP: Duration = Duration::from_millis(40);
 
-/// The seconds after which a connection that still lives counts as one that stays.
+/// The seconds after which a connection that is still open counts as one that stays.
 const PATIENCE: u64 = 7200;
 
 /// What happens to each peer. Limits are not shortened at random.

@@ -12,7 +12,7 @@ use crate::words;
 pub struct Story {
     pub name: String,
     pub moments: Vec<Moment>,
-    /// When the policy was created. Times are told from then on.
+    /// When the policy was created. Times count from then on.
     pub start: Timestamp,
     /// When the connection ended, or else the latest instant of the case.
     pub end: Timestamp,
@@ -148,7 +148,7 @@ fn is_over(phase: Phase) -> bool {
     matches!(phase, Phase::Closed | Phase::Aborted(_))
 }
 
-/// A policy that tells its story.
+/// A policy that records its story.
 pub struct Narrator<'a> {
     policy: TimeoutPolicy,
     story: &'a mut Story,

@@ -241,7 +241,8 @@ struct Axis {
 }
 
 impl Axis {
-    /// All of the story, or of a long one the end: four times what it takes to notice a silent peer.
+    /// All of the story, or of a long one the end: four times what it takes to notice a silent
+    /// peer.
     fn of(story: &Story) -> Self {
         let bound = story.config.detection_bound().unwrap_or(Duration::MAX);
         let length = story.end.saturating_duration_since(story.start);

@@ -4,8 +4,8 @@
 //! cargo run --example smol_tls_server
 //! ```
 //!
-//! A client connects, says hello and stops answering: the log shows how it is disconnected. The certificate
-//! is made on the spot; a real server reads its own.
+//! A client connects, says hello and stops answering: the log shows how the server disconnects it.
+//! The example generates a certificate; a real server loads its own.
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ fn main() -> Result<(), Failure> {
         let address = listener.local_addr()?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         smol::spawn(serve(listener, acceptor, Arc::new(config))).detach();
-        // The server would run for ever. This example ends with its only client.
+        // The server would run forever. This example ends with its only client.
         visit(address, certificate).await
     })
 }
@@ -75,7 +75,7 @@ async fn converse(
     // Below TLS, to see every byte of the peer and to ask the kernel.
     let tcp = Metered::socket(tcp);
     let meter = tcp.meter();
-    // Both handshakes are limited by `handshake_timeout`.
+    // `handshake_timeout` limits both handshakes.
     let handshake = async {
         let tls = acceptor.accept(tcp).await?;
         // Above TLS, to see where a message begins.
@@ -86,7 +86,7 @@ async fn converse(
     let mut socket = opening
         .with_meter(meter.clone())
         .await?
-        // At a clean end, `close_notify` is sent.
+        // At a clean end, TLS sends `close_notify`.
         .with_shutdown(|inner, cx| Pin::new(inner.get_mut()).poll_close(cx));
 
     while let Some(message) = socket.next().await {
@@ -116,7 +116,7 @@ async fn visit(server: SocketAddr, certificate: CertificateDer<'static>) -> Resu
     socket.send(Message::text("hello")).await?;
     let echo = socket.next().await.ok_or("no echo")??;
     println!("the client received {echo} and stops answering");
-    // The server drops the connection, and with it TLS: that is no clean end.
+    // The server drops the connection, and with it TLS: this is not a clean end.
     let _ = socket.get_mut().read_to_end(&mut Vec::new()).await;
     println!("the server has disconnected the client");
     Ok(())

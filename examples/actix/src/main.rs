@@ -4,13 +4,14 @@
 //! cargo run --manifest-path examples/actix/Cargo.toml
 //! ```
 //!
-//! actix-ws hands a connection over as two halves that reply to nothing themselves, so there is no socket
-//! to guard: [`guard`] is the whole driver, and what to copy. A client connects, says hello and falls
+//! actix-ws gives you two halves that do not reply to control frames, so there is no socket to
+//! wrap. Copy [`guard`], which is the complete driver. A client connects, says hello and falls
 //! silent, and the server disconnects it.
 //!
-//! Two things the policy cannot see here. A message counts as sent when actix has taken it: actix takes
-//! 32 and what its buffers hold before it makes the handler wait. And a message is seen when it is
-//! complete, so set `idle_timeout` longer than the largest takes to arrive.
+//! The policy cannot see two things here. A message counts as sent when actix has accepted it, and
+//! actix accepts 32, and what its buffers hold, before it makes the handler wait. And the policy
+//! sees a message only when it is complete, so set `idle_timeout` longer than the largest takes to
+//! arrive.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -71,8 +72,9 @@ async fn guard(mut session: Session, mut stream: MessageStream, config: &Timeout
             Action::Idle { until } => until,
         };
 
-        // 2. Wait for a message, for room for one, or for the deadline. actix reads the transport in a
-        //    task of its own; `yield_now` lets that read what has arrived before the policy decides.
+        // 2. Wait for a message, for room for one, or for the deadline. actix reads the transport
+        //    in a task of its own; `yield_now` lets that read what has arrived before the policy
+        //    decides.
         let reads = waiting.len() < MOST_WAITING;
         let may_wait = all_read || !reads;
         let deadline = async {
@@ -153,8 +155,8 @@ async fn echo(
     rt::spawn(async move {
         let status = guard(session, stream, &config).await;
         println!("the server has ended the connection: {status}");
-        // A Close frame leaves now or never: a peer that reads has it, and one that does not read would
-        // keep actix writing.
+        // A Close frame leaves now or never: a peer that reads has it, and one that does not read
+        // would keep actix writing.
         rt::time::sleep(Duration::from_millis(100)).await;
         if let Some(transport) = transport {
             let _ = transport.shutdown(Shutdown::Both);

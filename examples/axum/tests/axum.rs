@@ -104,8 +104,8 @@ async fn tell_limit(upgrade: TimeoutUpgrade) -> String {
     format!("{:?}", upgrade.config().message_timeout().unwrap())
 }
 
-/// Sends 12 MB to a client that reads 4 MB/s. Returns the verdict of the server, if there is one, and
-/// the connection's age then, or when the message had been sent.
+/// Sends 12 MB to a client that reads 4 MB/s. Returns the verdict of the server, if there is one,
+/// and the connection's age then, or when the message had been sent.
 async fn send_to_slow_reader(metered: bool) -> (Option<CloseReason>, Duration) {
     const SIZE: usize = 12_000_000;
     let (done, mut sent) = mpsc::unbounded_channel();

@@ -87,8 +87,8 @@ impl Server {
         }
     }
 
-    /// Asks the server to stop. Returns how it ended, which has to be within this time, and the rest of
-    /// its log.
+    /// Asks the server to stop. Returns how it ended, which has to be within this time, and the
+    /// rest of its log.
     async fn stop(mut self, within: Duration) -> (ExitStatus, String) {
         let id = i32::try_from(self.process.id().unwrap()).unwrap();
         kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
@@ -200,7 +200,8 @@ async fn a_thousand_clients_are_drained_at_sigterm() {
         assert!(client.next().await.is_none());
         close
     }));
-    // Five seconds for the Close frames, one for the answers. The server itself gives up after seven.
+    // Five seconds for the Close frames, one for the answers. The server itself gives up after
+    // seven.
     let (codes, (status, log)) = tokio::join!(clients, server.stop(9 * SECOND));
     assert_eq!(codes, [CloseCode::Away; 1000]);
     assert!(status.success(), "{status}");

@@ -4,9 +4,9 @@
 //! cargo run --manifest-path examples/tokio_websockets/Cargo.toml
 //! ```
 //!
-//! A client connects, talks and falls silent: the log shows how the server disconnects it. `message.rs` is
-//! what to copy. tokio-websockets queues the replies to Ping and Close frames in its socket, and the
-//! guarded socket flushes them.
+//! A client connects, talks and falls silent: the log shows how the server disconnects it. Copy
+//! `message.rs`. tokio-websockets queues the replies to Ping and Close frames in its socket, and
+//! the guarded socket flushes them.
 
 mod message;
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! What `ws-timeout` has to know about a message of tokio-websockets: all that an adapter for a library
-//! takes.
+//! Everything that `ws-timeout` needs to know about a message of tokio-websockets.
 
 use tokio_websockets::CloseCode;
 use ws_timeout::MessageKind;

@@ -4,12 +4,13 @@
 //! cargo run --package axum-examples -- 127.0.0.1:8080
 //! ```
 //!
-//! The limits come from the environment; a client at `/ws/slow` may read nothing for eight seconds. At
-//! Ctrl-C or SIGTERM the server takes no new clients, closes all connections over five seconds, and exits.
+//! The limits come from the environment; a client at `/ws/slow` may read nothing for eight seconds.
+//! At Ctrl-C or SIGTERM the server takes no new clients, closes all connections over five seconds,
+//! and exits.
 //!
-//! `/trace` returns the trace of the last connection that a limit ended; a server for strangers would keep
-//! that to its operators. `cargo run --example replay -- --check FILE` repeats it, `--mermaid` and `--svg`
-//! draw it.
+//! `/trace` returns the trace of the last connection that a limit ended; a public server should
+//! restrict it to its operators. `cargo run --example replay -- --check FILE` repeats it,
+//! `--mermaid` and `--svg` draw it.
 
 use std::error::Error;
 use std::future::IntoFuture;
@@ -58,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let drained = timeouts.drain(Duration::from_secs(5));
     let all = async { (server.await, drained.await) };
-    // A request that never ends must not keep the process from its end.
+    // A request that does not end must not keep the process from exiting.
     let bound = Duration::from_secs(6) + config.close_timeout();
     if tokio::time::timeout(bound, all).await.is_err() {
         log::warn!(

@@ -1,11 +1,12 @@
-//! A page that shows the connections of this server, live, and why those that ended did.
+//! A live page of this server's connections, which also shows why connections ended.
 //!
 //! ```text
 //! cargo run --package axum-examples --bin axum_live -- 127.0.0.1:8080
 //! ```
 //!
-//! Its buttons open clients that answer, fall silent, or trickle a message. The limits are short enough to
-//! watch. The page's own WebSocket is guarded too, and listed. `.ci/live` drives the page in Chromium.
+//! Its buttons open clients that answer, fall silent, or trickle a message. The limits are short
+//! enough to watch. The page's own WebSocket is guarded too, and listed. `.ci/live` drives the page
+//! in Chromium.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -98,7 +99,7 @@ async fn open(kind: Utf8Bytes, address: SocketAddr) -> Result<(), Failure> {
     let tcp = TcpStream::connect(address).await?;
     let (client, _) = client_async(format!("ws://{address}/client/{kind}"), tcp).await?;
     match kind.as_str() {
-        // Whoever reads answers pings.
+        // Reading also answers pings.
         "healthy" => client.for_each(|_| ready(())).await,
         "silent" => {
             sleep(Duration::from_secs(60)).await;
