@@ -29,7 +29,7 @@ impl Expected {
     /// A limit expires, and the client answers if the server waits for the answer to its Close
     /// frame.
     pub fn verdict(reason: CloseReason, config: &TimeoutConfig) -> Self {
-        let after = limit(reason, config).expect("a limit that is off is not expected to strike");
+        let after = limit(reason, config).expect("a limit that is off is not expected to expire");
         let close = config.close_code(reason).map(|code| (code, after));
         let closing = match (reason, close) {
             (_, None) => CloseHandshake::NotSent,
@@ -78,7 +78,7 @@ impl Expected {
     pub fn wrong(&self, seen: &Seen, report: &Report) -> Vec<String> {
         let mut wrong = Vec::new();
         if report.ended != self.ended {
-            wrong.push(format!("the server said: {}", report.ended));
+            wrong.push(format!("the server reported: {}", report.ended));
         }
         let start = start(seen, report);
         let mut check = |what, at: Instant, least| {

@@ -42,7 +42,7 @@ fn differences(config: &TimeoutConfig, other: &TimeoutConfig) -> String {
 }
 
 pub fn header(runtimes: &[Runtime]) -> String {
-    let mut header = line("", "the client", "is ended by", "Close frame", "due");
+    let mut header = line("", "the client", "ended by", "Close frame", "due");
     for runtime in runtimes {
         let _ = write!(header, "{:>1$}", runtime.name(), width(*runtime));
     }
@@ -100,7 +100,7 @@ fn mark(right: bool) -> &'static str {
 fn ended_by(expected: &Expected) -> &'static str {
     match expected.ended {
         Ended::Verdict(reason, _) => reason.name(),
-        Ended::Cleanly => "the client itself",
+        Ended::Cleanly => "the client",
         Ended::Failed => "the reset",
     }
 }
