@@ -197,10 +197,7 @@ fn a_number_of_any_precision_is_read_as_without_that_feature() {
     assert_eq!(read("1e-3"), Ok(0.001));
     for (number, held) in [("0.75", "0.75"), ("NaN", "NaN"), ("one", "{…}")] {
         let error = read(number).unwrap_err();
-        assert!(
-            error.starts_with(&as_variables(&[("jitter", held)])),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("jitter={held}: ")), "{error}");
     }
 }
 
