@@ -43,9 +43,12 @@
 //! | `error` | the error of the inner socket, escaped |
 //!
 //! An [`Observer`] receives the same information as values. With feature `tracing`, the observer
-//! `Tracing` emits events with these fields; tracing's bridge for `log` drops them. With feature
-//! `tower`, the layer logs the limits (event `limits`) and the settings among them that are
-//! probably mistakes (event `warning`), once.
+//! `Tracing` emits events with these fields; tracing's bridge for `log` drops them.
+//!
+//! `Timeouts::from_env`, and with feature `tower` the layer, log the limits (event `limits`, `info`)
+//! and the settings among them that are probably mistakes (`warning`, `warn`), once for each
+//! configuration. `from_env` also logs variables that mean no setting (`unknown_variable`): `warn`
+//! if one is probably misspelled, else `info`.
 //!
 //! # Features
 //!

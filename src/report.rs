@@ -60,7 +60,7 @@ pub(crate) fn unknown_variables(unknown: &[UnknownVariable]) {
             None => Level::Info,
         };
         let variable = OneLine(variable);
-        log!(target: TARGET, level, event = "unknown variable"; "{variable}");
+        log!(target: TARGET, level, event = "unknown_variable"; "{variable}");
     }
 }
 
