@@ -52,6 +52,10 @@ pub enum Event {
     /// timer.
     Flushed,
     /// The requested ping and everything before it were flushed. Starts the `pong_timeout` timer.
+    ///
+    /// Observe it with the time after the flush. If that is later than the request by more than
+    /// `stall_tolerance`, the process may have been suspended in between, and this time does not
+    /// count as silence of the peer.
     PingSent(PingId),
     /// Requires proof of life within `within`, for example after a suspend or a network change.
     ///

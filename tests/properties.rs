@@ -15,6 +15,7 @@ mod common;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod oracle;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -685,6 +686,50 @@ fn c14_a_peer_that_answers_is_never_idle_however_late_the_polls_are() {
             assert_ne!(driver.policy.cause(), Some(CloseReason::IdleTimeout));
         }
     });
+}
+
+/// SPEC C14. The process is suspended between the request of a ping and its flush.
+#[test]
+fn c14_a_peer_that_answers_is_never_idle_however_late_the_flushes_are() {
+    let late = Cell::new(0);
+    for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
+        let limits = [
+            config.idle_timeout(),
+            config.ping_interval(),
+            config.stall_tolerance(),
+        ];
+        let [Some(idle), Some(ping), Some(tolerance)] = limits else {
+            return;
+        };
+        let within = idle.saturating_sub(ping + tolerance);
+        let within = within.min(config.pong_timeout().unwrap_or(idle));
+        if within.is_zero() {
+            return;
+        }
+        let mut dice = Dice::new(seed);
+        let mut driver = Driver::new(config, seed);
+        for _ in 0..40 {
+            let Some(until) = driver.until else { break };
+            if driver.unsent.is_none() {
+                driver.handle(until, Event::Tick);
+                continue;
+            }
+            let most = 2 * dice.one_of(&[idle, tolerance]).as_nanos() as u64;
+            let took = dice.all_or_less(most);
+            let took = dice.one_of(&[0, took]);
+            late.set(late.get() + u32::from(took > 0));
+            driver.now = Timestamp::from_nanos(driver.now.as_nanos() + took);
+            driver.flush();
+            assert_ne!(driver.policy.cause(), Some(CloseReason::IdleTimeout));
+            // The driver reads the answer when it arrives, or before it polls.
+            let after = dice.all_or_less(within.as_nanos() as u64);
+            driver.now = Timestamp::from_nanos(driver.now.as_nanos() + after);
+            let id = driver.policy.ping_id(driver.policy.pings_sent());
+            driver.handle(driver.now, Event::Pong(Some(id)));
+            assert_ne!(driver.policy.cause(), Some(CloseReason::IdleTimeout));
+        }
+    });
+    assert!(late.get() > 100, "only {} flushes were late", late.get());
 }
 
 /// Late polls excuse a dead peer for no longer than they were late.

@@ -7,7 +7,8 @@
 //! overdue. The same deadline never gets a second grace, so a host that is always slow still drops
 //! its dead peers.
 //!
-//! A ping that is requested late excuses the peer too, without a grace: see [`State::ask`].
+//! A ping that is requested or flushed late excuses the peer too, without a grace: see
+//! [`State::ask`].
 
 use core::num::NonZeroU64;
 

@@ -60,7 +60,7 @@ pub(crate) use state::State;
 ///
 /// * [`observe`](Self::observe) every event of the connection when it happens, in particular
 ///   [`Event::PingSent`] once the ping has been *flushed*, and [`Event::SendStart`] when a write
-///   has to wait.
+///   has to wait. Both with the time after the write: the process may be suspended before it.
 /// * [`poll`](Self::poll) after events, and when the `until` of the last [`Action::Idle`] has come.
 ///   Carry out the action and poll again, until the action is `Idle` or `Abort`.
 /// * Read and observe everything that has arrived before a poll that may end the connection because
@@ -303,7 +303,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.now
     }
 
-    fn latest(&self, now: Timestamp) -> Timestamp {
+    /// Returns the later of `now` and the latest instant seen (SPEC T-2).
+    pub(crate) fn latest(&self, now: Timestamp) -> Timestamp {
         self.now.max(now)
     }
 

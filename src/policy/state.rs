@@ -181,6 +181,7 @@ impl State {
             }
             Event::PingSent(id) => {
                 if self.ping == Ping::Asked && id == self.latest_ping() {
+                    self.excuse_flushed_late(now, config);
                     self.record_flush(now);
                     self.restart_ping_clock(now);
                     self.ping = match config.pong_timeout {
@@ -352,8 +353,7 @@ impl State {
     /// excused for the difference (SPEC E-37, E-38).
     pub(super) fn ask(&mut self, now: Timestamp, due: Timestamp) -> PingId {
         if self.ping_since <= self.last_inbound {
-            let late = now.nanos_since(due.max(self.last_inbound));
-            self.last_inbound = self.last_inbound.after(late).unwrap_or(now);
+            self.excuse(now, due);
         }
         self.pings = self.pings.saturating_add(1);
         self.ping_due = false;
@@ -363,6 +363,23 @@ impl State {
         self.ping_since = now;
         self.ping_draw = jitter_draw(self.seed, self.pings.saturating_add(1));
         self.latest_ping()
+    }
+
+    /// Excuses the peer for the time that a ping took to leave, if we may have been suspended in
+    /// that time (SPEC E-49).
+    #[inline]
+    fn excuse_flushed_late(&mut self, now: Timestamp, config: &TimeoutConfig) {
+        let tolerance = config.stall_tolerance.map(NonZeroU64::get);
+        let took = now.nanos_since(self.ping_since);
+        if tolerance.is_some_and(|tolerance| took > tolerance) {
+            self.excuse(now, self.ping_since);
+        }
+    }
+
+    /// Excuses the peer for its silence after `since`: there was no ping to answer (SPEC E-38).
+    fn excuse(&mut self, now: Timestamp, since: Timestamp) {
+        let length = now.nanos_since(since.max(self.last_inbound));
+        self.last_inbound = self.last_inbound.after(length).unwrap_or(now);
     }
 
     pub(super) fn ping_id(&self, number: u64) -> PingId {

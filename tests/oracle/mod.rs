@@ -396,6 +396,8 @@ impl Oracle {
                 write_clock_stops: true,
                 sent: true,
                 ping_flushed: true,
+                // SPEC E-49.
+                excused: self.flushed_late(now),
                 // SPEC E-36.
                 probe_moves: self.since_ping_clock(now),
                 ping_settled: self.config().pong_timeout().is_none(),
@@ -454,13 +456,25 @@ impl Oracle {
 
     /// SPEC E-37, E-38.
     fn asked_late(&self, now: Nanos, deadline: Nanos) -> Meaning {
-        let last = self.last_heard_or_excused();
-        let excuse = now - last.max(deadline);
-        let first = self.last_flushed_ping() <= last;
+        let first = self.last_flushed_ping() <= self.last_heard_or_excused();
         Meaning {
-            excused: (first && excuse > 0).then_some(last + excuse),
+            excused: self.excuse(now, deadline).filter(|_| first),
             ..Meaning::default()
         }
+    }
+
+    /// SPEC E-49.
+    fn flushed_late(&self, now: Nanos) -> Option<Nanos> {
+        let took = self.since_ping_clock(now);
+        let tolerance = length(self.config().stall_tolerance())?;
+        (took > tolerance).then(|| self.excuse(now, now - took))?
+    }
+
+    /// The instant up to which the peer is excused for its silence after `since` (SPEC E-38).
+    fn excuse(&self, now: Nanos, since: Nanos) -> Option<Nanos> {
+        let last = self.last_heard_or_excused();
+        let excuse = now - last.max(since);
+        (excuse > 0).then_some(last + excuse)
     }
 
     fn pong(&self, now: Nanos, id: Option<PingId>) -> Meaning {

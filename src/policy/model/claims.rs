@@ -40,7 +40,8 @@ pub(super) struct History {
     late: u8,
     /// How much of that is taken off `punctual_silence` already.
     late_counted: u8,
-    /// Since the last inbound event or the last bytes that excuse the peer.
+    /// Since the last inbound event or the last bytes that excuse the peer, less the time for which
+    /// SPEC E-49 excuses the peer.
     silence: u8,
     /// The same, less the lateness of polls.
     punctual_silence: u8,
@@ -48,8 +49,8 @@ pub(super) struct History {
     ping_missed: u8,
     /// Whether a ping was flushed during `silence`.
     ping_flushed: bool,
-    /// Since the first ping after the last inbound event that was flushed at once.
-    prompt_ping: u8,
+    /// Since the first flush of a ping after the last inbound event.
+    first_flush: u8,
     /// Whether a ping was flushed since the last inbound event that was not flushed at once.
     slow_ping: bool,
     /// Whether the ping that was asked for waits.
@@ -78,7 +79,7 @@ impl History {
             punctual_silence: 0,
             ping_missed: 0,
             ping_flushed: false,
-            prompt_ping: NONE,
+            first_flush: NONE,
             slow_ping: false,
             ping_waits: false,
             asked: NONE,
@@ -110,8 +111,8 @@ impl History {
                 let claims = Claims::of(world);
                 self.age = age(self.age, claims.connection);
                 self.punctual_silence += u8::from(claims.bound.is_some());
-                self.silence = age(self.silence, claims.idle.map(|idle| idle + 8));
-                self.prompt_ping = age(self.prompt_ping, claims.answer);
+                self.silence = age(self.silence, claims.idle.map(|idle| idle + 16));
+                self.first_flush = age(self.first_flush, claims.answer);
                 self.asked = age(self.asked, claims.ping);
                 self.unanswered = age(self.unanswered, claims.pong);
                 self.ping_waits =
@@ -171,7 +172,7 @@ impl History {
             self.ping_flushed = false;
         }
         if inbound {
-            self.prompt_ping = NONE;
+            self.first_flush = NONE;
             self.slow_ping = false;
         }
         // A flush of our own puts off the next ping, so none is missed any more.
@@ -188,18 +189,35 @@ impl History {
         if asked && event == Event::PingSent(before.latest_ping()) {
             let claims = Claims::of(world);
             self.ping_flushed = claims.idle.is_some();
-            match self.ping_waits {
-                true => self.slow_ping = claims.answer.is_some(),
-                false if claims.answer.is_some() && self.prompt_ping == NONE => {
-                    self.prompt_ping = 0;
+            if claims.answer.is_some() {
+                self.slow_ping |= self.ping_waits;
+                if self.first_flush == NONE {
+                    self.first_flush = 0;
                 }
-                false => {}
             }
             self.ping_waits = false;
+            if let Ping::Asked { at } = before.ping {
+                self.flush_late(world, &claims, after.now - at);
+            }
             match limits.pong {
                 Some(_) => self.unanswered = 0,
                 None => self.ping_out = false,
             }
+        }
+    }
+
+    /// Notes the flush of a ping that took so long to leave (SPEC E-49).
+    fn flush_late(&mut self, world: &World, claims: &Claims, took: u64) {
+        let took = took / world.unit;
+        if claims.tolerance == 0 || took <= claims.tolerance {
+            return;
+        }
+        self.silence -= (took as u8).min(self.silence - self.ping_missed);
+        // The other bound contains this time (SPEC S-25).
+        let idle_bounds = |bound| claims.pong_bound.is_none_or(|pong| bound < pong);
+        if claims.bound.is_some_and(idle_bounds) {
+            self.punctual_silence = 0;
+            self.late_counted = self.late;
         }
     }
 
@@ -311,13 +329,16 @@ impl History {
                 );
             }
             Action::Close(CloseReason::IdleTimeout) if claims.idle.is_some() => {
+                // With the tolerance off, nothing is claimed of a ping that had to wait.
+                let answer = match (self.slow_ping, claims.tolerance) {
+                    (true, 0) => Some(0),
+                    (true, tolerance) => claims.answer.map(|limit| limit.saturating_sub(tolerance)),
+                    (false, _) => claims.answer,
+                };
                 ensure!(
-                    claims.answer.is_none()
-                        || reached(self.prompt_ping, claims.answer)
-                        || self.slow_ping
-                        || self.ping_waits,
+                    claims.answer.is_none() || reached(self.first_flush, answer) || self.ping_waits,
                     "C14: closed {} units after the flush of a ping",
-                    self.prompt_ping
+                    self.first_flush
                 );
                 let counts = self.silence - self.ping_missed;
                 ensure!(
@@ -359,6 +380,8 @@ pub(super) struct Poll {
 /// apply.
 struct Claims {
     bound: Option<u64>,
+    /// The second of the two bounds of SPEC S-24.
+    pong_bound: Option<u64>,
     connection: Option<u64>,
     message: Option<u64>,
     ping: Option<u64>,
@@ -382,12 +405,18 @@ impl Claims {
             (Some(idle), Some(ping)) if idle > ping => Some(idle - ping),
             _ => None,
         };
+        let (message, pong) = (world.units(limits.message), world.units(limits.pong));
+        let pong_bound = match (ping, pong) {
+            (Some(ping), Some(pong)) => Some(ping + message.unwrap_or(pong) + pong),
+            _ => None,
+        };
         Self {
             bound: world.bound(),
+            pong_bound,
             connection: world.units(limits.connection),
-            message: world.units(limits.message),
+            message,
             ping,
-            pong: world.units(limits.pong),
+            pong,
             idle,
             answer,
             tolerance: world.units(limits.stall_tolerance).unwrap_or(0),

@@ -65,6 +65,8 @@ impl Verdict {
 pub(super) enum Rule {
     /// A ping is asked for late, and the peer is excused.
     AskedLate,
+    /// A ping is flushed late, and the peer is excused.
+    FlushedLate,
     /// A ping is asked for although the idle row is due.
     AskedBeforeIdle,
     /// A ping's clock restarts while it waits.
@@ -81,8 +83,9 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::AskedLate,
+        Self::FlushedLate,
         Self::AskedBeforeIdle,
         Self::RestartedAsked,
         Self::RestartedInFlight,
@@ -103,6 +106,9 @@ impl Rule {
         let idle = matches!(action, Some(Action::Idle { .. }));
         let idle_due = before.deadline(limits, DeadlineKind::Idle) <= after.now;
         let excused = after.last_excused > before.last_excused;
+        let flushed = before.ping_flushed < after.ping_flushed
+            && matches!(before.ping, Ping::Asked { .. })
+            && !matches!(after.ping, Ping::Asked { .. });
         let answered = before.pong_awaited && !after.pong_awaited && after.phase == Phase::Open;
         let restarted = match (before.ping, after.ping) {
             (Ping::Asked { at }, Ping::Asked { at: then }) if at < then => {
@@ -118,6 +124,7 @@ impl Rule {
         let grace = after.grace.is_some() && after.grace != before.grace;
         [
             (asked && excused).then_some(Self::AskedLate),
+            (flushed && excused).then_some(Self::FlushedLate),
             (asked && idle_due).then_some(Self::AskedBeforeIdle),
             restarted,
             (answered && before.round_trip_void).then_some(Self::RoundTripVoid),

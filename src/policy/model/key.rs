@@ -214,7 +214,22 @@ impl Facts {
             Ping::Quiet => (0, 0, false),
             Ping::Asked { at } => {
                 let bounded = world.any(|limits| limits.message.or(limits.pong).is_some());
-                (1, at, bounded || world.group == Group::Probe)
+                let exact = bounded || world.group == Group::Probe;
+                // Whether the ping takes too long, and how long the peer was silent meanwhile (SPEC
+                // E-49).
+                let tolerances = world
+                    .limits
+                    .iter()
+                    .filter_map(|limits| limits.stall_tolerance);
+                let longest = tolerances.max().filter(|_| idle(true));
+                let at = match longest {
+                    Some(longest) if !exact => {
+                        let long_ago = self.now.saturating_sub(longest + world.unit);
+                        at.max(long_ago.min(self.inbound_or_excused))
+                    }
+                    _ => at,
+                };
+                (1, at, exact || longest.is_some())
             }
             Ping::InFlight { since } => (2, since, true),
         };

@@ -189,6 +189,10 @@ impl Reference {
             }
             Event::PingSent(id) => match self.ping {
                 Ping::Asked { at } if id == self.latest_ping() => {
+                    // SPEC E-49.
+                    if limits.stall_tolerance.is_some_and(|most| now - at > most) {
+                        self.excuse(at);
+                    }
                     self.write_clock = NEVER;
                     self.last_flush = now;
                     self.ping_flushed = now;
@@ -358,16 +362,23 @@ impl Reference {
 
     /// Asks for the ping that was due at `due` (SPEC E-37, E-38).
     fn ask(&mut self, due: Nanos) {
-        let last = self.last_inbound.max(self.last_excused);
-        let due = due.max(last);
-        if self.ping_flushed <= last && due < self.now {
-            self.last_excused = last + (self.now - due);
+        if self.ping_flushed <= self.last_inbound.max(self.last_excused) {
+            self.excuse(due);
         }
         self.pings += 1;
         self.ping = Ping::Asked { at: self.now };
         self.ping_due = false;
         self.pong_awaited = true;
         self.round_trip_void = false;
+    }
+
+    /// SPEC E-38.
+    fn excuse(&mut self, since: Nanos) {
+        let last = self.last_inbound.max(self.last_excused);
+        let since = since.max(last);
+        if since < self.now {
+            self.last_excused = last + (self.now - since);
+        }
     }
 
     /// SPEC G-9.
