@@ -1,5 +1,5 @@
-//! The socket on a simulated runtime: threads that block, a reactor that needs many turns to hear of everything, a
-//! transport that is full at times. A peer that does all in time is never cut off, and a dead one is let go in its
+//! The socket on a simulated runtime: threads that block, a process that is suspended in any call, a reactor that
+//! needs many turns to hear of everything, a transport that is full at times. A peer that does all in time is never cut off, and a dead one is let go in its
 //! bound, by few looks.
 //!
 //! A million lives take a quarter of a minute:
@@ -43,7 +43,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_millis(700);
 /// The longest that a transport is full while the peer lives.
 const FULL: Duration = Duration::from_millis(699);
 
-/// The longest that a thread is blocked.
+/// The longest that the process is suspended or a thread is blocked.
 const BLOCK: Duration = Duration::from_millis(1500);
 
 /// By how much each turn may be late without that.
@@ -55,7 +55,7 @@ const LIFE: Duration = Duration::from_secs(12);
 proptest! {
     #![proptest_config(config())]
 
-    /// Guards rule 27.
+    /// Guards rules 11 and 27.
     #[test]
     fn a_peer_that_does_all_in_time_is_never_cut_off(mut plan in plan()) {
         let mut life = Life::new(&mut plan, None);
@@ -112,6 +112,8 @@ struct Plan {
     message_timeout: bool,
     /// Whether there are pings. Else the peer has to say something by itself.
     asks: bool,
+    /// Whether there is a limit on silence beside the pings, which just allows an answer to each.
+    silence_too: bool,
     heartbeat: bool,
     only_pongs_count: bool,
     tolerance: Option<u32>,
@@ -122,16 +124,23 @@ struct Plan {
 fn plan() -> impl Strategy<Value = Plan> {
     let turns = prop_oneof![Just(1), Just(3), Just(16)];
     let align = prop_oneof![Just(Duration::ZERO), Just(100 * MS)];
-    let flags = any::<[bool; 4]>();
+    let flags = any::<[bool; 5]>();
     let tolerance = proptest::option::of(1_u32..2000);
     let draws = vec(any::<u16>(), 50..500);
     (turns, align, flags, tolerance, draws).prop_map(|(turns, align, flags, tolerance, draws)| {
-        let [message_timeout, asks, heartbeat, only_pongs_count] = flags;
+        let [
+            message_timeout,
+            asks,
+            silence_too,
+            heartbeat,
+            only_pongs_count,
+        ] = flags;
         Plan {
             turns,
             align,
             message_timeout,
             asks,
+            silence_too,
             heartbeat,
             only_pongs_count,
             tolerance,
@@ -151,6 +160,10 @@ impl Plan {
             config = config
                 .ping_interval(PING_INTERVAL)
                 .pong_timeout(PONG_TIMEOUT);
+            if let (true, Some(tolerance)) = (self.silence_too, self.tolerance) {
+                // A ping may leave so much late, and the peer answers it in time.
+                config = config.idle_timeout(PING_INTERVAL + tolerance * MS + PONG_TIMEOUT);
+            }
         } else {
             config = config.idle_timeout(IDLE_TIMEOUT);
         }
@@ -201,8 +214,6 @@ struct Life {
     /// When the peer says something by itself, for the last time so far.
     said: Duration,
     recorder: Recorder,
-    /// From when on the peer does nothing.
-    dies: Option<Duration>,
     end: Option<Error<WsError>>,
     polls: u32,
 }
@@ -218,6 +229,8 @@ impl Life {
     fn new(plan: &mut Plan, dies: Option<Duration>) -> Self {
         let world = Shared::default();
         world.lock().turns = plan.turns;
+        world.lock().answers_in = plan.delay(PONG_TIMEOUT - MS);
+        world.lock().dies = dies;
         let config = plan.config().build().unwrap();
         let recorder = Recorder::new();
         let timeouts = Timeouts::new(config).with_observer(recorder.clone());
@@ -232,7 +245,6 @@ impl Life {
             writer: Arc::default(),
             sending: Sending::Nothing,
             said: Duration::ZERO,
-            dies,
             end: None,
             polls: 0,
         }
@@ -249,7 +261,7 @@ impl Life {
     }
 
     fn is_dead(&self) -> bool {
-        self.dies.is_some_and(|dies| self.now() >= dies)
+        self.world.lock().dies_within(Duration::ZERO)
     }
 
     /// Polls the tasks that were woken, and lets the reactor wait for something and turn.
@@ -291,16 +303,12 @@ impl Life {
         let mut world = self.world.lock();
         let now = world.now;
         if is_dead {
-            let dies = self.dies.unwrap();
+            let dies = world.dies.unwrap();
             world.coming.retain(|&(at, _)| at < dies);
-            world.pinged.clear();
             world.room_at = world.room_at.filter(|&at| at < dies);
             return;
         }
-        for (at, ping) in std::mem::take(&mut world.pinged) {
-            let at = at + plan.delay(PONG_TIMEOUT - MS);
-            world.coming.push_back((at, Message::Pong(ping)));
-        }
+        world.answers_in = plan.delay(PONG_TIMEOUT - MS);
         if plan.asks && plan.one_in(20) {
             let at = now + plan.up_to(SECOND);
             world.coming.push_back((at, Message::text("data")));
@@ -316,9 +324,15 @@ impl Life {
         }
     }
 
-    /// A thread that comes back late to a reactor that has much to tell.
+    /// A thread that comes back late to a reactor that has much to tell, or a process that will be
+    /// suspended in the midst of what it does.
     fn may_block(&mut self, plan: &mut Plan) {
-        if self.dies.is_none_or(|dies| self.now() + BLOCK < dies) && plan.one_in(30) {
+        if self.world.lock().dies_within(2 * BLOCK) {
+            self.world.lock().suspension = None;
+        } else if plan.one_in(30) {
+            let length = plan.up_to(BLOCK);
+            self.world.lock().suspension = Some((plan.below(12), length));
+        } else if plan.one_in(30) {
             let length = plan.up_to(BLOCK);
             let mut world = self.world.lock();
             // Whom the kernel has in its list already keeps the place.
@@ -386,6 +400,8 @@ impl Life {
 #[derive(Default)]
 struct World {
     now: Duration,
+    /// After how many more calls the process is suspended, and for how long.
+    suspension: Option<(u32, Duration)>,
     alarm: Option<Duration>,
     rings: bool,
     alarm_waker: Option<Waker>,
@@ -406,11 +422,17 @@ struct World {
     room_at: Option<Duration>,
     writer: Option<Waker>,
     held: Vec<Message>,
-    /// The pings that have left, and when.
-    pinged: Vec<(Duration, tungstenite::Bytes)>,
+    /// How long the peer takes to answer a ping from now on.
+    answers_in: Duration,
+    /// From when on it does nothing.
+    dies: Option<Duration>,
 }
 
 impl World {
+    fn dies_within(&self, length: Duration) -> bool {
+        self.dies.is_some_and(|dies| self.now + length >= dies)
+    }
+
     /// When the kernel has, or had, something to tell the reactor.
     fn next_coming(&self) -> Option<Duration> {
         let coming = self.coming.iter().map(|&(at, _)| at);
@@ -457,6 +479,17 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap()
     }
+
+    /// For a call of the socket, before which the process may be suspended.
+    fn call(&self) -> MutexGuard<'_, World> {
+        let mut world = self.lock();
+        match world.suspension.take() {
+            Some((0, length)) => world.now += length,
+            Some((calls, length)) => world.suspension = Some((calls - 1, length)),
+            None => {}
+        }
+        world
+    }
 }
 
 struct Alarm(Shared);
@@ -465,7 +498,7 @@ impl ws_timeout::Timer for Alarm {
     type Instant = Timestamp;
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_duration(self.0.lock().now)
+        Timestamp::from_duration(self.0.call().now)
     }
 
     fn timestamp(&self, at: Timestamp) -> Timestamp {
@@ -478,7 +511,7 @@ impl ws_timeout::Timer for Alarm {
 
     fn set(&mut self, at: Timestamp) {
         let at = at.saturating_duration_since(Timestamp::ZERO);
-        let mut world = self.0.lock();
+        let mut world = self.0.call();
         let held_up = std::mem::take(&mut world.held_up);
         if !held_up.is_zero() {
             world.turn(false, held_up);
@@ -488,7 +521,7 @@ impl ws_timeout::Timer for Alarm {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut world = self.0.lock();
+        let mut world = self.0.call();
         if world.rings {
             world.rings = false;
             world.alarm = None;
@@ -517,7 +550,7 @@ impl Stream for Wire {
     type Item = Result<Message, WsError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut world = self.0.lock();
+        let mut world = self.0.call();
         if let Some(message) = world.readable.pop_front() {
             return Poll::Ready(Some(Ok(message)));
         }
@@ -539,15 +572,17 @@ impl Sink<Message> for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
-        let mut world = self.0.lock();
+        let mut world = self.0.call();
         if world.full {
             world.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let now = world.now;
+        let answers_at = now + world.answers_in;
+        let is_answered = world.dies.is_none_or(|dies| answers_at < dies);
         for message in std::mem::take(&mut world.held) {
-            if let Message::Ping(payload) = message {
-                world.pinged.push((now, payload));
+            if let (Message::Ping(payload), true) = (message, is_answered) {
+                world.coming.push_back((answers_at, Message::Pong(payload)));
             }
         }
         Poll::Ready(Ok(()))

@@ -95,7 +95,7 @@ where
                         || self.clock_has_reached_alarm(now)
                         || self.outbox.has_unprompted_writes()
                     {
-                        self.flush_before_deciding(now, cx);
+                        self.flush_before_deciding(cx);
                         self.advance_horizon(now, false);
                         self.poll_policy(now, cx);
                     }
@@ -153,7 +153,7 @@ where
             true => self.observe_news(now),
             false => self.observe_news_of_begun(now),
         }
-        self.flush_before_deciding(now, cx);
+        self.flush_before_deciding(cx);
         if self.needs_poll {
             self.advance_horizon(now, drained);
             self.poll_policy(now, cx);
@@ -175,14 +175,14 @@ where
             self.take_alarm();
             let now = self.alarm.now();
             let tried = match want {
-                Want::Room => self.reserve(now, cx),
-                Want::Flush => self.drain_outbox(now, cx).map_ok(drop),
+                Want::Room => self.reserve(cx),
+                Want::Flush => self.drain_outbox(cx).map_ok(drop),
             };
             let done = tried.map(|done| self.map_write_error(done));
             if !polled && (self.needs_poll || self.clock_has_reached_alarm(now)) {
                 polled = true;
                 if want == Want::Room || done.is_ready() {
-                    self.flush_before_deciding(now, cx);
+                    self.flush_before_deciding(cx);
                 }
                 self.advance_horizon(now, false);
                 self.poll_policy(now, cx);
@@ -236,6 +236,8 @@ where
         let grace = self.policy.grace();
         let visible = self.alarm.horizon();
         while self.inner.is_some() {
+            // A write may have taken long.
+            let now = self.policy.latest(now);
             let mut status = None;
             let snapshot = |known| status = Some(known);
             let decision = self.policy.decide(now, self.horizon, visible, snapshot);
@@ -243,7 +245,7 @@ where
             match decision {
                 Decision::SendPing => {
                     self.outbox.queue_ping();
-                    self.flush_before_deciding(now, cx);
+                    self.flush_before_deciding(cx);
                 }
                 Decision::Close(reason) => self.close_for(now, reason, status, cx),
                 Decision::Abort(reason) => self.abort_for(now, reason, status, cx),

@@ -166,7 +166,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     #[inline(never)]
     fn trace_to_observer(&self, at: Timestamp, step: &Step<'_>) {
         if let Some(link) = self.link.as_ref().filter(|_| self.inner.is_some()) {
-            link.step(self.label(), at, step);
+            link.step(self.label(), self.policy.latest(at), step);
         }
     }
 

@@ -33,7 +33,7 @@ where
     ) {
         self.give_verdict(now, reason, CloseHandshake::UnderWay, status);
         self.outbox.queue_close(self.close_frame(reason));
-        self.flush_before_deciding(now, cx);
+        self.flush_before_deciding(cx);
         self.wakers.wake_writer();
     }
 
@@ -64,7 +64,7 @@ where
         } else if both_closed {
             // The frames crossed, and the reply went out in place of ours.
             CloseHandshake::Answered
-        } else if has_code && self.write_close_at_once(now, reason, cx) {
+        } else if has_code && self.write_close_at_once(reason, cx) {
             self.discard_unread();
             CloseHandshake::Sent
         } else {
@@ -76,14 +76,9 @@ where
     }
 
     /// Writes a Close frame if it can be flushed at once. Returns whether it was.
-    fn write_close_at_once(
-        &mut self,
-        now: Timestamp,
-        reason: CloseReason,
-        cx: &Context<'_>,
-    ) -> bool {
+    fn write_close_at_once(&mut self, reason: CloseReason, cx: &Context<'_>) -> bool {
         self.outbox.queue_close(self.close_frame(reason));
-        let drained = self.drain_outbox(now, cx);
+        let drained = self.drain_outbox(cx);
         matches!(drained, Poll::Ready(Ok(_))) && self.outbox.is_close_flushed()
     }
 
@@ -182,7 +177,7 @@ where
             return false;
         }
         let reply = self.teardown.peer_close().is_some() && self.outbox.has_pending_writes();
-        if reply && self.drain_outbox(self.alarm.now(), cx).is_pending() {
+        if reply && self.drain_outbox(cx).is_pending() {
             return true;
         }
         let shutdown = self.options.as_ref().and_then(|options| options.shutdown);

@@ -33,7 +33,7 @@ where
             self.wakers.register_reader(cx);
             self.take_alarm();
             let now = self.alarm.now();
-            self.flush_before_deciding(now, cx);
+            self.flush_before_deciding(cx);
             if self.needs_poll || self.clock_has_reached_alarm(now) {
                 self.advance_horizon(now, false);
                 self.poll_policy(now, cx);

@@ -1,4 +1,7 @@
 //! The write path: draining the outbox, and reporting it to the policy and the sending half.
+//!
+//! A report carries the time after the write, not before: the process may have been suspended in
+//! between, and a peer cannot answer a ping that has not left.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -14,7 +17,6 @@ use crate::event::{Event, Phase};
 use crate::message::{Message, MessageKind};
 use crate::metered::Metering;
 use crate::observer::Report;
-use crate::time::Timestamp;
 use crate::timer::Timer;
 
 /// Why something was not written.
@@ -35,23 +37,15 @@ where
 {
     /// Writes and flushes as much as possible. `Ready` once nothing more can be, with whether
     /// anything was flushed.
-    pub(super) fn drain_outbox(
-        &mut self,
-        now: Timestamp,
-        cx: &Context<'_>,
-    ) -> Poll<Result<bool, WriteError<E>>> {
-        let done = self.try_drain_outbox(now, cx);
+    pub(super) fn drain_outbox(&mut self, cx: &Context<'_>) -> Poll<Result<bool, WriteError<E>>> {
+        let done = self.try_drain_outbox(cx);
         if done.is_pending() {
-            self.on_write_pending(now, false);
+            self.on_write_pending(false);
         }
         done
     }
 
-    fn try_drain_outbox(
-        &mut self,
-        now: Timestamp,
-        cx: &Context<'_>,
-    ) -> Poll<Result<bool, WriteError<E>>> {
+    fn try_drain_outbox(&mut self, cx: &Context<'_>) -> Poll<Result<bool, WriteError<E>>> {
         self.outbox.begin_drain();
         let mut has_left = false;
         while self.inner.is_some() {
@@ -63,7 +57,7 @@ where
                     ready!(self.poll_flush_inner(cx)).map_err(WriteError::Broken)?;
                     let left = self.outbox.on_flushed();
                     has_left |= left != Buffered::default();
-                    self.on_flushed(now, left);
+                    self.on_flushed(left);
                 }
                 Step::Done => break,
             }
@@ -101,14 +95,10 @@ where
     }
 
     /// Waits until the inner sink has room for a message.
-    pub(super) fn reserve(
-        &mut self,
-        now: Timestamp,
-        cx: &Context<'_>,
-    ) -> Poll<Result<(), WriteError<E>>> {
+    pub(super) fn reserve(&mut self, cx: &Context<'_>) -> Poll<Result<(), WriteError<E>>> {
         // A write that waited may be complete, and nothing else may detect that.
         if self.outbox.has_displaced() || self.outbox.has_ping() || self.policy.write_clock_runs() {
-            match self.drain_outbox(now, cx) {
+            match self.drain_outbox(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if self.outbox.has_displaced() => return Poll::Pending,
                 _ => {}
@@ -119,7 +109,7 @@ where
         }
         let room = self.poll_room(cx);
         if room.is_pending() {
-            self.on_write_pending(now, true);
+            self.on_write_pending(true);
         }
         room.map_err(WriteError::Broken)
     }
@@ -160,9 +150,9 @@ where
     }
 
     /// Tries the pending writes before the policy decides that they are blocked. Step 3 of a pass.
-    pub(super) fn flush_before_deciding(&mut self, now: Timestamp, cx: &Context<'_>) {
+    pub(super) fn flush_before_deciding(&mut self, cx: &Context<'_>) {
         while self.outbox.has_pending_writes() {
-            match self.drain_outbox(now, cx) {
+            match self.drain_outbox(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(has_left)) => {
                     if has_left {
@@ -177,34 +167,35 @@ where
                     self.wakers.wake_writer();
                 }
                 Poll::Ready(Err(WriteError::Broken(error))) => {
-                    self.on_write_broken(now, Some(error));
+                    self.on_write_broken(Some(error));
                     return self.wakers.wake_writer();
                 }
             }
         }
-        self.recheck_room(now, cx);
+        self.recheck_room(cx);
     }
 
     /// Rechecks room for a send that was dropped while it waited, and whose clock still runs.
-    fn recheck_room(&mut self, now: Timestamp, cx: &Context<'_>) {
+    fn recheck_room(&mut self, cx: &Context<'_>) {
         if !self.policy.write_clock_runs() {
             return;
         }
         match self.poll_room(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
-                self.observe(now, Event::Flushed);
+                self.observe(self.alarm.now(), Event::Flushed);
                 self.wakers.wake_writer();
             }
             Poll::Ready(Err(error)) => {
-                self.on_write_broken(now, Some(error));
+                self.on_write_broken(Some(error));
                 self.wakers.wake_writer();
             }
         }
     }
 
     /// Reports that the inner sink is flushed, and `left` with it.
-    fn on_flushed(&mut self, now: Timestamp, left: Buffered) {
+    fn on_flushed(&mut self, left: Buffered) {
+        let now = self.alarm.now();
         if left.data {
             self.observe(now, Event::SendOk);
         } else if left.control {
@@ -225,7 +216,8 @@ where
 
     /// Reports that the transport takes no more for now. `message_waits` if a message waits for
     /// room.
-    fn on_write_pending(&mut self, now: Timestamp, message_waits: bool) {
+    fn on_write_pending(&mut self, message_waits: bool) {
+        let now = self.alarm.now();
         let bytes = self.metering().map_or(0, Metering::progress);
         if bytes > 0 {
             self.outbox.on_progress(bytes);
@@ -249,13 +241,13 @@ where
     /// Handles a failed write: the connection is over, but the peer's last messages, and in
     /// particular its Close frame, are worth reading, for as long as a closing handshake may take.
     /// `error` is for the sending half, unless it already has it.
-    fn on_write_broken(&mut self, now: Timestamp, error: Option<E>) {
+    fn on_write_broken(&mut self, error: Option<E>) {
         if let Some(error) = error.as_ref().filter(|_| !self.teardown.write_failed()) {
             self.report(Report::SendError { error });
         }
         self.teardown.set_write_failure(error);
         self.outbox.on_broken();
-        self.observe(now, Event::CloseStart);
+        self.observe(self.alarm.now(), Event::CloseStart);
     }
 
     // ---- what the sending half learns ----
@@ -274,7 +266,7 @@ where
             WriteError::Refused(error) => Error::Socket(error),
             WriteError::Broken(error) => {
                 self.report(Report::SendError { error: &error });
-                self.on_write_broken(self.alarm.now(), None);
+                self.on_write_broken(None);
                 self.wakers.wake_reader();
                 Error::Socket(error)
             }

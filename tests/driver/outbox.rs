@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tungstenite::Message;
-use ws_timeout::{CloseReason, Error, IdleScope, Metered};
+use ws_timeout::{CloseReason, Error, IdleScope, Metered, Phase};
 
 use crate::common::off;
 use crate::world::{
@@ -43,6 +43,49 @@ fn the_sending_half_tries_again_when_the_alarm_has_fired() {
         sending.now_or_never().unwrap().unwrap();
     }
     assert_eq!(shared.world().sent, [data()]);
+}
+
+/// Guards rule 11.
+#[test]
+fn a_ping_is_awaited_from_its_flush_though_the_process_was_suspended_before_it() {
+    let shared = Shared::default();
+    let config = off()
+        .ping_interval(SECOND)
+        .idle_timeout(3 * SECOND)
+        .stall_tolerance(SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    // The limit on silence passes in the meantime, by less than is tolerated.
+    shared.world().suspended_before_flush = 2500 * MS;
+    shared.at(SECOND);
+    waits(&mut socket);
+    assert_eq!(socket.status().silent, SECOND);
+    shared.at(5400 * MS);
+    waits(&mut socket);
+    assert_eq!(socket.status().phase, Phase::Open);
+    shared.at(5500 * MS);
+    waits(&mut socket);
+    assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
+}
+
+/// Guards rule 11.
+#[test]
+fn a_write_waits_from_its_flush_though_the_process_was_suspended_before_it() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().message_timeout(SECOND).stall_tolerance(SECOND));
+    waits(&mut socket);
+    shared.world().full = true;
+    shared.world().suspended_before_flush = 1500 * MS;
+    assert!(socket.send(data()).now_or_never().is_none());
+    shared.at(1500 * MS);
+    waits(&mut socket);
+    shared.at(2499 * MS);
+    waits(&mut socket);
+    shared.at(2500 * MS);
+    assert_eq!(
+        reason(socket.next().now_or_never()),
+        CloseReason::MessageTimeout
+    );
 }
 
 /// Guards rule 11.

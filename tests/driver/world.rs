@@ -61,6 +61,8 @@ pub struct World {
     pub held: Vec<Message>,
     pub sent: Vec<Message>,
     pub write_waker: Option<Waker>,
+    /// For how long the process is suspended before the next flush.
+    pub suspended_before_flush: Duration,
     pub dropped: bool,
     /// What was unread when it was dropped.
     pub unread: usize,
@@ -160,6 +162,8 @@ impl Sink<Message> for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
         let mut world = self.0.world();
+        let suspended = std::mem::take(&mut world.suspended_before_flush);
+        world.now += suspended;
         if world.broken {
             return Poll::Ready(Err(WsError::AttackAttempt));
         }
