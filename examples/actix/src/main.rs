@@ -56,6 +56,8 @@ async fn guard(mut session: Session, mut stream: MessageStream, config: &Timeout
             Action::SendPing(id) => {
                 let ping = Message::Ping(id.payload().to_vec().into());
                 waiting.push_back((ping, Event::PingSent(id)));
+                // The ping has to leave before silence may count.
+                all_read = false;
                 continue;
             }
             Action::Close(reason) => {
