@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ws_timeout::TimeoutConfig;
+use ws_timeout::{Recorder, TimeoutConfig, Timeouts};
 
 use crate::evidence::Verdict;
 use crate::host::{Host, Runtime};
@@ -27,7 +27,7 @@ pub fn client() {
 
 /// A server on the runtime that is asked for, with its limits from the environment; it says where it
 /// listens, and how each of its connections ended: on a timeout with the silence, the age of the ping that was
-/// not answered, the port of the peer, the number of pings and when that was.
+/// not answered, the port of the peer, the number of pings and when that was. With `RECORD` it adds the trace.
 pub fn server() {
     crate::crowd::open_many_files();
     let runtime = Runtime::named(&variable("RUNTIME"));
@@ -35,16 +35,24 @@ pub fn server() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     eprintln!("{}", listener.local_addr().unwrap());
     let host = Host::start(runtime);
+    let records = std::env::var_os("RECORD").is_some();
     thread::scope(|scope| {
         scope.spawn(|| obey(&host));
         for tcp in listener.incoming() {
             let (tcp, config) = (tcp.unwrap(), config.clone());
             host.spawn(async move {
                 let port = tcp.peer_addr().map_or(0, |peer| peer.port());
-                match guarded(runtime, tcp, Ours::Echo, &config.into()).await {
+                let mut timeouts = Timeouts::new(config);
+                let recorder = Recorder::new();
+                if records {
+                    timeouts = timeouts.with_observer(recorder.clone());
+                }
+                match guarded(runtime, tcp, Ours::Echo, &timeouts).await {
                     End::TimedOut(verdict) => {
-                        let reason = verdict.reason;
-                        eprintln!("{reason} {}", Verdict::new(port, &verdict));
+                        let (reason, verdict) = (verdict.reason, Verdict::new(port, &verdict));
+                        let traces = recorder.verdicts().into_iter();
+                        let traces: String = traces.map(|trace| trace.to_string()).collect();
+                        eprintln!("{reason} {verdict}{}", traces.replace('\n', " "));
                     }
                     other => eprintln!("{other:?}"),
                 }

@@ -201,6 +201,8 @@ struct Outcome {
     suspended: Duration,
     /// How many healthy clients were disconnected for which reason.
     reasons: BTreeMap<String, usize>,
+    /// What led to that, for the example `replay`.
+    traces: Vec<String>,
     /// The time from the last byte that the server was sent to its verdict, for each dead peer,
     /// sorted.
     detected: Vec<Duration>,
@@ -255,6 +257,9 @@ impl fmt::Display for Outcome {
         if !self.is_right() && self.lateness > self.allowed_lateness {
             f.write_str("; void, this machine is too busy")?;
         }
+        for trace in &self.traces {
+            write!(f, "\n{trace}")?;
+        }
         Ok(())
     }
 }
@@ -276,7 +281,11 @@ async fn run_here(runtime: Runtime, scenario: Scenario, seed: u64) -> Outcome {
     let stall_tolerance = config.stall_tolerance().unwrap();
 
     let name = runtime.to_string();
-    let variables = [&[("RUNTIME", name.as_str())], scenario.limits].concat();
+    let variables = [
+        &[("RUNTIME", name.as_str()), ("RECORD", "1")],
+        scenario.limits,
+    ]
+    .concat();
     let mut server = Process::start("server", &variables);
     let address = server.line().parse().unwrap();
     let (sender, mut events) = mpsc::unbounded_channel();
@@ -316,14 +325,16 @@ async fn run_here(runtime: Runtime, scenario: Scenario, seed: u64) -> Outcome {
 
     let mut verdicts = Verdicts::default();
     let mut reasons = BTreeMap::new();
+    let mut traces = Vec::new();
     for link in &ends.disconnected {
-        let (reason, _) = verdicts.of(link, &server);
-        *reasons.entry(reason.clone()).or_default() += 1;
+        let verdict = verdicts.of(link, &server);
+        *reasons.entry(verdict.reason.clone()).or_default() += 1;
+        traces.push(verdict.trace.clone());
     }
     let mut detected = Vec::new();
     let mut too_late = Vec::new();
     for (link, hung_up) in &ends.hung_up {
-        let (reason, at) = verdicts.of(link, &server);
+        let Decided { reason, at, .. } = verdicts.of(link, &server);
         let detection = at.saturating_sub(link.delivered());
         let closing = hung_up.saturating_sub(*at);
         if detection > bound || closing > close_bound {
@@ -341,6 +352,7 @@ async fn run_here(runtime: Runtime, scenario: Scenario, seed: u64) -> Outcome {
         waited,
         suspended,
         reasons,
+        traces,
         detected,
         too_late,
         undecided: ends.undecided,
@@ -398,20 +410,35 @@ impl Ends {
     }
 }
 
-/// The server's verdicts by the port of the client: the reason and the instant.
+/// The server's verdicts by the port of the client.
 #[derive(Default)]
-struct Verdicts(HashMap<u16, (String, Duration)>);
+struct Verdicts(HashMap<u16, Decided>);
+
+struct Decided {
+    reason: String,
+    at: Duration,
+    trace: String,
+}
 
 impl Verdicts {
     /// Returns the verdict on a connection that has ended.
     #[track_caller]
-    fn of(&mut self, link: &Link, server: &Process) -> &(String, Duration) {
+    fn of(&mut self, link: &Link, server: &Process) -> &Decided {
         while !self.0.contains_key(&link.port) {
             let line = server.line();
-            let parts = line.split_once(' ');
-            let parsed = parts.and_then(|(reason, rest)| Some((reason, Verdict::heard(rest)?)));
-            let (reason, verdict) = parsed.unwrap_or_else(|| panic!("no verdict: {line}"));
-            self.0.insert(verdict.port, (reason.to_owned(), verdict.at));
+            let parse = || {
+                let (verdict, trace) = line.split_once('[')?;
+                let (reason, numbers) = verdict.split_once(' ')?;
+                let verdict = Verdict::heard(numbers)?;
+                let decided = Decided {
+                    reason: reason.to_owned(),
+                    at: verdict.at,
+                    trace: format!("[{trace}"),
+                };
+                Some((verdict.port, decided))
+            };
+            let (port, decided) = parse().unwrap_or_else(|| panic!("no verdict: {line}"));
+            self.0.insert(port, decided);
         }
         &self.0[&link.port]
     }
