@@ -1,5 +1,6 @@
 //! Peers that send without pause, as many as the runtime has threads, and their neighbours: one that talks, a
-//! stranger that knocks, and one that is silent. Beside other tests a second more is allowed. Strictly:
+//! stranger that connects, and one that is silent. Beside other tests, each may take a second longer, and longer
+//! still on a machine on which a thread that sleeps wakes up late. Strictly:
 //!
 //! ```sh
 //! NEIGHBOURS_ALONE=1 cargo test --release --test runtimes neighbours -- --test-threads 1 --nocapture
@@ -105,7 +106,10 @@ fn flood(first: &[u8], endless: &[u8]) {
                 "{runtime}: echo {echo:.0?}, handshake {stranger:.0?}, silent peer let go after \
                  {silent:.0?}; a thread of its own woke up to {busy:.0?} late"
             );
-            let patience = if alone { 4 * busy } else { SECOND };
+            let patience = match alone {
+                true => 4 * busy,
+                false => SECOND + 20 * busy,
+            };
             assert!(echo < 100 * MS + patience, "{echo:?}");
             assert!(stranger < 200 * MS + patience, "{stranger:?}");
             assert!(silent < SILENCE + 100 * MS + patience, "{silent:?}");
