@@ -1,4 +1,4 @@
-//! A story as a mermaid sequence diagram, for an issue on a forge.
+//! A story as a mermaid sequence diagram, for an issue.
 
 use std::collections::HashMap;
 use std::fmt::Write;

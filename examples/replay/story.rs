@@ -1,4 +1,4 @@
-//! A case as it went: each event and action with its time, and what the policy knew then.
+//! A case as it was played: each event and action, its time, and what the policy knew then.
 
 use ws_timeout::{
     Action, CloseReason, Event, Horizon, Phase, PingId, Status, TimeoutConfig, TimeoutPolicy,

@@ -1,4 +1,4 @@
-//! Verdicts, lengths and limits in plain words.
+//! Verdicts, durations and limits in plain words.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A server with TLS on smol: futures-rustls, and where the meters go.
+//! A server with TLS on smol: futures-rustls, and where the two `Metered` go.
 //!
 //! ```text
 //! cargo run --example smol_tls_server

@@ -1,4 +1,4 @@
-//! A server with TLS on tokio: tokio-rustls, and where the meters go.
+//! A server with TLS on tokio: tokio-rustls, and where the two `Metered` go.
 //!
 //! ```text
 //! cargo run --example tls_server

@@ -10,8 +10,8 @@
 //!
 //! The policy cannot see two things here. A message counts as sent when actix has accepted it, and
 //! actix accepts 32, and what its buffers hold, before it makes the handler wait. And the policy
-//! sees a message only when it is complete, so set `idle_timeout` longer than the largest takes to
-//! arrive.
+//! sees a message only when it is complete, so set `idle_timeout` longer than the largest message
+//! takes to arrive.
 
 use std::any::Any;
 use std::collections::VecDeque;

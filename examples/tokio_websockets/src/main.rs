@@ -1,4 +1,4 @@
-//! A tokio-websockets server, and the one line that guards its connections.
+//! A tokio-websockets server, and the one line that adds timeouts.
 //!
 //! ```text
 //! cargo run --manifest-path examples/tokio_websockets/Cargo.toml
@@ -6,7 +6,7 @@
 //!
 //! A client connects, talks and falls silent: the log shows how the server disconnects it. Copy
 //! `message.rs`. tokio-websockets queues the replies to Ping and Close frames in its socket, and
-//! the guarded socket flushes them.
+//! `TimeoutSocket` flushes them.
 
 mod message;
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! and exits.
 //!
 //! `/trace` returns the trace of the last connection that a limit ended; a public server should
-//! restrict it to its operators. `cargo run --example replay -- --check FILE` repeats it,
+//! restrict it to its operators. `cargo run --example replay -- --check FILE` replays the trace,
 //! `--mermaid` and `--svg` draw it.
 
 use std::error::Error;

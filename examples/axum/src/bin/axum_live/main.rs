@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Its buttons open clients that answer, fall silent, or trickle a message. The limits are short
-//! enough to watch. The page's own WebSocket is guarded too, and listed. `.ci/live` drives the page
-//! in Chromium.
+//! enough to watch. The page's own WebSocket has timeouts too, and the page lists it. `.ci/live`
+//! drives the page in Chromium.
 
 use std::collections::VecDeque;
 use std::error::Error;
