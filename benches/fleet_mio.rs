@@ -7,8 +7,8 @@
 //! cargo run --release --example fleet_mio -- --connections 100
 //! ```
 //!
-//! It ends when all the silent were let go and all the others have answered some pings; the exit status
-//! says whether that was in time, and whether anyone was lost who was there.
+//! It ends when it has disconnected all silent clients, and all others have answered some pings. It
+//! exits with 1 if that took too long, or if it disconnected a healthy client.
 
 use std::collections::VecDeque;
 use std::error::Error;

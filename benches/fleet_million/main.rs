@@ -1,18 +1,18 @@
-//! A million connections in one fleet, on made-up time: what do all their timeouts cost?
+//! A million connections in one fleet, on simulated time: what do all their timeouts cost?
 //!
 //! ```sh
 //! cargo run --release --example fleet_million
 //! cargo run --release --example fleet_million -- --rivals
 //! ```
 //!
-//! Each connection gets a message a second, in an order that is drawn anew each second, sends nothing,
-//! and is pinged every 25 seconds, less jitter; the pong comes 40 ms later. The loop looks at the fleet
-//! once a millisecond, as a loop around a poller would; with fewer than 128,000 connections less often, so that
-//! a look finds enough messages to be timed. What is counted is the processor time of all
-//! that concerns timeouts: observing messages and pongs, polling, re-arming. Not counted is the drawing
-//! of the order.
+//! Each connection receives a message a second, in an order that changes each second. It sends a
+//! ping every 25 seconds, less jitter, and the pong comes 40 ms later. The loop polls the fleet
+//! once a millisecond, as a loop around a poller would; with fewer than 128,000 connections it
+//! polls less often, so that each poll finds enough messages to measure. The figures are the CPU
+//! time of everything that concerns timeouts: observing messages and pongs, polling, re-arming.
+//! They do not include the choice of the order.
 //!
-//! `--rivals` does the same with what one would write by hand; `--connections`, `--seconds` change the size.
+//! `--rivals` does the same with hand-written code; `--connections` and `--seconds` set the size.
 
 mod keepers;
 mod world;
