@@ -1,5 +1,5 @@
-//! A fleet beside what one would write by hand, in one run: the processor time of all timeouts while
-//! each connection gets a message. See `benches/fleet_million` for what happens in that second.
+//! A fleet beside hand-written code, in one run: the CPU time of all timeouts in a second in which
+//! each connection receives a message. See `benches/fleet_million` for what happens in that second.
 
 #[allow(dead_code, reason = "the example prints more of what it measures")]
 #[path = "fleet_million/keepers.rs"]

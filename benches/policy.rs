@@ -1,4 +1,4 @@
-//! The policy of one connection beside what one would write by hand, in one run.
+//! The policy of one connection beside hand-written code, in one run.
 
 use std::future::Future;
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! The fleet, and what one would write by hand instead.
+//! The fleet, and the hand-written code that it replaces.
 //!
 //! What is written by hand here does less: it pings every 25 seconds, and lets go of whom it has not
 //! heard for 60. No limit on writes, slow messages or pings, no jitter, no grace, no configuration.
