@@ -155,10 +155,10 @@ type Handshake = tungstenite::handshake::MidHandshake<ServerHandshake<TcpStream,
 struct Tally {
     opened: usize,
     pings: u64,
-    /// How long those who fell silent were silent when they were let go.
+    /// How long each silent client had been silent when it was disconnected.
     silences: Vec<Duration>,
     lost: usize,
-    /// By how much looks came late, all in all.
+    /// The summed lateness of all polls.
     late: Duration,
 }
 
@@ -349,20 +349,20 @@ impl Server {
             .get(silences.len() / 2)
             .copied()
             .unwrap_or_default();
-        let let_go = silences.len();
+        let disconnected = silences.len();
         println!("connections            {connections:>9}");
         println!("fell silent            {:>9}", connections / 2);
-        println!("  let go               {let_go:>9}");
+        println!("  disconnected         {disconnected:>9}");
         println!("  after (median)       {:>9.3} s", median.as_secs_f64());
         println!("  after (longest)      {:>9.3} s", longest.as_secs_f64());
         println!("  bound                {:>9.3} s", bound.as_secs_f64());
         println!("answered and were lost {lost:>9}");
         println!("pings                  {pings:>9}");
-        println!("looks late, in all     {:>9.3} s", late.as_secs_f64());
+        println!("polls late, summed     {:>9.3} s", late.as_secs_f64());
         let micros = processor_time.as_secs_f64() * 1e6 / pings.max(1) as f64;
-        println!("processor time a ping  {micros:>9.1} us, all of the server");
+        println!("CPU time per ping      {micros:>9.1} us, of the whole server");
         let in_time = longest <= bound + late + 2 * tolerance;
-        let_go == connections / 2 && lost == 0 && in_time
+        disconnected == connections / 2 && lost == 0 && in_time
     }
 
     fn now(&self) -> Timestamp {

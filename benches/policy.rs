@@ -15,7 +15,7 @@ fn main() {
     println!("state of one policy: {state} bytes");
     let mut criterion = Criterion::default().configure_from_args();
     a_message(&mut criterion);
-    a_look(&mut criterion);
+    a_poll(&mut criterion);
     criterion.final_summary();
 }
 
@@ -56,13 +56,13 @@ fn a_message(criterion: &mut Criterion) {
     });
 
     let mut naive = Naive::new();
-    group.bench_function("struct of Instants, reads the clock and looks", |bencher| {
+    group.bench_function("struct of Instants, reads the clock and checks the deadlines", |bencher| {
         bencher.iter(|| {
             naive.update_activity(now());
             naive.is_due(now())
         });
     });
-    group.bench_function("struct of Instants, one clock read, and looks", |bencher| {
+    group.bench_function("struct of Instants, one clock read, checks the deadlines", |bencher| {
         bencher.iter(|| {
             let now = now();
             naive.update_activity(now);
@@ -83,7 +83,7 @@ fn a_message(criterion: &mut Criterion) {
         });
     });
     let mut heard = now();
-    group.bench_function("tokio Sleep, re-armed when it rings", |bencher| {
+    group.bench_function("tokio Sleep, reset when it fires", |bencher| {
         bencher.iter(|| {
             heard = black_box(now());
             is_over(sleep.as_mut())
@@ -93,9 +93,9 @@ fn a_message(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a look costs when nothing is due.
-fn a_look(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("a look at nothing due");
+/// What a poll costs when nothing is due.
+fn a_poll(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("a poll with nothing due");
     let mut policy = TimeoutPolicy::new(&CONFIG, 1, Timestamp::ZERO);
     let mut nanos = 0;
     group.bench_function("policy, polled", |bencher| {

@@ -82,7 +82,7 @@ fn a_wrong_argument_is_told_with_what_it_held_and_what_is_accepted() {
 }
 
 #[test]
-fn fleet_mio_lets_go_of_the_silent_and_of_nobody_else() {
+fn fleet_mio_disconnects_the_silent_and_nobody_else() {
     let output = run("fleet_mio", &["--connections", "40"]);
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -91,7 +91,7 @@ fn fleet_mio_lets_go_of_the_silent_and_of_nobody_else() {
         let found = text.lines().find_map(|found| found.strip_prefix(line));
         found.and_then(|rest| rest.trim().parse::<u64>().ok())
     };
-    assert_eq!(number("  let go "), Some(20), "{text}");
+    assert_eq!(number("  disconnected "), Some(20), "{text}");
     assert_eq!(number("answered and were lost"), Some(0), "{text}");
     assert!(number("pings") >= Some(20 + 20 * 3), "{text}");
 }

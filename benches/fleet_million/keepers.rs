@@ -154,7 +154,7 @@ pub struct BinaryHeaps {
 }
 
 impl Keeper for BinaryHeaps {
-    const NAME: &str = "BinaryHeap, re-armed when it comes up";
+    const NAME: &str = "BinaryHeap, re-armed when it fires";
 
     type Handle = u32;
 
