@@ -1,225 +1,153 @@
-//! The policy without a runtime: a plain loop around a `TcpStream` and blocking tungstenite.
+//! The policy without a runtime: a plain loop around a `TcpStream` and tungstenite.
 //!
 //! ```text
 //! cargo run --example bare
 //! ```
 //!
-//! The client answers three pings, and then none. The example prints what happens, and the state of
-//! the policy at the end.
-//!
-//! Copy [`serve`] and [`drive`]. They see whole messages only: to detect one that trickles in,
-//! count bytes under tungstenite and observe `Event::RecvPartial`.
+//! The client answers three pings, and then none. Copy [`drive`]. It sees whole messages only: to
+//! detect one that trickles in, count bytes under tungstenite and observe `Event::RecvPartial`.
 
 use std::error::Error;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::hash::{BuildHasher, RandomState};
+use std::io::ErrorKind::WouldBlock;
+use std::net::{TcpListener, TcpStream};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{
-    Action, CloseReason, Event, PingId, Status, TimeoutConfig, TimeoutPolicy, Timestamp,
-};
-
-const CONFIG: TimeoutConfig = match TimeoutConfig::builder()
-    .ping_interval(Duration::from_millis(300))
-    .pong_timeout(Duration::from_millis(700))
-    .build()
-{
-    Ok(config) => config,
-    Err(_) => panic!("a limit of zero does not compile"),
-};
+use ws_timeout::{Action, Event, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let (served, is_served) = mpsc::channel();
-    let client = thread::spawn(move || client(address, &is_served));
+    let client = thread::spawn(move || {
+        let (mut ws, _) = tungstenite::client("ws://localhost/", TcpStream::connect(address)?)?;
+        ws.send(Message::text("hello"))?;
+        println!("client: received {}", ws.read()?);
+        for _ in 0..3 {
+            while !ws.read()?.is_ping() {}
+            ws.flush()?; // the pong
+        }
+        Ok::<_, Failure>(ws)
+    });
 
-    let status = serve(listener.accept()?.0, &CONFIG)?;
-    println!("server: {status}");
-    drop(served);
-    let code = client.join().map_err(|_| "the client panicked")??;
-    println!("client: received the close code {code:?}");
-    Ok(())
-}
-
-/// Echoes until the connection ends, and returns the policy's last status.
-///
-/// tungstenite's opening handshake blocks and has no limit here: see [`TimeoutPolicy::opening`].
-fn serve(tcp: TcpStream, config: &TimeoutConfig) -> Result<Status, Failure> {
+    // The opening handshake blocks and has no limit here: see `TimeoutPolicy::opening`.
+    let (tcp, _) = listener.accept()?;
     tcp.set_nodelay(true)?;
     let mut ws = tungstenite::accept_with_config(tcp, Some(tungstenite_config()))?;
-    let clock = Clock::start();
-    let mut policy = TimeoutPolicy::new(config, seed(), clock.now());
-    match drive(&mut ws, &mut policy, &clock) {
-        Ok(reason) => {
-            println!("server: {reason}");
-            // Sent if that needs no waiting; then the socket is dropped.
-            if reason.code().is_some() {
-                let _ = ws.close(Some(close_frame(reason)));
-            }
-        }
-        Err(tungstenite::Error::ConnectionClosed) => policy.observe(clock.now(), Event::Closed),
-        Err(error) => return Err(error.into()),
+    let config = TimeoutConfig::builder()
+        .ping_interval(Duration::from_millis(300))
+        .pong_timeout(Duration::from_millis(700))
+        .build()?;
+    let mut policy = TimeoutPolicy::new(config, RandomState::new().hash_one(()), now());
+    if let Err(error) = drive(&mut ws, &mut policy) {
+        println!("server: {error}");
+        policy.observe(now(), Event::Closed);
     }
-    Ok(policy.status(clock.now()))
+    println!("server: {}", policy.status(now()));
+
+    // The Close frame is behind the ping that the client left unread.
+    let mut client = client.join().map_err(|_| "the client panicked")??;
+    loop {
+        if let Message::Close(frame) = client.read()? {
+            let code = frame.map(|frame| u16::from(frame.code));
+            println!("client: received the close code {code:?}");
+            return Ok(());
+        }
+    }
 }
 
-/// Runs the connection until the policy returns `Abort` or the connection ends without it.
-fn drive(
-    ws: &mut WebSocket<TcpStream>,
-    policy: &mut TimeoutPolicy<&TimeoutConfig>,
-    clock: &Clock,
-) -> tungstenite::Result<CloseReason> {
-    // A write blocks this loop only briefly. A later flush writes the rest.
-    const MOMENT: Duration = Duration::from_millis(1);
-    ws.get_ref().set_write_timeout(Some(MOMENT))?;
-
-    // The event to observe when all pending writes are flushed, and the ping among them.
-    let mut pending: Option<Event> = None;
-    let mut ping: Option<PingId> = None;
-    let mut read_all = false;
+/// Echoes until the policy returns `Abort` or the connection fails. Then drop it.
+fn drive(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> tungstenite::Result<()> {
+    ws.get_ref().set_nonblocking(true)?;
+    // What to observe once everything is flushed, and the ping in it.
+    let (mut pending, mut ping) = (None, None);
     loop {
-        // 1. Flush pending writes. A ping counts as sent once it is flushed, not before.
-        if let Some(event) = pending {
-            if written(ws.flush())? {
-                pending = None;
-                policy.observe(clock.now(), event);
-                if let Some(id) = ping.take() {
-                    policy.observe(clock.now(), Event::PingSent(id));
-                    println!("server: sent ping {}", policy.pings_sent());
-                }
-            } else {
-                policy.observe(clock.now(), Event::SendStart);
+        // 1. Flush. A write counts once it is flushed, and `message_timeout` limits one that waits.
+        if pending.is_some() && !written(ws.flush())? {
+            policy.observe(now(), Event::SendStart);
+        } else if let Some(event) = pending.take() {
+            policy.observe(now(), event);
+            if let Some(id) = ping.take() {
+                policy.observe(now(), Event::PingSent(id));
+                println!("server: sent ping {}", policy.pings_sent());
             }
         }
 
-        // 2. Decide. While input may be unread, only what no input could change.
-        let now = clock.now();
-        let action = if read_all {
-            policy.poll(now)
-        } else {
-            policy.poll_unread(now)
+        // 2. Read. When nothing is left, all that had arrived by `at` has been read.
+        let at = now();
+        let mut all_read = false;
+        match ws.read() {
+            Ok(Message::Ping(_)) => {
+                policy.observe(now(), Event::Ping);
+                pending.get_or_insert(Event::Flushed); // tungstenite has queued the pong
+            }
+            Ok(Message::Pong(payload)) => {
+                policy.observe(now(), Event::Pong(PingId::from_payload(&payload)));
+            }
+            Ok(Message::Close(_)) => policy.observe(now(), Event::PeerClose),
+            Ok(data) => {
+                policy.observe(now(), Event::Recv);
+                // Nothing may follow our Close frame.
+                if ws.can_write() {
+                    written(ws.write(data))?;
+                    pending = Some(Event::SendOk);
+                }
+            }
+            Err(tungstenite::Error::Io(error)) if error.kind() == WouldBlock => all_read = true,
+            Err(error) => return Err(error),
+        }
+
+        // 3. Decide. While input may be unread, only what no input could overturn.
+        let action = match all_read {
+            true => policy.poll(at),
+            false => policy.poll_unread(at),
         };
-        let until = match action {
+        match action {
             Action::SendPing(id) => {
                 written(ws.write(Message::Ping(id.payload().to_vec().into())))?;
                 ping = Some(id);
-                pending = pending.or(Some(Event::Flushed));
-                continue;
+                pending.get_or_insert(Event::Flushed);
             }
-            Action::Close(reason) => {
-                written(ws.close(Some(close_frame(reason))))?;
-                pending = pending.or(Some(Event::Flushed));
-                continue;
+            Action::Close(reason) | Action::Abort(reason) => {
+                if let Some(code) = policy.config().close_code(reason) {
+                    let (code, reason) = (code.into(), reason.text().into());
+                    written(ws.close(Some(CloseFrame { code, reason })))?;
+                    pending.get_or_insert(Event::Flushed);
+                }
+                if matches!(action, Action::Abort(_)) {
+                    return Ok(());
+                }
             }
-            Action::Abort(reason) => return Ok(reason),
-            Action::Idle { until } => until,
-        };
-
-        // 3. Read until the next deadline, or only for a moment if there is more to read or write.
-        let wait = if read_all && pending.is_none() {
-            until.map(|until| until.saturating_duration_since(now))
-        } else {
-            Some(MOMENT)
-        };
-        ws.get_ref().set_read_timeout(wait)?;
-        let read = ws.read();
-        let now = clock.now();
-        read_all = false;
-        match read {
-            Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
-                policy.observe(now, Event::Recv);
-                written(ws.write(message))?;
-                pending = Some(Event::SendOk);
+            // 4. Wait for input until the deadline, or only briefly if a write waits for room.
+            Action::Idle { until } if all_read => {
+                let briefly = pending.map(|_| Duration::from_millis(1));
+                let wait = until.map(|until| until.saturating_duration_since(at));
+                ws.get_ref().set_nonblocking(false)?;
+                ws.get_ref().set_read_timeout(briefly.or(wait))?;
+                let _ = ws.get_ref().peek(&mut [0]); // if this fails, so does the next read
+                ws.get_ref().set_nonblocking(true)?;
             }
-            Ok(Message::Ping(_)) => {
-                // tungstenite has queued the pong; a flush sends it.
-                policy.observe(now, Event::Ping);
-                pending = pending.or(Some(Event::Flushed));
-            }
-            Ok(Message::Pong(payload)) => {
-                policy.observe(now, Event::Pong(PingId::from_payload(&payload)));
-            }
-            Ok(Message::Close(_)) => policy.observe(now, Event::PeerClose),
-            Ok(Message::Frame(_)) => {}
-            Err(error) if timed_out(&error) => read_all = true,
-            Err(error) => return Err(error),
+            Action::Idle { .. } => {}
         }
     }
 }
 
-/// Returns whether everything was written; the rest waits in tungstenite's buffer.
+/// Returns whether everything was written. The rest stays in tungstenite's buffer.
 fn written(result: tungstenite::Result<()>) -> tungstenite::Result<bool> {
     match result {
-        Ok(()) => Ok(true),
-        Err(error) if timed_out(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Returns whether a read or write only timed out.
-fn timed_out(error: &tungstenite::Error) -> bool {
-    use std::io::ErrorKind::{TimedOut, WouldBlock};
-    matches!(error, tungstenite::Error::Io(error) if matches!(error.kind(), WouldBlock | TimedOut))
-}
-
-/// Answers three pings, ignores the rest until the server is done, and returns the code of its
-/// Close frame.
-fn client(server: SocketAddr, is_served: &mpsc::Receiver<()>) -> Result<Option<u16>, Failure> {
-    let (mut ws, _) = tungstenite::client("ws://localhost/", TcpStream::connect(server)?)?;
-    ws.send(Message::text("hello"))?;
-    println!("client: received {}", ws.read()?);
-    for _ in 0..3 {
-        while !ws.read()?.is_ping() {}
-        ws.flush()?;
-    }
-    println!("client: answered three pings");
-
-    // Fails once the server has dropped its sender.
-    let _ = is_served.recv();
-    loop {
-        match ws.read() {
-            Ok(Message::Close(frame)) => return Ok(frame.map(|frame| frame.code.into())),
-            Ok(_) => {}
-            Err(_) => return Ok(None),
-        }
-    }
-}
-
-fn close_frame(reason: CloseReason) -> CloseFrame {
-    CloseFrame {
-        code: reason.code().unwrap_or(1000).into(),
-        reason: reason.text().into(),
-    }
-}
-
-/// Returns a random number.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(())
-}
-
-/// Timestamps since the start of the connection.
-struct Clock(Instant);
-
-impl Clock {
-    fn start() -> Self {
-        Self(instant())
-    }
-
-    fn now(&self) -> Timestamp {
-        let since = instant().saturating_duration_since(self.0);
-        Timestamp::ZERO.checked_add(since).unwrap_or(Timestamp::MAX)
+        Err(tungstenite::Error::Io(error)) if error.kind() == WouldBlock => Ok(false),
+        result => result.map(|()| true),
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-fn instant() -> Instant {
-    Instant::now()
+fn now() -> Timestamp {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Timestamp::from_duration(START.elapsed())
 }

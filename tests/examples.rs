@@ -435,21 +435,39 @@ fn the_timeline_of_the_documentation_is_what_replay_draws() {
 // ---- bare ----
 
 #[test]
-fn bare_goes_as_expected() {
-    let (status, out, err) = run("bare", &[], &[]);
+fn bare_disconnects_a_client_that_stops_answering() {
+    bare_goes_as_expected(Program::start("bare", &[], &[]));
+}
+
+#[test]
+#[cfg(unix)]
+fn bare_goes_on_after_the_process_was_stopped() {
+    let program = Program::start("bare", &[], &[]);
+    let id = program.0.id();
+    let stop = format!("sleep 0.5; kill -STOP {id}; sleep 1; kill -CONT {id}");
+    let stopped = Command::new("sh").args(["-c", &stop]).status();
+    assert!(stopped.unwrap().success());
+    bare_goes_as_expected(program);
+}
+
+fn bare_goes_as_expected(program: Program) {
+    let (status, out, err) = wait_for_end(program);
     assert_eq!(status.code(), Some(0), "{out}{err}");
     let lines: Vec<_> = out.lines().collect();
-    let [.., verdict, status, code] = lines[..] else {
+    let [.., status, close] = lines[..] else {
         panic!("{out}");
     };
-    assert_eq!(verdict, "server: pong_timeout");
+    assert!(
+        status.starts_with("server: aborted (pong_timeout)"),
+        "{out}"
+    );
     assert!(status.contains("; 4 pings, 3 pongs"), "{out}");
     let (_, unanswered) = status.split_once("ping unanswered for ").unwrap();
     let (number, unit) = unanswered.split_once(' ').unwrap();
     let unit = if unit.starts_with("ms") { 0.001 } else { 1.0 };
     let unanswered = unit * number.parse::<f64>().unwrap();
     assert!((0.7..=1.7).contains(&unanswered), "{out}");
-    assert_eq!(code, "client: received the close code Some(1011)");
+    assert_eq!(close, "client: received the close code Some(1011)");
 }
 
 // ---- servers ----
@@ -904,7 +922,11 @@ fn wait_for(text: &str, log: &Receiver<String>) {
 
 /// Runs an example to its end: the status, what it printed, and what it complained of.
 fn run(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
-    let mut program = Program::start(name, arguments, variables);
+    wait_for_end(Program::start(name, arguments, variables))
+}
+
+/// Waits until an example ends, and returns what [`run`] does.
+fn wait_for_end(mut program: Program) -> (ExitStatus, String, String) {
     let out = whole(program.0.stdout.take().unwrap());
     let err = whole(program.0.stderr.take().unwrap());
     let out = out.recv_timeout(PATIENCE).expect("an end in time");
