@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,73 +22,47 @@ use tokio::time::timeout;
 use tokio_tungstenite::accept_async_with_config;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::open;
-use ws_timeout::{Connection, Log, Metered, Observer, Report, TimeoutConfig, Timeouts};
+use ws_timeout::{Connection, Log, Metered, Observer, Report, Timeouts};
 
-/// The upper bounds of the round-trip histogram, in seconds.
+const TYPES: &str = "# TYPE ws_connections gauge\n# TYPE ws_reports_total counter\n\
+                     # TYPE ws_verdicts_total counter\n# TYPE ws_rtt_seconds histogram\n";
+
+/// The upper bounds of the histogram, in seconds.
 const BUCKETS: [f64; 5] = [0.001, 0.01, 0.1, 1.0, 10.0];
 
+/// The value of each series, by its name and labels as `/metrics` shows them.
 #[derive(Default)]
-struct Metrics(Mutex<Counts>);
-
-#[derive(Default)]
-struct Counts {
-    opened: u64,
-    pings: u64,
-    /// By the name of the reason, one of nine.
-    verdicts: BTreeMap<&'static str, u64>,
-    pongs: u64,
-    rtt: Duration,
-    /// How many round trips took at most as long as each of [`BUCKETS`].
-    buckets: [u64; BUCKETS.len()],
-}
+struct Metrics(Mutex<BTreeMap<String, f64>>);
 
 impl Observer for Metrics {
-    fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
+    fn report(&self, _: &Connection<'_>, report: &Report<'_>) {
+        let mut series = self.lock();
+        let mut add = |name: String, value| *series.entry(name).or_default() += value;
+        let name = report.name();
+        add(format!("ws_reports_total{{report=\"{name}\"}}"), 1.0);
         match report {
-            Report::Opened { .. } => self.lock().opened += 1,
-            Report::Ping { .. } => self.lock().pings += 1,
-            Report::Pong { rtt: Some(rtt), .. } => {
-                let mut counts = self.lock();
-                counts.pongs += 1;
-                counts.rtt += rtt.latest;
-                for (count, bound) in counts.buckets.iter_mut().zip(BUCKETS) {
-                    *count += u64::from(rtt.latest.as_secs_f64() <= bound);
-                }
-            }
             Report::Verdict { verdict, .. } => {
                 let reason = verdict.reason.name();
-                *self.lock().verdicts.entry(reason).or_default() += 1;
+                add(format!("ws_verdicts_total{{reason=\"{reason}\"}}"), 1.0);
+            }
+            Report::Pong { rtt: Some(rtt), .. } => {
+                let rtt = rtt.latest.as_secs_f64();
+                for bound in BUCKETS {
+                    let name = format!("ws_rtt_seconds_bucket{{le=\"{bound}\"}}");
+                    add(name, f64::from(rtt <= bound));
+                }
+                add("ws_rtt_seconds_bucket{le=\"+Inf\"}".to_owned(), 1.0);
+                add("ws_rtt_seconds_count".to_owned(), 1.0);
+                add("ws_rtt_seconds_sum".to_owned(), rtt);
             }
             _ => {}
         }
-        Log.report(connection, report);
     }
 }
 
 impl Metrics {
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, f64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Writes everything but the number of open connections, which [`Timeouts`] knows.
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# TYPE ws_opened_total counter")?;
-        writeln!(f, "ws_opened_total {}", self.opened)?;
-        writeln!(f, "# TYPE ws_verdicts_total counter")?;
-        for (reason, count) in &self.verdicts {
-            writeln!(f, "ws_verdicts_total{{reason=\"{reason}\"}} {count}")?;
-        }
-        writeln!(f, "# TYPE ws_pings_total counter")?;
-        writeln!(f, "ws_pings_total {}", self.pings)?;
-        writeln!(f, "# TYPE ws_rtt_seconds histogram")?;
-        for (count, bound) in self.buckets.iter().zip(BUCKETS) {
-            writeln!(f, "ws_rtt_seconds_bucket{{le=\"{bound}\"}} {count}")?;
-        }
-        writeln!(f, "ws_rtt_seconds_bucket{{le=\"+Inf\"}} {}", self.pongs)?;
-        writeln!(f, "ws_rtt_seconds_sum {}", self.rtt.as_secs_f64())?;
-        writeln!(f, "ws_rtt_seconds_count {}", self.pongs)
     }
 }
 
@@ -96,8 +70,7 @@ impl fmt::Display for Counts {
 async fn main() -> Result<(), Box<dyn Error>> {
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
     let metrics = Arc::new(Metrics::default());
-    let timeouts = Timeouts::new(TimeoutConfig::from_env()?.config);
-    let timeouts = timeouts.with_observer(metrics.clone());
+    let timeouts = Timeouts::from_env()?.with_observer((Log, metrics.clone()));
 
     let sockets = TcpListener::bind("127.0.0.1:0").await?;
     let pages = TcpListener::bind("127.0.0.1:0").await?;
@@ -110,12 +83,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 tokio::spawn(converse(tcp, peer, timeouts.clone()));
             }
             accepted = pages.accept() => {
-                let (tcp, _) = accepted?;
-                let (metrics, timeouts) = (metrics.clone(), timeouts.clone());
-                tokio::spawn(async move {
-                    let answer = answer(tcp, &metrics, &timeouts);
-                    timeout(Duration::from_secs(5), answer).await
-                });
+                let answer = answer(accepted?.0, metrics.clone(), timeouts.clone());
+                tokio::spawn(timeout(Duration::from_secs(5), answer));
             }
         }
     }
@@ -139,26 +108,22 @@ async fn converse(tcp: TcpStream, peer: SocketAddr, timeouts: Timeouts) {
 }
 
 /// Answers one HTTP request. A web framework does this in a route.
-async fn answer(tcp: TcpStream, metrics: &Metrics, timeouts: &Timeouts) -> io::Result<()> {
-    let mut request = BufReader::new(tcp.take(8192));
+async fn answer(mut tcp: TcpStream, metrics: Arc<Metrics>, timeouts: Timeouts) -> io::Result<()> {
+    let (reader, mut writer) = tcp.split();
+    let mut request = BufReader::new(reader.take(8192));
     let mut head = String::new();
     while request.read_line(&mut head).await? > 0 && !head.ends_with("\r\n\r\n") {}
 
-    let mut page = String::new();
-    let status = if head.starts_with("GET /metrics ") {
-        let _ = writeln!(page, "# TYPE ws_connections gauge");
-        let _ = writeln!(page, "ws_connections {}", timeouts.len());
-        let _ = write!(page, "{}", metrics.lock());
-        "200 OK"
-    } else {
-        "404 Not Found"
-    };
-    let length = page.len();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{page}"
-    );
-    let mut tcp = request.into_inner().into_inner();
-    tcp.write_all(answer.as_bytes()).await?;
-    tcp.shutdown().await
+    let (mut status, mut page) = ("404 Not Found", String::new());
+    if head.starts_with("GET /metrics ") {
+        status = "200 OK";
+        page = format!("{TYPES}ws_connections {}\n", timeouts.len());
+        for (name, value) in metrics.lock().iter() {
+            let _ = writeln!(page, "{name} {value}");
+        }
+    }
+    let head = "Content-Type: text/plain; version=0.0.4\r\nConnection: close";
+    let answer = format!("HTTP/1.1 {status}\r\n{head}\r\n\r\n{page}");
+    writer.write_all(answer.as_bytes()).await?;
+    writer.shutdown().await
 }

@@ -588,7 +588,8 @@ fn metrics_counts_what_happens_to_connections() {
     while !lively.read().unwrap().is_text() {}
     let during = page();
     assert_eq!(value(&during, "ws_connections"), 1.0);
-    assert!(value(&during, "ws_pings_total") >= 3.0, "{during}");
+    let pings = "ws_reports_total{report=\"ping\"}";
+    assert!(value(&during, pings) >= 3.0, "{during}");
     let pongs = value(&during, "ws_rtt_seconds_count");
     assert!(pongs >= 3.0, "{during}");
     assert_eq!(value(&during, "ws_rtt_seconds_bucket{le=\"10\"}"), pongs);
@@ -602,7 +603,8 @@ fn metrics_counts_what_happens_to_connections() {
     server.logs("ping unanswered for ");
     let after = page();
     assert_eq!(value(&after, "ws_connections"), 0.0);
-    assert_eq!(value(&after, "ws_opened_total"), 2.0);
+    let opened = "ws_reports_total{report=\"opened\"}";
+    assert_eq!(value(&after, opened), 2.0);
     let verdicts = "ws_verdicts_total{reason=\"pong_timeout\"}";
     assert_eq!(value(&after, verdicts), 1.0);
 }
