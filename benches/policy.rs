@@ -56,19 +56,25 @@ fn a_message(criterion: &mut Criterion) {
     });
 
     let mut naive = Naive::new();
-    group.bench_function("struct of Instants, reads the clock and checks the deadlines", |bencher| {
-        bencher.iter(|| {
-            naive.update_activity(now());
-            naive.is_due(now())
-        });
-    });
-    group.bench_function("struct of Instants, one clock read, checks the deadlines", |bencher| {
-        bencher.iter(|| {
-            let now = now();
-            naive.update_activity(now);
-            naive.is_due(now)
-        });
-    });
+    group.bench_function(
+        "struct of Instants, reads the clock and checks the deadlines",
+        |bencher| {
+            bencher.iter(|| {
+                naive.update_activity(now());
+                naive.is_due(now())
+            });
+        },
+    );
+    group.bench_function(
+        "struct of Instants, one clock read, checks the deadlines",
+        |bencher| {
+            bencher.iter(|| {
+                let now = now();
+                naive.update_activity(now);
+                naive.is_due(now)
+            });
+        },
+    );
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -65,14 +65,17 @@ fn main() -> Result<(), Failure> {
 /// Echoes until the policy returns `Abort` or the connection fails. Then drop it.
 fn drive(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> tungstenite::Result<()> {
     ws.get_ref().set_nonblocking(true)?;
-    // What to observe once everything is flushed, and the ping in it.
+    // What to observe once everything is flushed, and the ping to observe after it.
     let (mut pending, mut ping) = (None, None);
     loop {
         // 1. Flush. A write counts once it is flushed, and `message_timeout` limits one that waits.
-        if pending.is_some() && !written(ws.flush())? {
+        let waits = pending.is_some() || ping.is_some();
+        if waits && !written(ws.flush())? {
             policy.observe(now(), Event::SendStart);
-        } else if let Some(event) = pending.take() {
-            policy.observe(now(), event);
+        } else {
+            if let Some(event) = pending.take() {
+                policy.observe(now(), event);
+            }
             if let Some(id) = ping.take() {
                 policy.observe(now(), Event::PingSent(id));
                 println!("server: sent ping {}", policy.pings_sent());
@@ -112,7 +115,6 @@ fn drive(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> tungsteni
             Action::SendPing(id) => {
                 written(ws.write(Message::Ping(id.payload().to_vec().into())))?;
                 ping = Some(id);
-                pending.get_or_insert(Event::Flushed);
             }
             Action::Close(reason) | Action::Abort(reason) => {
                 if let Some(code) = policy.config().close_code(reason) {
@@ -126,7 +128,8 @@ fn drive(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> tungsteni
             }
             // 4. Wait for input until the deadline, or only briefly if a write waits for room.
             Action::Idle { until } if all_read => {
-                let briefly = pending.map(|_| Duration::from_millis(1));
+                let waits = pending.is_some() || ping.is_some();
+                let briefly = waits.then_some(Duration::from_millis(1));
                 let wait = until.map(|until| until.saturating_duration_since(at));
                 ws.get_ref().set_nonblocking(false)?;
                 ws.get_ref().set_read_timeout(briefly.or(wait))?;

@@ -50,6 +50,8 @@ pub enum Event {
     SendOk,
     /// All pending writes were flushed, all of them control frames. Stops the `message_timeout`
     /// timer.
+    ///
+    /// If the requested ping was the only one, observe [`PingSent`](Self::PingSent) alone.
     Flushed,
     /// The requested ping and everything before it were flushed. Starts the `pong_timeout` timer.
     ///
