@@ -43,7 +43,8 @@
 //! | `error` | the error of the inner socket, escaped |
 //!
 //! An [`Observer`] receives the same information as values. With feature `tracing`, the observer
-//! `Tracing` emits events with these fields; tracing's bridge for `log` drops them.
+//! `Tracing` emits events with these fields, in a span for each connection; tracing's bridge for
+//! `log` drops them.
 //!
 //! `Timeouts::from_env`, and with feature `tower` the layer, log the limits (event `limits`, `info`)
 //! and the settings among them that are probably mistakes (`warning`, `warn`), once for each
@@ -64,7 +65,7 @@
 //! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
 //! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
 //! | `tower` | module `tower`: `Timeouts` as a layer; needs `http`, `tower-layer` and `tower-service` (five crates in all) |
-//! | `tracing` | `Tracing`, an observer beside the log; adds `tracing`, without its default features, and `tracing-core` |
+//! | `tracing` | `Tracing`, an observer that emits a span for each connection, and events with typed fields; adds `tracing`, without its default features, and `tracing-core` |
 //! | `tokio` | `runtime::tokio`: tokio's clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
 //! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same over async-io, without a dependency on the runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |

@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 ///
 /// Its methods run inside the task that polls the connection, so they must be short, and must not
 /// block or panic. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate. With
-/// feature `tracing`, `Tracing` emits events instead.
+/// feature `tracing`, `Tracing` emits spans and events instead.
 ///
 /// An observer that counts verdicts (`examples/metrics.rs` counts more, and answers `/metrics`):
 ///
@@ -110,6 +110,9 @@ pub struct Connection<'a> {
     /// The name set by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label), if any, not
     /// escaped. A user or a peer may have chosen it.
     pub label: Option<&'a str>,
+    /// Where `Tracing` keeps the connection's span; `None` for a connection without an observer.
+    #[cfg(feature = "tracing")]
+    pub(crate) span: Option<&'a crate::tracing::ConnectionSpan>,
 }
 
 /// Something that happened on a connection.

@@ -27,7 +27,12 @@ pub(crate) const TARGET: &str = "ws_timeout";
 pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>) {
     let connection = match link {
         Some(link) => link.connection(label),
-        None => Connection { id: 0, label },
+        None => Connection {
+            id: 0,
+            label,
+            #[cfg(feature = "tracing")]
+            span: None,
+        },
     };
     match link.and_then(Link::observer) {
         Some(observer) => observer.report(&connection, report),

@@ -33,6 +33,8 @@ pub(crate) struct Link {
     id: u64,
     /// Whether the observer wants every call of the policy.
     wants_steps: bool,
+    #[cfg(feature = "tracing")]
+    span: crate::tracing::ConnectionSpan,
     shared: Mutex<Shared>,
 }
 
@@ -73,6 +75,8 @@ impl Link {
             waker,
             common,
             id,
+            #[cfg(feature = "tracing")]
+            span: crate::tracing::ConnectionSpan::default(),
             shared: Mutex::default(),
         });
         if let Some(common) = &link.common {
@@ -183,8 +187,13 @@ impl Link {
         self.step(None, at, &step);
     }
 
-    pub(crate) fn connection<'a>(&self, label: Option<&'a str>) -> Connection<'a> {
-        Connection { id: self.id, label }
+    pub(crate) fn connection<'a>(&'a self, label: Option<&'a str>) -> Connection<'a> {
+        Connection {
+            id: self.id,
+            label,
+            #[cfg(feature = "tracing")]
+            span: Some(&self.span),
+        }
     }
 
     pub(super) fn set_label(&self, label: Arc<str>) {
@@ -222,6 +231,9 @@ impl Link {
     /// Records that the connection has ended, with this status.
     pub(super) fn end(&self, status: Status) {
         self.step(None, status.at, &Step::Ended);
+        // Before the tasks that wait for the end: the program may exit after it.
+        #[cfg(feature = "tracing")]
+        self.span.close();
         self.set_status(status, true);
         if let Some(common) = &self.common {
             common.remove(self.id);
