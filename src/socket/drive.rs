@@ -36,6 +36,7 @@ use futures_util::sink::Sink;
 
 use super::Driver;
 use super::alarm::aligned;
+use super::evidence::Input;
 use super::fairness::MAX_MESSAGES_PER_TURN;
 use crate::error::Error;
 use crate::event::Event;
@@ -96,7 +97,7 @@ where
                         || self.outbox.has_unprompted_writes()
                     {
                         self.flush_before_deciding(cx);
-                        self.advance_horizon(now, false);
+                        self.advance_horizon(now, Input::Unread);
                         self.poll_policy(now, cx);
                     }
                     if forward {
@@ -155,7 +156,12 @@ where
         }
         self.flush_before_deciding(cx);
         if self.needs_poll {
-            self.advance_horizon(now, drained);
+            let input = if drained {
+                Input::Drained
+            } else {
+                Input::Unread
+            };
+            self.advance_horizon(now, input);
             self.poll_policy(now, cx);
         }
     }
@@ -184,7 +190,7 @@ where
                 if want == Want::Room || done.is_ready() {
                     self.flush_before_deciding(cx);
                 }
-                self.advance_horizon(now, false);
+                self.advance_horizon(now, Input::NotRead);
                 self.poll_policy(now, cx);
             }
             match (done, want) {

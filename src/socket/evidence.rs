@@ -11,6 +11,7 @@
 use futures_core::TryStream;
 
 use super::Driver;
+use crate::event::Phase;
 use crate::message::Message;
 use crate::metered::{Answers, Metering};
 use crate::time::Timestamp;
@@ -28,6 +29,17 @@ pub(super) struct Backlog {
     horizon: Option<Timestamp>,
     /// Bytes read since, or with a meter the count of bytes at which this began.
     bytes: usize,
+}
+
+/// What a pass knows of the peer's input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// A read found nothing.
+    Drained,
+    /// There may be more to read, and this half will read it.
+    Unread,
+    /// This half does not read, or not before the peer reads.
+    NotRead,
 }
 
 impl Backlog {
@@ -70,12 +82,15 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Moves the horizon after a pass that tried every write, and if `drained` a read that found
-    /// nothing.
+    /// Moves the horizon after a pass that tried every write.
     ///
     /// The alarm proves nothing if the runtime has stopped the task: tokio returns `Pending` to
     /// everything once a task has done much in one turn.
-    pub(super) fn advance_horizon(&mut self, now: Timestamp, drained: bool) {
+    pub(super) fn advance_horizon(&mut self, now: Timestamp, input: Input) {
+        let drained = input == Input::Drained;
+        // The peer's Close frame may be behind what was read, so only reads are evidence against a
+        // peer that does not seem to answer ours.
+        let awaits_close = input == Input::Unread && self.policy.phase() == Phase::Closing;
         let writes = self.outbox.has_pending_writes() || self.policy.write_clock_runs();
         if let Some(metering) = self.metering() {
             let asked = metering.asked();
@@ -85,10 +100,18 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
                 self.horizon.read = self.horizon.read.max(asked);
             }
             if no_room || !writes {
-                self.horizon.written = self.horizon.written.max(asked);
+                let written = if awaits_close {
+                    self.horizon.read
+                } else {
+                    asked
+                };
+                self.horizon.written = self.horizon.written.max(written);
             }
         }
-        let proved = self.alarm.horizon();
+        let mut proved = self.alarm.horizon();
+        if awaits_close {
+            proved = self.horizon.read;
+        }
         let moves = proved > self.horizon.written || (drained && proved > self.horizon.read);
         if !moves {
             return;

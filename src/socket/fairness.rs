@@ -12,6 +12,7 @@ use futures_core::Stream;
 use futures_util::sink::Sink;
 
 use super::Driver;
+use super::evidence::Input;
 use crate::message::Message;
 use crate::timer::Timer;
 
@@ -35,7 +36,7 @@ where
             let now = self.alarm.now();
             self.flush_before_deciding(cx);
             if self.needs_poll || self.clock_has_reached_alarm(now) {
-                self.advance_horizon(now, false);
+                self.advance_horizon(now, Input::NotRead);
                 self.poll_policy(now, cx);
             }
             // A verdict on the peer's silence requires reading everything that it has sent.

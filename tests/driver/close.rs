@@ -379,3 +379,49 @@ fn a_handshake_that_times_out_drops_its_transport() {
     assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
     assert!(shared.world().dropped && opening.is_terminated());
 }
+
+/// The peer's Close frame arrived in time, behind data that is read one message per pass.
+/// Guards rule 2.
+#[test]
+fn an_answer_to_our_close_counts_though_data_is_read_before_it() {
+    let shared = Shared::default();
+    let config = off().close_timeout(SECOND).stall_tolerance(SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    let sent = socket.send(Message::Close(None)).now_or_never();
+    sent.unwrap().unwrap();
+    waits(&mut socket);
+    shared.world().incoming = [data(), data(), Message::Close(None)].into();
+    shared.world().ended = true;
+    shared.at(1200 * MS);
+    for expected in [data(), data(), Message::Close(None)] {
+        let read = socket.next().now_or_never().unwrap().unwrap();
+        assert_eq!(read.unwrap(), expected);
+    }
+    assert!(socket.next().now_or_never().unwrap().is_none());
+}
+
+/// A peer that does not answer our Close frame, and sends so much that no read finds nothing.
+/// Guards rules 2 and 14.
+#[test]
+fn a_close_has_a_deadline_though_the_peer_never_pauses() {
+    let shared = Shared::default();
+    let mut socket = shared.socket(off().close_timeout(SECOND));
+    waits(&mut socket);
+    let sent = socket.send(Message::Close(None)).now_or_never();
+    sent.unwrap().unwrap();
+    waits(&mut socket);
+    shared.at(SECOND);
+    let large = Message::binary(vec![0; 1 << 20]);
+    let mut reads = 0;
+    let verdict = loop {
+        shared.world().incoming.push_back(large.clone());
+        match read_on(&mut socket) {
+            Some(Some(Ok(_))) => reads += 1,
+            other => break reason(other),
+        }
+        assert!(reads < 40, "no verdict after {reads} MiB");
+    };
+    assert_eq!(verdict, CloseReason::CloseTimeout);
+    assert!(reads >= 32, "a verdict after {reads} MiB");
+}
