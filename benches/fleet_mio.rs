@@ -129,6 +129,8 @@ struct Server {
     fleet: Fleet,
     /// By the index of their keys.
     connections: Vec<Option<Connection>>,
+    /// The pings that have left in this turn.
+    sent: Vec<(FleetKey, PingId)>,
     start: Instant,
     seeds: u64,
     tally: Tally,
@@ -178,6 +180,7 @@ impl Server {
             connections: Vec::new(),
             start: now(),
             seeds: 0,
+            sent: Vec::new(),
             tally: Tally::default(),
         })
     }
@@ -219,7 +222,12 @@ impl Server {
             self.turns = 0;
             self.tally.late += now.saturating_duration_since(due);
             while let Some((key, action)) = self.fleet.poll(now) {
-                self.act(key, action, now);
+                self.act(key, action);
+            }
+            // A ping counts from when it has left, which may be later than this turn's time.
+            let now = self.now();
+            for (key, id) in self.sent.drain(..) {
+                self.fleet.observe(key, now, Event::PingSent(id));
             }
         }
         Ok(())
@@ -286,7 +294,7 @@ impl Server {
         }
     }
 
-    fn act(&mut self, key: FleetKey, action: Action, now: Timestamp) {
+    fn act(&mut self, key: FleetKey, action: Action) {
         let Some(connection) = self
             .connections
             .get_mut(key.index())
@@ -302,7 +310,7 @@ impl Server {
                 connection.unflushed = Some(id);
                 if socket.send(ping).is_ok() {
                     connection.unflushed = None;
-                    self.fleet.observe(key, now, Event::PingSent(id));
+                    self.sent.push((key, id));
                 }
             }
             (Action::Close(reason), Socket::Open(socket)) => {
