@@ -86,8 +86,8 @@ use crate::socket::{TimeoutSocket, Timeouts};
 /// Extracts a `WebSocketUpgrade` whose socket has timeouts.
 ///
 /// It takes the timeouts from the first of: the request's extension [`Timeouts`], its extension
-/// `Arc<TimeoutConfig>` or `TimeoutConfig`, [`TimeoutConfig::DEFAULT`]. So without a layer the socket still has
-/// limits, but the connection is on no list, and no drain reaches it.
+/// `Arc<TimeoutConfig>` or `TimeoutConfig`, [`TimeoutConfig::DEFAULT`]. So without a layer the
+/// socket still has limits, but the connection is on no list, and no drain reaches it.
 ///
 /// It sets the buffer sizes of [`limit_buffers`]. With a `ConnectInfo` of [`Peer`] or `SocketAddr`,
 /// it sets the peer's address as label; with [`Peer`], it also sets the meter, except over HTTP/2.

@@ -177,8 +177,8 @@ impl TimeoutConfig {
         Duration::from_nanos(self.close_timeout.get())
     }
 
-    /// Returns the largest fraction, 0 to 0.5, by which lengths are shortened at random. See
-    /// [`TimeoutConfigBuilder::jitter`].
+    /// Returns the largest fraction, 0 to 0.5, by which ping intervals and the lifetime are
+    /// shortened at random. See [`TimeoutConfigBuilder::jitter`].
     pub const fn jitter(&self) -> f64 {
         self.jitter as f64 / 1e9
     }
@@ -188,7 +188,7 @@ impl TimeoutConfig {
         self.idle_scope
     }
 
-    /// Returns what answers a ping. See [`TimeoutConfigBuilder::pong_evidence`].
+    /// Returns the traffic that answers a ping. See [`TimeoutConfigBuilder::pong_evidence`].
     pub const fn pong_evidence(&self) -> PongEvidence {
         self.pong_evidence
     }
@@ -198,7 +198,7 @@ impl TimeoutConfig {
         self.drain_code
     }
 
-    /// Returns the length of the limit that `reason` names; `None` if it is off or not a length.
+    /// Returns the limit that `reason` names; `None` if it is off or not a duration.
     #[cfg(feature = "socket")]
     pub(crate) const fn limit_of(&self, reason: CloseReason) -> Option<Duration> {
         match reason {
@@ -443,9 +443,9 @@ impl fmt::Display for ConfigWarning {
 
 /// Builds a [`TimeoutConfig`], also in a `const`.
 ///
-/// Each limit that can be off has three setters: `idle_timeout` takes a length,
+/// Each limit that can be off has three setters: `idle_timeout` takes a duration,
 /// `maybe_idle_timeout` an `Option`, and `no_idle_timeout` turns the limit off. The last call
-/// counts. A length of more than 584 years counts as 584 years, the range of a
+/// counts. A duration of more than 584 years counts as 584 years, the range of a
 /// [`Timestamp`](crate::Timestamp).
 ///
 /// ```
@@ -522,13 +522,13 @@ macro_rules! limits {
 }
 
 limits! {
-    Duration, limit_of, length_of;
+    Duration, limit_of, duration_of;
 
     /// Limits the opening handshake, measured from when the policy is created in the opening phase.
     ///
     /// Default 10 s. Aborts without a Close frame. Off: a peer that never completes its handshake
     /// keeps its connection forever. An open connection ignores this limit.
-    handshake_timeout(length), maybe_handshake_timeout, no_handshake_timeout, HandshakeTimeout,
+    handshake_timeout(duration), maybe_handshake_timeout, no_handshake_timeout, HandshakeTimeout,
     "Returns the limit on the opening handshake";
 
     /// Not the ping interval, which is [`ping_interval`](Self::ping_interval): limits the time
@@ -537,25 +537,25 @@ limits! {
     /// The `until` of [`Action::Idle`](crate::Action::Idle) is never further away than this.
     /// Default 30 s. Off: `until` is the next deadline. The limit changes when the policy is polled
     /// and never what it decides.
-    heartbeat_interval(length), maybe_heartbeat_interval, no_heartbeat_interval, HeartbeatInterval,
+    heartbeat_interval(duration), maybe_heartbeat_interval, no_heartbeat_interval, HeartbeatInterval,
     "Not the ping interval: returns the limit on the time between two polls";
 
     /// Limits the connection's lifetime, measured from when it opened, busy or not.
     ///
     /// Default 300 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Closes with
     /// code 1001. Off: the lifetime is unlimited.
-    connection_timeout(length), maybe_connection_timeout, no_connection_timeout, ConnectionTimeout,
+    connection_timeout(duration), maybe_connection_timeout, no_connection_timeout, ConnectionTimeout,
     "Returns the limit on the connection's lifetime";
 
     /// Limits how long a write may wait without progress, measured from when it started to wait or
     /// the transport last accepted bytes of it.
     ///
     /// With [`min_data_rate`](Self::min_data_rate) on, accepted bytes extend the wait at that rate
-    /// only. A ping that was requested may wait as long to be flushed. Default 1 s. Aborts without
-    /// a Close frame. Off: writes wait without a limit, a peer that does not read is detected only
+    /// only. A requested ping may wait equally long to be flushed. Default 1 s. Aborts without a
+    /// Close frame. Off: writes wait without a limit, a peer that does not read is detected only
     /// when nothing is received from it, and [`pong_timeout`](Self::pong_timeout) limits how long a
     /// ping may wait to be flushed.
-    message_timeout(length), maybe_message_timeout, no_message_timeout, MessageTimeout,
+    message_timeout(duration), maybe_message_timeout, no_message_timeout, MessageTimeout,
     "Returns the limit on a write without progress";
 
     /// Limits how long the peer may stay silent, measured from when something was last received.
@@ -567,7 +567,7 @@ limits! {
     /// Default 60 s. Closes with code 1001. Off: only unanswered pings detect a dead peer. Keep it
     /// longer than [`ping_interval`](Self::ping_interval), or a quiet peer is closed before a ping
     /// can reach it.
-    idle_timeout(length), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
+    idle_timeout(duration), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
     "Returns the limit on the time in which nothing is received";
 
     /// Limits how long either direction stays quiet before a ping is sent, measured from the
@@ -579,7 +579,7 @@ limits! {
     ///
     /// Default 25 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Off: only
     /// [`Event::Probe`](crate::Event::Probe) sends pings.
-    ping_interval(length), maybe_ping_interval, no_ping_interval, PingInterval,
+    ping_interval(duration), maybe_ping_interval, no_ping_interval, PingInterval,
     "Returns the quiet time after which a ping is sent";
 
     /// Limits the wait for an answer to a ping, measured from when the ping was flushed.
@@ -590,20 +590,20 @@ limits! {
     /// With the defaults [`idle_timeout`](Self::idle_timeout) expires first when a peer dies. This
     /// limit decides if `idle_timeout` is off, counts messages only, or is longer than
     /// `ping_interval` and `pong_timeout` together.
-    pong_timeout(length), maybe_pong_timeout, no_pong_timeout, PongTimeout,
+    pong_timeout(duration), maybe_pong_timeout, no_pong_timeout, PongTimeout,
     "Returns the limit on the wait for an answer to a ping";
 
     /// Limits how late a poll may be before it counts as a stall of this process, measured from the
     /// deadline to the poll that finds it expired.
     ///
-    /// A later poll does not hold the stall against the peer: in place of a verdict it starts a
-    /// grace of the same length, and what is received in it still counts. Default 3 s. Off: a late
+    /// A later poll does not hold the stall against the peer: instead of a verdict it starts a
+    /// grace of the same length, and everything received in it counts. Default 3 s. Off: a late
     /// poll decides at once.
-    stall_tolerance(length), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
+    stall_tolerance(duration), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
     "Returns the limit on the lateness of a poll";
 
     /// Limits how soon the peer must answer after the machine resumes from a suspension, measured
-    /// from when the socket notices the resume.
+    /// from when the socket detects the resume.
     ///
     /// Never longer than [`pong_timeout`](Self::pong_timeout) where that is on:
     /// [`TimeoutConfig::resume_probe_within`] returns the limit that applies. Default 30 s. Off:
@@ -616,7 +616,7 @@ limits! {
     ///
     /// The policy does not read this limit. A driver that detects a resume observes
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
-    resume_probe(length), maybe_resume_probe, no_resume_probe, ResumeProbe,
+    resume_probe(duration), maybe_resume_probe, no_resume_probe, ResumeProbe,
     "Returns the configured limit on the wait for an answer after a resume";
 }
 
@@ -647,8 +647,8 @@ impl TimeoutConfigBuilder {
     /// Limits the closing handshake, measured from its start, whichever side started it.
     ///
     /// Default 5 s; cannot be off. Aborts without a further Close frame.
-    pub const fn close_timeout(mut self, length: Duration) -> Self {
-        let nanos = limit_of(length);
+    pub const fn close_timeout(mut self, duration: Duration) -> Self {
+        let nanos = limit_of(duration);
         self.error = self.error.with(Setting::CloseTimeout, nanos.is_none());
         if let Some(nanos) = nanos {
             self.config.close_timeout = nanos;
@@ -680,7 +680,7 @@ impl TimeoutConfigBuilder {
         self
     }
 
-    /// Sets what answers a ping. Default [`PongEvidence::Any`].
+    /// Sets the traffic that answers a ping. Default [`PongEvidence::Any`].
     pub const fn pong_evidence(mut self, evidence: PongEvidence) -> Self {
         self.config.pong_evidence = evidence;
         self
@@ -695,7 +695,7 @@ impl TimeoutConfigBuilder {
     /// Returns the configuration.
     ///
     /// # Errors
-    /// Lists every invalid setting: a length or rate of zero, or a jitter outside 0 to 0.5.
+    /// Lists every invalid setting: a duration or rate of zero, or a jitter outside 0 to 0.5.
     pub const fn build(self) -> Result<TimeoutConfig, ConfigError> {
         if self.error.settings == 0 {
             Ok(self.config)
@@ -828,16 +828,16 @@ impl Setting {
 
     const fn message(self) -> &'static str {
         match self {
-            Self::HandshakeTimeout => zero!("handshake_timeout", "a length"),
-            Self::HeartbeatInterval => zero!("heartbeat_interval", "a length"),
-            Self::ConnectionTimeout => zero!("connection_timeout", "a length"),
-            Self::MessageTimeout => zero!("message_timeout", "a length"),
-            Self::IdleTimeout => zero!("idle_timeout", "a length"),
-            Self::PingInterval => zero!("ping_interval", "a length"),
-            Self::PongTimeout => zero!("pong_timeout", "a length"),
-            Self::CloseTimeout => "close_timeout is 0: expected a length above zero",
-            Self::StallTolerance => zero!("stall_tolerance", "a length"),
-            Self::ResumeProbe => zero!("resume_probe", "a length"),
+            Self::HandshakeTimeout => zero!("handshake_timeout", "a duration"),
+            Self::HeartbeatInterval => zero!("heartbeat_interval", "a duration"),
+            Self::ConnectionTimeout => zero!("connection_timeout", "a duration"),
+            Self::MessageTimeout => zero!("message_timeout", "a duration"),
+            Self::IdleTimeout => zero!("idle_timeout", "a duration"),
+            Self::PingInterval => zero!("ping_interval", "a duration"),
+            Self::PongTimeout => zero!("pong_timeout", "a duration"),
+            Self::CloseTimeout => "close_timeout is 0: expected a duration above zero",
+            Self::StallTolerance => zero!("stall_tolerance", "a duration"),
+            Self::ResumeProbe => zero!("resume_probe", "a duration"),
             Self::MinDataRate => zero!("min_data_rate", "a rate"),
             Self::MaxPingRate => zero!("max_ping_rate", "a rate"),
             Self::Jitter => "jitter is out of range: expected 0 to 0.5",
@@ -853,11 +853,11 @@ const fn millis(millis: u64) -> Limit {
     NonZeroU64::new(millis * 1_000_000)
 }
 
-const fn limit_of(length: Duration) -> Limit {
-    NonZeroU64::new(saturating_nanos(length))
+const fn limit_of(duration: Duration) -> Limit {
+    NonZeroU64::new(saturating_nanos(duration))
 }
 
-const fn length_of(limit: Limit) -> Option<Duration> {
+const fn duration_of(limit: Limit) -> Option<Duration> {
     match limit {
         Some(nanos) => Some(Duration::from_nanos(nanos.get())),
         None => None,

@@ -24,16 +24,16 @@ impl TimeoutConfig {
     /// | variable | accepted | default |
     /// |---|---|---|
     /// | `WS_PRESET` | `development`, `production`, `high-latency`, `client` | none: the defaults below |
-    /// | `WS_HANDSHAKE_TIMEOUT` | a length or `off` | 10 |
-    /// | `WS_HEARTBEAT_INTERVAL` (not the ping interval) | a length or `off` | 30 |
-    /// | `WS_CONNECTION_TIMEOUT` | a length or `off` | 300 |
-    /// | `WS_MESSAGE_TIMEOUT` | a length or `off` | 1 |
-    /// | `WS_IDLE_TIMEOUT` | a length or `off` | 60 |
-    /// | `WS_PING_INTERVAL` | a length or `off` | 25 |
-    /// | `WS_PONG_TIMEOUT` | a length or `off` | 60 |
-    /// | `WS_CLOSE_TIMEOUT` | a length | 5 |
-    /// | `WS_STALL_TOLERANCE` | a length or `off` | 3 |
-    /// | `WS_RESUME_PROBE` | a length or `off` | 30 |
+    /// | `WS_HANDSHAKE_TIMEOUT` | a duration or `off` | 10 |
+    /// | `WS_HEARTBEAT_INTERVAL` (not the ping interval) | a duration or `off` | 30 |
+    /// | `WS_CONNECTION_TIMEOUT` | a duration or `off` | 300 |
+    /// | `WS_MESSAGE_TIMEOUT` | a duration or `off` | 1 |
+    /// | `WS_IDLE_TIMEOUT` | a duration or `off` | 60 |
+    /// | `WS_PING_INTERVAL` | a duration or `off` | 25 |
+    /// | `WS_PONG_TIMEOUT` | a duration or `off` | 60 |
+    /// | `WS_CLOSE_TIMEOUT` | a duration | 5 |
+    /// | `WS_STALL_TOLERANCE` | a duration or `off` | 3 |
+    /// | `WS_RESUME_PROBE` | a duration or `off` | 30 |
     /// | `WS_MIN_DATA_RATE` | bytes per second or `off` | 240 |
     /// | `WS_MAX_PING_RATE` | pings per second or `off` | 20 |
     /// | `WS_JITTER` | a fraction, 0 to 0.5 | 0.1 |
@@ -41,11 +41,11 @@ impl TimeoutConfig {
     /// | `WS_PONG_EVIDENCE` | `any`, `pong` | `any` |
     /// | `WS_DRAIN_CODE` | `1001`, `1012` | 1001 |
     ///
-    /// A length is a number of seconds, such as `30` or `2.5`, or a number with the unit `ms`, `s`,
-    /// `m` (minutes) or `h`, such as `500ms` or `5m`; from 0.001 to 1000000000 seconds. Numbers in
-    /// lengths and fractions are digits, optionally followed by a point and one to nine digits (six
-    /// in milliseconds); they are kept exactly. Rates are whole numbers from 1 to 1000000000. No
-    /// number has a sign, an exponent or a space.
+    /// A duration is a number of seconds, such as `30` or `2.5`, or a number with the unit `ms`,
+    /// `s`, `m` (minutes) or `h`, such as `500ms` or `5m`; from 0.001 to 1000000000 seconds.
+    /// Numbers in durations and fractions are digits, optionally followed by a point and one to
+    /// nine digits (six in milliseconds); they are kept exactly. Rates are whole numbers from 1 to
+    /// 1000000000. No number has a sign, an exponent or a space.
     ///
     /// Words may be in any case, with `_` for `-`, and `false` is the same as `off`. Names and
     /// units are case-sensitive. An empty value is an error; a variable that is not set keeps its
@@ -106,8 +106,8 @@ impl TimeoutConfig {
     /// [`from_env`](Self::from_env) lists the variables and their values. `WS_PRESET` sets its six
     /// limits first and the other variables override it, in any order. If a name occurs more than
     /// once, only its last value counts. Names that do not begin with `WS_` are ignored. Unknown
-    /// names that do are no error, since another program may use them: [`EnvConfig::unknown`] lists
-    /// them.
+    /// names that do are not errors, since another program may use them: [`EnvConfig::unknown`]
+    /// lists them.
     ///
     /// ```
     /// use core::time::Duration;
@@ -237,7 +237,7 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
 /// # Ok::<(), ws_timeout::EnvError>(())
 /// ```
 ///
-/// With another base than the defaults, for example the configuration of a client:
+/// With a base other than the defaults, for example the configuration of a client:
 ///
 /// ```
 /// use core::time::Duration;
@@ -255,7 +255,7 @@ pub struct EnvConfig {
     /// The configuration: the defaults with the overrides. [`TimeoutConfig::warnings`] lists
     /// settings that are probably mistakes.
     pub config: TimeoutConfig,
-    /// The settings that the variables set, to apply over another base than the defaults.
+    /// The settings that the variables set, to apply over another base.
     pub overrides: TimeoutOverrides,
     /// The unknown variables that begin with the prefix, sorted by name, without duplicates.
     pub unknown: Vec<UnknownVariable>,

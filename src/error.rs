@@ -1,4 +1,4 @@
-//! The errors of a guarded connection.
+//! The errors of a [`TimeoutSocket`](crate::TimeoutSocket).
 
 use std::boxed::Box;
 use std::fmt;
@@ -40,7 +40,7 @@ pub struct Verdict {
     /// The reason: the limit that expired first.
     pub reason: CloseReason,
     /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`;
-    /// `None` if it is not a length of time, and for a probe.
+    /// `None` if it is not a duration, and for a probe.
     pub limit: Option<Duration>,
     /// The state that led to the verdict.
     pub status: Box<Status>,

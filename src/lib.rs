@@ -24,8 +24,8 @@
 //!
 //! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was
 //! planned: a lifetime, a drain). The end after a verdict, errors, and a close by the program with
-//! another code than 1000 and 1001 are `info`; what healthy connections do is `debug`. Each line
-//! has those of these key-values that apply:
+//! a code other than 1000 and 1001 are `info`; reports of healthy connections are `debug`. Each
+//! line has the key-values that apply:
 //!
 //! | key | value |
 //! |---|---|
@@ -33,12 +33,12 @@
 //! | `label` | the name given to the connection, escaped; `-` if none |
 //! | `id` | the connection's number, unique in its `Timeouts` |
 //! | `limit` | the reason's name, such as `idle_timeout` |
-//! | `allowed_ms` | the length of the limit |
-//! | `age_ms` | the connection's age |
+//! | `allowed_ms` | the limit, in milliseconds |
+//! | `age_ms` | the connection's age, in milliseconds |
 //! | `code` | the code of the Close frame: ours in `verdict`, if one was sent; the peer's in `closed` |
-//! | `rtt_us` | the latest round-trip time |
-//! | `bound_ms` | how soon a dead peer is detected |
-//! | `asleep_ms` | the length of a suspension |
+//! | `rtt_us` | the latest round-trip time, in microseconds |
+//! | `bound_ms` | the longest time to detect a dead peer, in milliseconds |
+//! | `asleep_ms` | how long the machine was suspended, in milliseconds |
 //! | `metered` | whether a meter counts the connection's bytes |
 //! | `error` | the error of the inner socket, escaped |
 //!
@@ -46,10 +46,10 @@
 //! `Tracing` emits events with these fields, in a span for each connection; tracing's bridge for
 //! `log` drops them.
 //!
-//! `Timeouts::from_env`, and with feature `tower` the layer, log the limits (event `limits`, `info`)
-//! and the settings among them that are probably mistakes (`warning`, `warn`), once for each
-//! configuration. `from_env` also logs variables that mean no setting (`unknown_variable`): `warn`
-//! if one is probably misspelled, else `info`.
+//! `Timeouts::from_env`, and with feature `tower` the layer, log the limits (event `limits`,
+//! `info`) and the settings among them that are probably mistakes (`warning`, `warn`), once for
+//! each configuration. `from_env` also logs variables that mean no setting (`unknown_variable`):
+//! `warn` if one is probably misspelled, else `info`.
 //!
 //! # Features
 //!
@@ -58,7 +58,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `alloc` | `Fleet`, very many policies behind one deadline |
+//! | `alloc` | `Fleet`, many policies behind one deadline |
 //! | `std` | `TimeoutConfig::from_env` and `from_vars`; no dependency |
 //! | `serde` | `Deserialize` and `Serialize` for [`TimeoutConfig`] and [`TimeoutOverrides`]; its only dependency is `serde`, without the derive macros |
 //! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Adapter` and `tungstenite_message!` for other libraries, `Metered` |

@@ -1,4 +1,4 @@
-//! Reports of what happens on guarded connections, as values for logs, metrics and recorders.
+//! Reports of what happens on connections, as values for logs, metrics and recorders.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::time::Timestamp;
 /// Receives reports of what happens on the connections of a [`Timeouts`](crate::Timeouts).
 ///
 /// Its methods run inside the task that polls the connection, so they must be short, and must not
-/// block or panic. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate. With
-/// feature `tracing`, `Tracing` emits spans and events instead.
+/// block or panic. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate.
+/// With feature `tracing`, `Tracing` emits spans and events instead.
 ///
 /// An observer that counts verdicts (`examples/metrics.rs` counts more, and answers `/metrics`):
 ///
@@ -156,7 +156,7 @@ pub enum Report<'a> {
     /// The machine resumed from a suspension, and the socket probes the peer.
     #[non_exhaustive]
     Resumed {
-        /// The length of the suspension.
+        /// How long the machine was suspended.
         suspended: Duration,
     },
     /// The inner socket refused a message, or failed to write.
@@ -173,8 +173,9 @@ pub enum Report<'a> {
         /// The state of the connection.
         status: &'a Status,
     },
-    /// The policy ended the connection. [`Closed`](Self::Closed) follows, or [`Dropped`](Self::Dropped) if the
-    /// program drops the socket before that; nothing follows the verdict on an opening handshake.
+    /// The policy ended the connection. [`Closed`](Self::Closed) follows, or
+    /// [`Dropped`](Self::Dropped) if the program drops the socket before that. Nothing follows the
+    /// verdict on an opening handshake.
     #[non_exhaustive]
     Verdict {
         /// The verdict, with its reason, its limit and the state of the connection.

@@ -19,15 +19,15 @@ use crate::time::{Timestamp, saturating_nanos};
 /// An observer that records each connection, so that you can replay a verdict.
 ///
 /// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the
-/// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended; a drain or a
-/// lifetime displaces no other verdict. A trace is a conformance case: written to a file,
+/// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended; a drain or
+/// a lifetime displaces no other verdict. A trace is a conformance case: written to a file,
 /// `cargo run --example replay -- --check FILE` in this crate's repository repeats it and compares
 /// every action. Traces contain times, limits and the labels of connections, but no messages.
 ///
 /// A step takes 40 bytes. It is a call of the policy, not a message: an idle connection takes about
-/// eight steps per ping. Recording stops after 4096 steps, hours on an idle connection: a trace that
-/// was [cut](Trace::is_cut) lacks the verdict. [`with_max_steps`](Self::with_max_steps) sets another
-/// limit. All connections share a lock, which each step takes.
+/// eight steps per ping. Recording stops after 4096 steps, hours on an idle connection: a trace
+/// that was [cut](Trace::is_cut) lacks the verdict. [`with_max_steps`](Self::with_max_steps) sets
+/// another limit. All connections share a lock, which each step takes.
 ///
 /// Clones share their traces. Use one recorder for each [`Timeouts::new`](crate::Timeouts::new),
 /// since each numbers its connections from 1. An observer replaces the log; this keeps both:
@@ -53,7 +53,7 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Traces {
     open: BTreeMap<u64, Trace>,
-    /// The latest is last.
+    /// Oldest first.
     verdicts: VecDeque<Trace>,
 }
 
@@ -117,8 +117,8 @@ impl Recorder {
 }
 
 impl Traces {
-    /// Keeps a trace in place of the oldest one. A planned end displaces no other verdict: a server that
-    /// drains would lose what went wrong before.
+    /// Keeps a trace, in place of the oldest if there are too many. A planned end displaces no
+    /// other verdict: a draining server would lose the failures before it.
     fn keep(&mut self, trace: Trace) {
         let is_planned = |trace: &Trace| trace.reason.is_some_and(CloseReason::is_planned);
         if self.verdicts.len() >= MAX_VERDICTS {
@@ -151,7 +151,7 @@ impl Observer for Recorder {
             Report::Verdict { verdict, .. } if verdict.reason == CloseReason::HandshakeTimeout => {
                 (verdict.reason, false, &*verdict.status)
             }
-            // Nor a verdict that a send returned to a program that then dropped the socket.
+            // Nor a verdict that a send returned, if the program then dropped the socket.
             Report::Dropped { status } => match status.cause {
                 Some(cause) => (cause, false, status),
                 None => return,
@@ -242,7 +242,7 @@ impl Trace {
         self.is_cut
     }
 
-    /// Takes over the name of the connection, which may come or change after its beginning.
+    /// Updates the name, which may be set or changed after the connection began.
     fn name(&mut self, connection: &Connection<'_>) {
         if self.label.as_deref() != connection.label && connection.label.is_some() {
             self.label = connection.label.map(ToString::to_string);
@@ -352,7 +352,7 @@ impl Pings {
             }
             Event::PingSent(id) => write!(f, r#", "ping": {}"#, self.number(id)),
             Event::Probe { within } | Event::Drain { within } => {
-                write!(f, r#", "within_ms": {}"#, Length(within))
+                write!(f, r#", "within_ms": {}"#, Millis(within))
             }
             _ => Ok(()),
         }
@@ -398,11 +398,11 @@ impl fmt::Display for Config<'_> {
                 }
             )* };
         }
-        limits!(Length: handshake_timeout heartbeat_interval connection_timeout message_timeout);
-        limits!(Length: idle_timeout ping_interval pong_timeout stall_tolerance resume_probe);
+        limits!(Millis: handshake_timeout heartbeat_interval connection_timeout message_timeout);
+        limits!(Millis: idle_timeout ping_interval pong_timeout stall_tolerance resume_probe);
         limits!(core::convert::identity: min_data_rate max_ping_rate);
         if config.close_timeout() != default.close_timeout() {
-            put("close_timeout", &Length(config.close_timeout()))?;
+            put("close_timeout", &Millis(config.close_timeout()))?;
         }
         if config.jitter() > 0.0 {
             put("jitter", &config.jitter())?;
@@ -420,12 +420,12 @@ impl fmt::Display for Config<'_> {
     }
 }
 
-/// A length in milliseconds, or in nanoseconds if it is not a whole number of them.
-struct Length(Duration);
+/// A duration in milliseconds, or in nanoseconds if it is not a whole number of them.
+struct Millis(Duration);
 
-impl fmt::Display for Length {
+impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // To the policy, a longer length is as long as this.
+        // The policy treats every longer duration like this one.
         let nanos = saturating_nanos(self.0);
         match nanos % 1_000_000 {
             0 => write!(f, "{}", nanos / 1_000_000),

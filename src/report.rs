@@ -72,7 +72,7 @@ pub(crate) fn unknown_variables(unknown: &[UnknownVariable]) {
 /// The default observer: one line of the `log` crate for each report.
 ///
 /// The target is `ws_timeout`. A verdict is `warn`, or `info` if it was planned (a lifetime, a
-/// drain). The end of a connection with a verdict or that the program closed with another code than
+/// drain). The end of a connection with a verdict or that the program closed with a code other than
 /// 1000 and 1001, resumes, errors, and sockets that the program dropped are `info`. Reports of
 /// healthy connections are `debug`: opened, pings, pongs, graces, closed by either side.
 ///
@@ -338,8 +338,8 @@ fn bound(config: &TimeoutConfig, slack: Duration) -> Option<Duration> {
     Some(bound.saturating_add(slack.saturating_mul(2)))
 }
 
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Escapes a text as [`OneLine`] does, if necessary.

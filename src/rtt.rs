@@ -24,7 +24,7 @@ impl serde::Serialize for Rtt {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
 
-        let micros = |length: Duration| u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let mut object = serializer.serialize_struct("Rtt", 4)?;
         object.serialize_field("latest", &micros(self.latest))?;
         object.serialize_field("min", &micros(self.min))?;
@@ -55,9 +55,9 @@ impl RttEstimator {
         }
     }
 
-    /// "RTTVAR <- (1 - beta) * RTTVAR + beta * |SRTT - R'|, SRTT <- (1 - alpha) * SRTT + alpha * R'"
-    /// with alpha 1/8 and beta 1/4, in this order (RFC 6298, 2.3). A sample is at most 2⁶⁴/1000, so
-    /// nothing here overflows.
+    /// "RTTVAR <- (1 - beta) * RTTVAR + beta * |SRTT - R'|,
+    /// SRTT <- (1 - alpha) * SRTT + alpha * R'" with alpha 1/8 and beta 1/4, in this order
+    /// (RFC 6298, 2.3). A sample is at most 2⁶⁴/1000, so nothing here overflows.
     pub(crate) const fn next(self, sample: u64) -> Self {
         Self {
             latest: sample,

@@ -20,9 +20,9 @@ use crate::settings::{TimeoutOverrides, Value};
 /// Reads a section of settings; a setting that is missing has its default.
 ///
 /// The names are those of the [builder](crate::TimeoutConfigBuilder), and `preset`. The values are
-/// those of the variables of [`from_env`](TimeoutConfig::from_env): a length is a number of seconds
-/// or a text such as `"500ms"`, `"30s"` or `"5m"`, and `"off"` or `false` turns a limit off. `null`
-/// is an error.
+/// those of the variables of [`from_env`](TimeoutConfig::from_env): a duration is a number of
+/// seconds or a text such as `"500ms"`, `"30s"` or `"5m"`, and `"off"` or `false` turns a limit
+/// off. `null` is an error.
 ///
 /// One error lists every invalid value and every unknown name. Since an unknown name is an error, a
 /// section cannot be read through `#[serde(flatten)]` beside other settings. The format must be
@@ -66,7 +66,7 @@ impl<'de> Deserialize<'de> for TimeoutOverrides {
     }
 }
 
-/// Writes every setting: whole seconds as numbers, and other lengths as text such as `"500ms"`.
+/// Writes every setting: whole seconds as numbers, and other durations as text such as `"500ms"`.
 ///
 /// Reading the section gives the same configuration, unless a limit is outside the accepted range.
 impl Serialize for TimeoutConfig {
@@ -205,8 +205,9 @@ impl<'de> Visitor<'de> for AnyType {
         Ok(Text::bare("[…]"))
     }
 
-    /// With its feature `arbitrary_precision`, serde_json passes a number that is not a whole one as
-    /// a table of this name and the text of the number. Without the feature it would be an `f64`.
+    /// With its feature `arbitrary_precision`, serde_json passes a number that is not a whole one
+    /// as a table of this name and the text of the number. Without the feature it would be an
+    /// `f64`.
     fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Text, A::Error> {
         const NUMBER: &str = "$serde_json::private::Number";
         let mut value = Text::bare("{…}");

@@ -182,10 +182,10 @@ impl Setting {
     pub(crate) const fn accepted(&self) -> &'static str {
         match self.kind {
             Kind::Preset => r#""development", "production", "high-latency" or "client""#,
-            Kind::Length(_) => {
+            Kind::Duration(_) => {
                 r#"seconds between 0.001 and 1000000000, such as 30, 2.5, "500ms" or "5m", or "off""#
             }
-            Kind::LengthNeverOff(_) => {
+            Kind::DurationNeverOff(_) => {
                 r#"seconds between 0.001 and 1000000000, such as 30, 2.5, "500ms" or "5m""#
             }
             Kind::Rate(_) => r#"a whole number between 1 and 1000000000, such as 20, or "off""#,
@@ -203,26 +203,32 @@ pub(crate) static SETTINGS: [Setting; 17] = [
     Setting::new("preset", Kind::Preset),
     Setting::new(
         "handshake_timeout",
-        Kind::Length(|c| &mut c.handshake_timeout),
+        Kind::Duration(|c| &mut c.handshake_timeout),
     ),
     Setting::new(
         "heartbeat_interval",
-        Kind::Length(|c| &mut c.heartbeat_interval),
+        Kind::Duration(|c| &mut c.heartbeat_interval),
     ),
     Setting::new(
         "connection_timeout",
-        Kind::Length(|c| &mut c.connection_timeout),
+        Kind::Duration(|c| &mut c.connection_timeout),
     ),
-    Setting::new("message_timeout", Kind::Length(|c| &mut c.message_timeout)),
-    Setting::new("idle_timeout", Kind::Length(|c| &mut c.idle_timeout)),
-    Setting::new("ping_interval", Kind::Length(|c| &mut c.ping_interval)),
-    Setting::new("pong_timeout", Kind::Length(|c| &mut c.pong_timeout)),
+    Setting::new(
+        "message_timeout",
+        Kind::Duration(|c| &mut c.message_timeout),
+    ),
+    Setting::new("idle_timeout", Kind::Duration(|c| &mut c.idle_timeout)),
+    Setting::new("ping_interval", Kind::Duration(|c| &mut c.ping_interval)),
+    Setting::new("pong_timeout", Kind::Duration(|c| &mut c.pong_timeout)),
     Setting::new(
         "close_timeout",
-        Kind::LengthNeverOff(|c| &mut c.close_timeout),
+        Kind::DurationNeverOff(|c| &mut c.close_timeout),
     ),
-    Setting::new("stall_tolerance", Kind::Length(|c| &mut c.stall_tolerance)),
-    Setting::new("resume_probe", Kind::Length(|c| &mut c.resume_probe)),
+    Setting::new(
+        "stall_tolerance",
+        Kind::Duration(|c| &mut c.stall_tolerance),
+    ),
+    Setting::new("resume_probe", Kind::Duration(|c| &mut c.resume_probe)),
     Setting::new("min_data_rate", Kind::Rate(|c| &mut c.min_data_rate)),
     Setting::new("max_ping_rate", Kind::Rate(|c| &mut c.max_ping_rate)),
     Setting::new("jitter", Kind::Fraction(|c| &mut c.jitter)),
@@ -234,8 +240,8 @@ pub(crate) static SETTINGS: [Setting; 17] = [
 /// The kind of a setting's value, with the field of the configuration that the value fills.
 enum Kind {
     Preset,
-    Length(fn(&mut TimeoutConfig) -> &mut Limit),
-    LengthNeverOff(fn(&mut TimeoutConfig) -> &mut NonZeroU64),
+    Duration(fn(&mut TimeoutConfig) -> &mut Limit),
+    DurationNeverOff(fn(&mut TimeoutConfig) -> &mut NonZeroU64),
     Rate(fn(&mut TimeoutConfig) -> &mut Option<NonZeroU32>),
     Fraction(fn(&mut TimeoutConfig) -> &mut Billionths),
     IdleScope,
@@ -249,8 +255,8 @@ impl Kind {
         let config = &mut overrides.config;
         match self {
             Self::Preset => overrides.preset = word(text, Preset::ALL, Preset::name)?,
-            Self::Length(field) => *field(config) = or_off(text, length)?,
-            Self::LengthNeverOff(field) => *field(config) = length(text)?,
+            Self::Duration(field) => *field(config) = or_off(text, duration)?,
+            Self::DurationNeverOff(field) => *field(config) = duration(text)?,
             Self::Rate(field) => *field(config) = or_off(text, rate)?,
             Self::Fraction(field) => *field(config) = fraction(text)?,
             Self::IdleScope => config.idle_scope = word(text, IdleScope::ALL, IdleScope::name)?,
@@ -271,8 +277,8 @@ impl Kind {
         let mut from = overrides.config;
         match self {
             Self::Preset => *config = config.with_preset(overrides.preset),
-            Self::Length(field) => *field(config) = *field(&mut from),
-            Self::LengthNeverOff(field) => *field(config) = *field(&mut from),
+            Self::Duration(field) => *field(config) = *field(&mut from),
+            Self::DurationNeverOff(field) => *field(config) = *field(&mut from),
             Self::Rate(field) => *field(config) = *field(&mut from),
             Self::Fraction(field) => *field(config) = *field(&mut from),
             Self::IdleScope => config.idle_scope = from.idle_scope,
@@ -281,13 +287,13 @@ impl Kind {
         }
     }
 
-    /// Returns the value, to be written.
+    /// Returns the value to be written.
     fn value(&self, overrides: &TimeoutOverrides) -> Value {
         let mut config = overrides.config;
         match self {
             Self::Preset => Value::Word(overrides.preset.name()),
-            Self::Length(field) => field(&mut config).map_or(Value::OFF, Value::length),
-            Self::LengthNeverOff(field) => Value::length(*field(&mut config)),
+            Self::Duration(field) => field(&mut config).map_or(Value::OFF, Value::duration),
+            Self::DurationNeverOff(field) => Value::duration(*field(&mut config)),
             Self::Rate(field) => {
                 let whole = |rate: NonZeroU32| Value::Whole(rate.get().into());
                 field(&mut config).map_or(Value::OFF, whole)
@@ -300,12 +306,12 @@ impl Kind {
     }
 }
 
-/// A value, as it is written. Its `Display` is what [`Kind::read`] reads back.
+/// A value as it is written. [`Kind::read`] reads its `Display` back.
 pub(crate) enum Value {
     Word(&'static str),
     /// A rate, a code, or whole seconds.
     Whole(u64),
-    /// A length that is not a whole number of seconds, in nanoseconds.
+    /// A duration that is not a whole number of seconds, in nanoseconds.
     Nanos(u64),
     Fraction(f64),
 }
@@ -313,7 +319,7 @@ pub(crate) enum Value {
 impl Value {
     const OFF: Self = Self::Word("off");
 
-    fn length(nanos: NonZeroU64) -> Self {
+    fn duration(nanos: NonZeroU64) -> Self {
         match nanos.get() % BILLION {
             0 => Self::Whole(nanos.get() / BILLION),
             _ => Self::Nanos(nanos.get()),
@@ -419,7 +425,7 @@ fn or_off<T>(text: &str, number: fn(&str) -> Option<T>) -> Option<Option<T>> {
 }
 
 /// Reads 0.001 to 1,000,000,000 seconds, in a unit or without one, as nanoseconds.
-fn length(text: &str) -> Option<NonZeroU64> {
+fn duration(text: &str) -> Option<NonZeroU64> {
     /// Each unit, the decimals that a number in it may have, and the nanoseconds in the last one.
     const UNITS: [(&str, u32, u64); 5] = [
         ("ms", 6, 1), // before "s", with which it ends

@@ -10,8 +10,8 @@ use crate::time::{Plain, Timestamp};
 /// The state of a policy at one instant, returned by
 /// [`TimeoutPolicy::status`](crate::TimeoutPolicy::status).
 ///
-/// Every length is measured up to [`Status::at`]. `Display` writes one line for a log; with feature
-/// `json`, `Serialize` writes an object for metrics.
+/// Every duration is measured up to [`Status::at`]. `Display` writes one line for a log; with
+/// feature `json`, `Serialize` writes an object for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
@@ -26,7 +26,7 @@ pub struct Status {
     /// Time since something was last received, less the time for which the peer is excused.
     ///
     /// The peer is excused until the transport last accepted bytes while a ping was waiting behind
-    /// them, and for as long as a ping was requested late.
+    /// them, and for the time by which a ping was requested late.
     pub silent: Duration,
     /// Time since all pending writes were last flushed.
     pub since_sent: Duration,
@@ -35,7 +35,8 @@ pub struct Status {
     /// How long a requested ping has been waiting to be flushed, measured from the request or from
     /// when the transport last accepted bytes. `None` if no ping is waiting.
     pub ping_unsent: Option<Duration>,
-    /// How long a ping has been unanswered, measured from when it was flushed. `None` if none is.
+    /// How long a ping has been unanswered, measured from when it was flushed. `None` if no ping is
+    /// unanswered.
     pub ping_unanswered: Option<Duration>,
     /// Whether the `message_timeout` timer of a write is running.
     pub write_waits: bool,
@@ -112,14 +113,14 @@ impl fmt::Display for Status {
     }
 }
 
-/// Writes an object with every length in seconds. `deadlines` contains the time left until each
+/// Writes an object with every duration in seconds. `deadlines` contains the time left until each
 /// deadline, negative if it is overdue.
 #[cfg(feature = "json")]
 impl serde::Serialize for Status {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
 
-        let seconds = |length: Duration| length.as_secs_f64();
+        let seconds = |duration: Duration| duration.as_secs_f64();
         let mut object = serializer.serialize_struct("Status", 15)?;
         object.serialize_field("phase", &self.phase)?;
         object.serialize_field("cause", &self.cause)?;
@@ -190,7 +191,7 @@ impl fmt::Debug for Deadlines {
     }
 }
 
-/// What a deadline is for. The [specification](crate::spec#deadlines) has the table of all
+/// The kinds of deadlines. The [specification](crate::spec#deadlines) has the table of all
 /// deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(

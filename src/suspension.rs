@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// The time of day is counted from 1970, and so is decades more than the time since boot.
+    /// The time of day counts from 1970, so it exceeds the time since boot by decades.
     /// Guards rule 19.
     #[test]
     fn the_time_of_day_has_no_part_in_it() {

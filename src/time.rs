@@ -1,4 +1,4 @@
-//! Instants and lengths of time as plain numbers.
+//! Instants and durations as plain numbers.
 //!
 //! Nothing here panics or wraps: a sum past the last representable instant is `None`, which the
 //! policy treats like a limit that is off, and everything else saturates.
@@ -56,19 +56,19 @@ impl Timestamp {
         Self::from_nanos(millis.saturating_mul(1_000_000))
     }
 
-    /// Returns the instant `length` after the origin, at most [`Timestamp::MAX`].
+    /// Returns the instant `duration` after the origin, at most [`Timestamp::MAX`].
     #[inline]
-    pub const fn from_duration(length: Duration) -> Self {
-        Self::from_nanos(saturating_nanos(length))
+    pub const fn from_duration(duration: Duration) -> Self {
+        Self::from_nanos(saturating_nanos(duration))
     }
 
-    /// Returns the instant `length` after the origin, for a length that a clock of this process has
-    /// measured: no process runs for 584 years.
+    /// Returns the instant `duration` after the origin, for a duration that a clock of this process
+    /// has measured: no process runs for 584 years.
     #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
     #[inline]
-    pub(crate) const fn from_uptime(length: Duration) -> Self {
-        let seconds = length.as_secs().wrapping_mul(1_000_000_000);
-        Self::from_nanos(seconds.wrapping_add(length.subsec_nanos() as u64))
+    pub(crate) const fn from_uptime(duration: Duration) -> Self {
+        let seconds = duration.as_secs().wrapping_mul(1_000_000_000);
+        Self::from_nanos(seconds.wrapping_add(duration.subsec_nanos() as u64))
     }
 
     /// Returns the nanoseconds since the origin.
@@ -76,9 +76,9 @@ impl Timestamp {
         self.0.get() - 1
     }
 
-    /// Returns the instant `length` after this one, or `None` if that is past [`Timestamp::MAX`].
-    pub const fn checked_add(self, length: Duration) -> Option<Self> {
-        self.after(saturating_nanos(length))
+    /// Returns the instant `duration` after this one, or `None` if that is past [`Timestamp::MAX`].
+    pub const fn checked_add(self, duration: Duration) -> Option<Self> {
+        self.after(saturating_nanos(duration))
     }
 
     /// Returns the time from `earlier` to this instant, or zero if `earlier` is later.
@@ -122,10 +122,10 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// Returns `length` in nanoseconds, at most `u64::MAX`: a deadline that far away never comes.
+/// Returns `duration` in nanoseconds, at most `u64::MAX`: a deadline that far away never comes.
 #[inline]
-pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
-    let nanos = length.as_nanos();
+pub(crate) const fn saturating_nanos(duration: Duration) -> u64 {
+    let nanos = duration.as_nanos();
     if nanos > u64::MAX as u128 {
         u64::MAX
     } else {
@@ -133,7 +133,7 @@ pub(crate) const fn saturating_nanos(length: Duration) -> u64 {
     }
 }
 
-/// Writes a length in readable form: `60.035 s`, `37.5 ms`, `12 us`, with at most three decimals,
+/// Writes a duration in readable form: `60.035 s`, `37.5 ms`, `12 us`, with at most three decimals,
 /// rounded down.
 pub(crate) struct Plain(pub(crate) Duration);
 
@@ -156,7 +156,7 @@ impl fmt::Display for Plain {
     }
 }
 
-/// Returns the earlier of two deadlines. `None` never comes.
+/// Returns the earlier of two deadlines. `None` is never.
 #[inline]
 pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     // Without a branch: `None` counts as 0, and minus one that is the largest of all numbers.
@@ -178,9 +178,9 @@ mod tests {
         assert_eq!(std::format!("{at} {at:?}"), "1.5s Timestamp(1.5s)");
     }
 
-    /// A second is the shortest length that is rounded to milliseconds.
+    /// A second is the shortest duration that is rounded to milliseconds.
     #[test]
-    fn a_length_is_written_for_people() {
+    fn a_duration_is_written_for_people() {
         for (nanos, written) in [
             (0, "0 s"),
             (999, "0.999 us"),
@@ -198,12 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn a_length_past_the_last_nanosecond_saturates() {
+    fn a_duration_past_the_last_nanosecond_saturates() {
         let longest = Duration::from_nanos(u64::MAX);
         let nano = Duration::from_nanos(1);
         assert_eq!(saturating_nanos(longest - nano), u64::MAX - 1);
-        for length in [longest, longest + nano, longest + longest, Duration::MAX] {
-            assert_eq!(saturating_nanos(length), u64::MAX, "{length:?}");
+        for duration in [longest, longest + nano, longest + longest, Duration::MAX] {
+            assert_eq!(saturating_nanos(duration), u64::MAX, "{duration:?}");
         }
     }
 }

@@ -106,8 +106,8 @@ pub trait Timer {
     /// Returns the slack of a socket that sets none with
     /// [`with_timer_slack`](crate::TimeoutSocket::with_timer_slack): how late its timer may fire.
     ///
-    /// By default 10 ms: short beside the usual limits, and the timers of thousands of idle
-    /// connections then cause about 100 wake-ups a second. Limits of a few milliseconds need a
+    /// By default 10 ms: short compared with the usual limits, and the timers of thousands of idle
+    /// connections then cause about 100 wake-ups per second. Limits of a few milliseconds need a
     /// shorter slack.
     fn default_slack(&self) -> Duration {
         Duration::from_millis(10)
@@ -125,7 +125,7 @@ pub trait Timer {
     }
 }
 
-/// `at`, or a day from `now` if that is sooner: the latest that a timer can be set to.
+/// Returns `at`, or a day after `now` if that is earlier: timers are never set further ahead.
 pub(crate) fn within_a_day(now: Timestamp, at: Timestamp) -> Timestamp {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     at.min(now.checked_add(DAY).unwrap_or(Timestamp::MAX))

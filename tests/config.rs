@@ -36,19 +36,19 @@ fn every_invalid_setting_is_named() {
         .max_ping_rate(0)
         .jitter(0.51);
     let error = refused.build().unwrap_err();
-    let length = |name| format!("{name} is 0: expected a length above zero, or no_{name}()");
+    let duration = |name| format!("{name} is 0: expected a duration above zero, or no_{name}()");
     let rate = |name| format!("{name} is 0: expected a rate above zero, or no_{name}()");
     let messages = [
-        length("handshake_timeout"),
-        length("heartbeat_interval"),
-        length("connection_timeout"),
-        length("message_timeout"),
-        length("idle_timeout"),
-        length("ping_interval"),
-        length("pong_timeout"),
-        "close_timeout is 0: expected a length above zero".to_owned(),
-        length("stall_tolerance"),
-        length("resume_probe"),
+        duration("handshake_timeout"),
+        duration("heartbeat_interval"),
+        duration("connection_timeout"),
+        duration("message_timeout"),
+        duration("idle_timeout"),
+        duration("ping_interval"),
+        duration("pong_timeout"),
+        "close_timeout is 0: expected a duration above zero".to_owned(),
+        duration("stall_tolerance"),
+        duration("resume_probe"),
         rate("min_data_rate"),
         rate("max_ping_rate"),
         "jitter is 0.51: expected 0 to 0.5".to_owned(),

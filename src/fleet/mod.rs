@@ -1,4 +1,4 @@
-//! Very many policies behind one deadline.
+//! Many policies behind one deadline.
 //!
 //! # Theory of operation
 //!
@@ -31,7 +31,7 @@ use crate::policy::{Horizon, State};
 use crate::status::Status;
 use crate::time::Timestamp;
 
-/// The timeouts of very many connections, for a server with its own loop.
+/// The timeouts of many connections, for a server with its own loop.
 ///
 /// A fleet decides for each connection what a [`TimeoutPolicy`](crate::TimeoutPolicy) would, at the
 /// same instants, through one [`poll`](Self::poll) behind one
@@ -100,12 +100,12 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         }
     }
 
-    /// Adds a connection that is open since `now`.
+    /// Adds a connection that opened at `now`.
     ///
     /// `seed` determines jitter, ping IDs and the drain time. Give each connection its own, or all
     /// of them ping in step.
     ///
-    /// There is room for 2³² − 1 connections. One more is not added, and its key is stale from the
+    /// At most 2³² − 1 connections fit. A further one is not added, and its key is stale from the
     /// start.
     pub fn insert(&mut self, config: C, seed: u64, now: Timestamp) -> FleetKey {
         self.insert_in(Phase::Open, config, seed, now)
@@ -204,8 +204,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
                 Ok(action) => {
                     match action {
                         Action::Abort(_) => self.set_timer(slot, None),
-                        // The driver may have carried it out by the next poll, which sees what
-                        // comes then.
+                        // The driver may have carried it out by the next poll, which then finds
+                        // what is due next.
                         _ => self.wheel.set_first(slot, now),
                     }
                     return Some((key, action));
@@ -223,8 +223,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// Never later than the earliest deadline of a connection, or the latest instant seen if that
     /// deadline has passed. May be early: distant, moved or removed deadlines are tracked
     /// approximately. Polling then is harmless. A connection whose next deadline is over half a
-    /// minute away causes such a poll every 26 to 34 seconds, and each causes one where its
-    /// deadline was before it moved.
+    /// minute away causes such a poll every 26 to 34 seconds, and a deadline that moves causes one
+    /// at its old instant.
     ///
     /// A loop may poll later, and for many deadlines at once, so that pings share a wake-up as with
     /// `TimeoutSocket::with_timer_slack`. Every action is then that late, and a delay of more than
@@ -268,7 +268,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         self.slots.contains(key)
     }
 
-    /// Iterates over the keys of all connections, and visits every slot that was ever used.
+    /// Iterates over the keys of all connections. Visits every slot that was ever used.
     pub fn keys(&self) -> impl Iterator<Item = FleetKey> + '_ {
         self.slots.keys()
     }

@@ -84,7 +84,7 @@ impl State {
     /// left out (SPEC D-1 to D-12).
     ///
     /// A fold that gives the same result in any order passes `false` for `ORDERED`, which saves the
-    /// question whether the ping comes before the idle row.
+    /// check whether the ping comes before the idle row.
     #[rustfmt::skip]
     #[inline(always)]
     pub(super) fn each_deadline<const ORDERED: bool>(&self, now: Timestamp, config: &TimeoutConfig, mut visit: impl FnMut(Deadline)) {
@@ -187,8 +187,8 @@ impl State {
         }
     }
 
-    /// Computes, without the table, the earliest covered deadline but the next ping's, and the next
-    /// ping's. Requires an open connection with no cold clock armed.
+    /// Computes, without the table, the earliest covered deadline except the next ping's, and the
+    /// next ping's. Requires an open connection with no cold clock armed.
     #[inline(always)]
     fn deadlines_unless_cold(
         &self,

@@ -23,7 +23,7 @@ pub(crate) enum Decision {
         /// When to decide again; always later than now.
         until: Option<Timestamp>,
         /// The earliest deadline about the peer that has expired beyond the horizon and beyond
-        /// `visible`: the alarm must fire again. Before that, the row waits for a try, and for no
+        /// `visible`: the alarm must fire again. Until then, the row waits for a try, not for an
         /// alarm.
         unproven: Option<Timestamp>,
     },
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, Phase};
 
-    /// With everything that three events, and the polls between them, can make of a connection.
+    /// Covers every state that three events, and the polls between them, can lead to.
     #[test]
     fn while_calm_recording_the_latest_message_of_each_direction_is_enough() {
         let at = Timestamp::from_secs;
@@ -226,8 +226,8 @@ mod tests {
         assert_eq!((status.phase, status.cause), (Phase::Open, None));
     }
 
-    /// The policy decides a write though it may not decide on silence yet, and reports the earliest
-    /// deadline that lies beyond the horizon.
+    /// The policy decides a write although it may not decide on silence yet, and reports the
+    /// earliest deadline that lies beyond the horizon.
     /// Guards rule 2.
     #[test]
     fn a_horizon_covers_each_row_by_itself() {

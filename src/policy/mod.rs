@@ -7,10 +7,10 @@
 //! everything, the flush of the latest ping. An event updates these instants and decides nothing
 //! ([`state`]).
 //!
-//! Deadlines are not stored. They follow from the state, the configuration and the current time,
-//! in one table ([`deadlines`]): its rows are the rows of the specification, in the same order.
-//! `poll`, `Idle { until }`, `next_deadline`, `status` and the questions such as `is_idle` are all
-//! folds over that table, so they cannot disagree.
+//! Deadlines are not stored. They follow from the state, the configuration and the current time, in
+//! one table ([`deadlines`]): its rows are the rows of the specification, in the same order.
+//! `poll`, `Idle { until }`, `next_deadline`, `status` and queries such as `is_idle` are all folds
+//! over that table, so they cannot disagree.
 //!
 //! A poll takes the first row that has expired and acts on it. A row about the peer that expired
 //! long before the poll does not count against the peer at once: the process may have been stopped,

@@ -513,7 +513,7 @@ mod tests {
             assert_eq!(policy, spoiled, "something was written there");
         }
 
-        // An expiry that ends something reads no more than that to decide it.
+        // An expiry that ends the connection needs no other line to be decided.
         for (millis, expected) in [
             (25_000, Action::SendPing(PingId::new(0xBAD, 8))),
             (300_000, Action::Close(CloseReason::ConnectionTimeout)),
@@ -524,8 +524,8 @@ mod tests {
         }
     }
 
-    /// Once a message is whole, the next one takes the short way again, unless another clock may
-    /// run.
+    /// Once a message is complete, the next one takes the fast path again, unless another cold
+    /// clock may be running.
     #[test]
     fn the_rare_clocks_are_armed_no_longer_than_one_may_run() {
         let at = Timestamp::from_secs;

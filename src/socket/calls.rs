@@ -272,7 +272,7 @@ where
         self.fast.driver().alarm.now().checked_add(within)
     }
 
-    /// Gives `message` to the driver, once, and flushes it.
+    /// Passes `message` to the driver once, and flushes it.
     fn poll_send_message(
         &mut self,
         cx: &mut Context<'_>,

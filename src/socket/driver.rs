@@ -221,7 +221,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         Some(inner)
     }
 
-    /// Takes the connection off the list, and tells its handles, once its transport is gone.
+    /// Removes the connection from the list and informs its handles, once its transport is dropped.
     pub(super) fn end_link(&self) {
         if let Some(link) = &self.link {
             link.end(self.status_at(self.alarm.now()));
@@ -236,7 +236,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Accepts a message of the program.
+    /// Accepts a message from the program.
     #[inline(never)]
     pub(super) fn start_send(&mut self, message: M) -> Result<(), Error<E>> {
         self.check_can_send()?;

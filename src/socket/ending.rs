@@ -50,7 +50,7 @@ where
         let clean = both_closed || self.teardown.write_failed();
         if reason == CloseReason::CloseTimeout && clean && self.teardown.verdict().is_none() {
             // Both Close frames have passed, and a client has waited for its server to disconnect.
-            // Or a write failed, and the time went to the peer's last messages.
+            // Or a write failed, and the time was spent on the peer's last messages.
             self.report_end(now);
             return self.end();
         }
@@ -115,8 +115,8 @@ where
         self.end();
     }
 
-    /// Gives the verdict, unless there is one: the first is the cause. Then only records the
-    /// outcome of the closing handshake.
+    /// Gives the verdict. If there is one already, only records the outcome of the closing
+    /// handshake: the first verdict is the cause.
     fn give_verdict(
         &mut self,
         now: Timestamp,

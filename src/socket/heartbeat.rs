@@ -1,14 +1,14 @@
-//! The layer between the guarded socket and the inner one, where messages serve as Ping and Pong
-//! frames.
+//! The layer between a [`TimeoutSocket`](crate::TimeoutSocket) and its inner socket, where messages
+//! serve as Ping and Pong frames.
 //!
-//! The program's functions make and recognise these messages. The guarded socket above handles only
-//! pings, pongs, and the frames that the socket below has queued: [`Heartbeats::ping`] makes the
-//! ping to send, and [`Heartbeats::recognise`] returns the frame that a received message stands
-//! for. Without functions, the layer passes everything through.
+//! The program's functions make and recognise these messages. The driver above handles only pings,
+//! pongs, and the frames that the inner socket has queued: [`Heartbeats::ping`] makes the ping to
+//! send, and [`Heartbeats::recognise`] returns the frame that a received message stands for.
+//! Without functions, the layer passes everything through.
 //!
-//! A reply to the peer's ping waits here as a pong waits inside tungstenite. The guarded socket
-//! sends it before it polls for room or flushes. The reply may take the place that the inner sink
-//! has reserved, so the guarded socket does not rely on that place once a reply is queued.
+//! A reply to the peer's ping waits here as a pong waits inside tungstenite. The driver sends it
+//! before it polls for room or flushes. The reply may take the place that the inner sink has
+//! reserved, so the driver does not rely on that place once a reply is queued.
 
 use std::boxed::Box;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use crate::seed::PingId;
 /// An inner socket, and the heartbeats that its messages stand for.
 pub(super) struct Heartbeats<S: TryStream> {
     socket: S,
-    /// `None` where only frames serve as heartbeat.
+    /// `None` if only frames serve as heartbeat.
     messages: Option<Box<Messages<S::Ok, S::Error>>>,
 }
 
@@ -44,7 +44,7 @@ struct Messages<M, E> {
     queued: Option<M>,
     /// Why the inner sink last refused that reply.
     refusal: Option<E>,
-    /// Why the inner sink refused a reply for good, for the log.
+    /// The inner sink's final refusal of a reply, for the log.
     given_up: Option<E>,
     /// Whether a Close frame has passed, after which nothing may be sent.
     closed: bool,

@@ -1,4 +1,4 @@
-//! The read path: which event a received message is, and whether the stream yields it.
+//! The read path: which event a received message causes, and whether the stream yields it.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The guarded socket: the type, its accessors, and the traits that it implements.
+//! [`TimeoutSocket`]: the type, its accessors, and the traits that it implements.
 //!
 //! A [`TimeoutSocket`] is a [`Driver`] behind fast paths. Its state is in values with their own
 //! tests, and one loop works on them:

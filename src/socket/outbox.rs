@@ -224,8 +224,8 @@ impl<M> Outbox<M> {
         Ok(())
     }
 
-    /// Records that the inner sink has queued a control frame with such a payload itself: the pong
-    /// to a ping, or the reply to a Close.
+    /// Records that the inner sink itself has queued a control frame with a payload of this many
+    /// bytes: the pong to a ping, or the reply to a Close.
     pub(super) fn on_queued_inside(&mut self, payload: usize) {
         const MOST_OF_A_HEADER: usize = 6;
         self.buffered.control = true;
@@ -282,7 +282,7 @@ impl<M> Outbox<M> {
         self.ping = false;
     }
 
-    // ---- questions ----
+    // ---- queries ----
 
     #[inline]
     pub(super) fn has_displaced(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::timer::Timer;
 pub(super) enum WriteError<E> {
     /// The inner sink refused a message. It may take others.
     Refused(E),
-    /// The inner sink failed for good.
+    /// The inner sink failed permanently.
     Broken(E),
 }
 
@@ -65,7 +65,7 @@ where
         Poll::Ready(Ok(has_left))
     }
 
-    /// Gives the item to the inner sink, which has room for it.
+    /// Passes the item to the inner sink, which has room for it.
     fn give(&mut self, item: Item) -> Result<(), WriteError<E>> {
         let message = match item {
             Item::Displaced => self.outbox.take_displaced(),
@@ -214,8 +214,8 @@ where
         self.forget_progress();
     }
 
-    /// Reports that the transport takes no more for now. `message_waits` if a message waits for
-    /// room.
+    /// Reports that the transport accepts no more for now. `message_waits` says whether a message
+    /// is waiting for room.
     fn on_write_pending(&mut self, message_waits: bool) {
         let now = self.alarm.now();
         let bytes = self.metering().map_or(0, Metering::progress);
@@ -230,7 +230,7 @@ where
         }
     }
 
-    /// Forgets the bytes written: they are no progress of a later write.
+    /// Discards the count of bytes written, so that they do not count as progress of a later write.
     #[inline]
     pub(super) fn forget_progress(&mut self) {
         if let Some(metering) = self.metering() {
@@ -250,7 +250,7 @@ where
         self.observe(self.alarm.now(), Event::CloseStart);
     }
 
-    // ---- what the sending half learns ----
+    // ---- errors of the sending half ----
 
     #[inline]
     pub(super) fn map_write_error(

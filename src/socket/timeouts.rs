@@ -142,7 +142,7 @@ impl Timeouts {
         self.len() == 0
     }
 
-    /// Returns handles to all connections on the list, the oldest first.
+    /// Returns handles to all connections on the list, oldest first.
     ///
     /// For example, the status of every connection that answers within a second:
     ///
@@ -153,8 +153,8 @@ impl Timeouts {
     /// # async fn example(timeouts: &Timeouts) -> Vec<Status> {
     /// let second = Duration::from_secs(1);
     /// let handles = timeouts.handles();
-    /// let asked = handles.iter().map(|handle| tokio::time::timeout(second, handle.status()));
-    /// join_all(asked).await.into_iter().flatten().collect()
+    /// let statuses = handles.iter().map(|handle| tokio::time::timeout(second, handle.status()));
+    /// join_all(statuses).await.into_iter().flatten().collect()
     /// # }
     /// ```
     pub fn handles(&self) -> Vec<Handle> {

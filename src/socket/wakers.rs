@@ -56,8 +56,8 @@ impl Wakers {
         self.reader.will_wake(cx.waker())
     }
 
-    /// Makes the task of `cx` the one that reads. Returns whether it was another or none before:
-    /// that one may have been woken in its place.
+    /// Registers the task of `cx` as the one that reads. Returns whether it was another or none
+    /// before: that one may have been woken in its place.
     #[inline]
     pub(super) fn register_reader(&mut self, cx: &Context<'_>) -> bool {
         let new = !self.reader.will_wake(cx.waker());
@@ -68,7 +68,7 @@ impl Wakers {
         new
     }
 
-    /// Makes the task of `cx` the one that writes.
+    /// Registers the task of `cx` as the one that writes.
     #[inline]
     pub(super) fn register_writer(&mut self, cx: &Context<'_>) {
         if !self.writer.will_wake(cx.waker()) {

@@ -1,6 +1,6 @@
 //! `Arbitrary` for the policy's input.
 //!
-//! Written by hand: a derived configuration could be invalid, and most derived lengths are years.
+//! Written by hand: a derived configuration could be invalid, and most derived durations are years.
 //! Each lists the simplest value first, because missing bytes count as zeros.
 
 use core::time::Duration;
@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::seed::PingId;
 use crate::time::Timestamp;
 
-/// Lengths at the end of the range of a [`Timestamp`], where a deadline does not expire.
+/// Durations at the end of the range of a [`Timestamp`], where a deadline does not expire.
 const HUGE: [Duration; 4] = [
     Duration::from_nanos(u64::MAX / 2),
     Duration::from_nanos(u64::MAX - 1),
@@ -53,19 +53,19 @@ impl<'a> Arbitrary<'a> for TimeoutConfig {
             .pong_evidence(u.arbitrary()?)
             .drain_code(u.arbitrary()?);
         for set in LENGTHS {
-            builder = limit(u, builder, set, length)?;
+            builder = limit(u, builder, set, duration)?;
         }
         for set in RATES {
             builder = limit(u, builder, set, rate)?;
         }
         if !keeps(u)? {
-            builder = builder.close_timeout(length(u)?);
+            builder = builder.close_timeout(duration(u)?);
         }
         builder.build().map_err(|_| Error::IncorrectFormat)
     }
 }
 
-/// Generates any event, less often one that ends the connection. Lengths are mostly at most an
+/// Generates any event, less often one that ends the connection. Durations are mostly at most an
 /// hour, and sometimes zero or huge.
 impl<'a> Arbitrary<'a> for Event {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
@@ -146,8 +146,8 @@ fn keeps(u: &mut Unstructured<'_>) -> Result<bool> {
     u.ratio(1, 2)
 }
 
-/// A length above zero.
-fn length(u: &mut Unstructured<'_>) -> Result<Duration> {
+/// A duration above zero.
+fn duration(u: &mut Unstructured<'_>) -> Result<Duration> {
     Ok(match u.int_in_range(0..=7)? {
         0..4 => Duration::from_secs(u.int_in_range(1..=3600)?),
         4..6 => Duration::from_millis(u.int_in_range(1..=999)?),
@@ -156,12 +156,12 @@ fn length(u: &mut Unstructured<'_>) -> Result<Duration> {
     })
 }
 
-/// A length, or zero.
+/// A duration, or zero.
 fn within(u: &mut Unstructured<'_>) -> Result<Duration> {
     if u.ratio(1, 8)? {
         return Ok(Duration::ZERO);
     }
-    length(u)
+    duration(u)
 }
 
 /// A rate above zero.

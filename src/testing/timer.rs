@@ -98,11 +98,11 @@ impl ManualTimer {
         self.lock().now
     }
 
-    /// Moves the clock forward by `length` in one step, at most to [`Timestamp::MAX`], and wakes
+    /// Moves the clock forward by `duration` in one step, at most to [`Timestamp::MAX`], and wakes
     /// the tasks whose timers fire.
-    pub fn advance(&self, length: Duration) {
+    pub fn advance(&self, duration: Duration) {
         let mut clock = self.lock();
-        let now = clock.now.checked_add(length).unwrap_or(Timestamp::MAX);
+        let now = clock.now.checked_add(duration).unwrap_or(Timestamp::MAX);
         clock.now = now;
         let expired = clock.set.values_mut().filter(|timer| timer.at <= now);
         let wakers: Vec<_> = expired.filter_map(|timer| timer.waker.take()).collect();
@@ -110,14 +110,14 @@ impl ManualTimer {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Simulates a suspension of the machine for `length`: the clock stands still, and
+    /// Simulates a suspension of the machine for `duration`: the clock stands still, and
     /// [`time_suspended`](Timer::time_suspended) grows.
     ///
-    /// A socket detects this when its timer next fires, and probes its peer if `length` is over
+    /// A socket detects this when its timer next fires, and probes its peer if `duration` is over
     /// five seconds.
-    pub fn suspend(&self, length: Duration) {
+    pub fn suspend(&self, duration: Duration) {
         let mut clock = self.lock();
-        clock.suspended = clock.suspended.saturating_add(length);
+        clock.suspended = clock.suspended.saturating_add(duration);
     }
 
     /// Returns the time until the next timer of this clock fires: zero if one has fired and its

@@ -89,11 +89,11 @@ fn far_timers_do_not_fire_all_at_once() {
 
 #[derive(Clone, Copy, Debug)]
 enum Call {
-    /// Sets the timer of a slot to fire after so many nanoseconds, or before now.
+    /// Sets the timer of a slot to fire this many nanoseconds from now.
     Set(u32, i64),
     Cancel(u32),
-    /// Polls after so many nanoseconds. One of the slots that fire is to fire again, the others are
-    /// set as given, or cancelled if that is `None`.
+    /// Polls this many nanoseconds from now. One of the slots that fire is to fire again; the
+    /// others are set as given, or cancelled if that is `None`.
     Poll(i64, Option<i64>),
     Compact,
 }
@@ -138,8 +138,8 @@ fn after(now: Timestamp, nanos: i64) -> Timestamp {
     Timestamp::from_nanos(now.as_nanos().saturating_add_signed(nanos))
 }
 
-/// When a timer that is set to `at` fires, in a wheel that has come to `tick`: then, or where the
-/// wheel begins or ends.
+/// Returns when a timer that is set to `at` fires, in a wheel at `tick`: at that instant, or at the
+/// first or last one that the wheel reaches.
 fn fires_at(tick: u64, slot: u32, at: Timestamp) -> Timestamp {
     const TICK: u64 = 1 << 25;
     let reach = (tick + 1023) * TICK;
@@ -191,7 +191,7 @@ fn timers_fire_when_they_are_set_to() {
                             let other = (slot + 1) % 8;
                             timers[other as usize] = set(&mut wheel, other, after(now, nanos + 1));
                             due.remove(&other);
-                            // Where the wheel lags behind, it may not reach as far.
+                            // A wheel that lags behind may not reach as far.
                             due.extend(
                                 timers[other as usize]
                                     .filter(|&at| at <= now)
@@ -200,7 +200,7 @@ fn timers_fire_when_they_are_set_to() {
                             assert!(wheel.is_first(slot) && !wheel.is_first(other));
                             assert_eq!(wheel.pop(now), Some(slot));
                             assert!(!wheel.is_first(slot));
-                            // A timer that is set anew no longer comes first.
+                            // A timer that is set again no longer fires first.
                             wheel.set_first(slot, now);
                             timers[slot as usize] = set(&mut wheel, slot, after(now, nanos + 2));
                             assert!(!wheel.is_first(slot));

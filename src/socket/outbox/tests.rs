@@ -19,7 +19,7 @@ enum Call {
     Reply,
     Close,
     PeerClose,
-    /// A drain through a sink that has room for so many messages, refuses so many pings, and may
+    /// A drain through a sink that has room for `room` messages, refuses `refusals` pings, and may
     /// not flush or may fail.
     Drain {
         room: u8,
@@ -45,8 +45,8 @@ fn call(random: &mut Random) -> Call {
     }
 }
 
-/// After a failure nothing is sent; each accepted message is sent once, in order, or reported as
-/// lost; the Close frame is the last; a drain ends, and by then everything that can be sent has
+/// After a failure nothing is sent. Each accepted message is sent once, in order, or reported as
+/// lost. The Close frame is the last. A drain ends, and by then everything that can be sent has
 /// been.
 /// Guards rules 11, 15 and 21.
 #[test]
