@@ -1,4 +1,4 @@
-//! Reads and writes on the socket itself, past the runtime.
+//! Reads and writes on the socket itself, bypassing the runtime.
 //!
 //! A runtime asks the kernel only when it believes that there is something to read or room to
 //! write. It may be wrong: tokio learns of the readiness of 1024 sockets per turn, and Linux
@@ -19,7 +19,10 @@ pub(super) struct Kernel<IO> {
 
 /// Cannot be created: other systems have no way to ask.
 #[cfg(not(unix))]
-#[expect(dead_code, reason = "there is none, so nobody makes one")]
+#[expect(
+    dead_code,
+    reason = "these systems have no way to ask, so no value exists"
+)]
 pub(super) enum Kernel<IO> {
     Never(core::convert::Infallible, core::marker::PhantomData<fn(IO)>),
 }

@@ -14,12 +14,13 @@ pub(crate) struct Metering {
     began: usize,
     /// The total last reported to the policy.
     partial: usize,
-    /// The count of bytes read when any were last reported to the policy.
-    heard: usize,
-    /// The count of bytes written last reported to the policy.
+    /// The count of bytes read when the policy last received a report of them.
+    reported_read: usize,
+    /// The count of bytes written at the last report.
     written: usize,
-    /// The kernel's answers cover what had arrived by then. `None` while it is not asked.
-    asked: Option<Timestamp>,
+    /// The instant up to which the kernel's answers cover input and room. `None` while it is not
+    /// asked.
+    covered: Option<Timestamp>,
 }
 
 impl Metering {
@@ -28,13 +29,13 @@ impl Metering {
         let mut this = Self {
             began: 0,
             partial: 0,
-            heard: 0,
-            asked: None,
+            reported_read: 0,
+            covered: None,
             written: meter.counts.written.load(Ordering::Relaxed),
             meter,
         };
         this.whole_message();
-        this.meter.set(flag::GUARDED);
+        this.meter.set(flag::ATTACHED);
         this
     }
 
@@ -46,7 +47,7 @@ impl Metering {
         self.partial = 0;
         if self.is_tls() {
             self.began = self.count();
-            self.heard = self.read();
+            self.reported_read = self.read();
         } else {
             self.began = self.read();
         }
@@ -68,7 +69,7 @@ impl Metering {
         }
         let counted = self.count().wrapping_sub(self.began);
         self.began = self.began.wrapping_add(wire.min(counted));
-        self.heard = self.read();
+        self.reported_read = self.read();
         was_begun
     }
 
@@ -76,7 +77,7 @@ impl Metering {
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         if self.is_tls() {
-            self.total() != self.partial || self.read() != self.heard
+            self.total() != self.partial || self.read() != self.reported_read
         } else {
             self.read().wrapping_sub(self.began) != self.partial
         }
@@ -89,9 +90,9 @@ impl Metering {
         if self.partial > 0 {
             return self.news();
         }
-        let heard = self.read() != self.heard;
-        self.heard = self.read();
-        heard.then_some(Event::Pong(None))
+        let has_read = self.read() != self.reported_read;
+        self.reported_read = self.read();
+        has_read.then_some(Event::Pong(None))
     }
 
     /// Returns the event for the bytes that have arrived. TLS bytes that are part of no message are
@@ -102,14 +103,14 @@ impl Metering {
             self.began = self.count();
         }
         let moved = total != self.partial;
-        let heard = self.is_tls() && self.read() != self.heard;
+        let has_read = self.is_tls() && self.read() != self.reported_read;
         self.partial = total;
-        self.heard = self.read();
+        self.reported_read = self.read();
         if moved {
             let total = total as u64;
             Some(Event::RecvPartial { total })
         } else {
-            heard.then_some(Event::Pong(None))
+            has_read.then_some(Event::Pong(None))
         }
     }
 
@@ -161,12 +162,12 @@ impl Metering {
     /// instant that the alarm was set to when it last fired. Clears the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
         self.meter.ask(at.is_some());
-        self.asked = at;
+        self.covered = at;
     }
 
     /// The instant that the kernel's answers cover.
-    pub(crate) fn asked(&self) -> Option<Timestamp> {
-        self.asked
+    pub(crate) fn covered(&self) -> Option<Timestamp> {
+        self.covered
     }
 
     /// Whether the last read yielded to other tasks, and so proves nothing.

@@ -18,7 +18,7 @@ use records::Records;
 ///
 /// Wrap the TCP stream with [`socket`](Self::socket) *before* the WebSocket handshake, and give its
 /// [`meter`](Self::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
-/// guarded socket then sees the bytes of an incomplete message, and how much of a large write the
+/// `TimeoutSocket` then sees the bytes of an incomplete message, and how much of a large write the
 /// transport has accepted.
 ///
 /// # TLS
@@ -87,7 +87,7 @@ pub struct Meter {
 }
 
 /// Only the transport writes the counts, which wrap around. The flags are also written by the
-/// guarded socket, and by an opening handshake, whose transport may be in another task, so they
+/// `TimeoutSocket`, and by an opening handshake, whose transport may be in another task, so they
 /// change atomically.
 #[derive(Debug, Default)]
 struct Counts {
@@ -110,7 +110,7 @@ pub(crate) struct Answers {
     pub(crate) no_room: bool,
 }
 
-/// The flags with which the guarded socket and the transport inform each other.
+/// The flags with which a `TimeoutSocket` and its transport inform each other.
 mod flag {
     /// The transport is a socket.
     pub(super) const CAN_ASK: u16 = 1;
@@ -128,8 +128,8 @@ mod flag {
     pub(super) const PLAINTEXT: u16 = 1 << 6;
     /// The last read yielded to other tasks.
     pub(super) const YIELDED: u16 = 1 << 7;
-    /// A guarded socket uses this meter, so the handshakes are over and the transport may yield.
-    pub(super) const GUARDED: u16 = 1 << 8;
+    /// A `TimeoutSocket` uses this meter, so the handshakes are over and the transport may yield.
+    pub(super) const ATTACHED: u16 = 1 << 8;
 }
 
 impl<IO> Metered<IO> {
@@ -256,7 +256,7 @@ impl<IO> Metered<IO> {
         if flags & SIZED == SIZED && self.meter.counts.has_read(self.backlog_end) {
             self.meter.set(flag::NO_INPUT);
         }
-        if self.reads_in_row >= MAX_READS_PER_TURN && flags & flag::GUARDED != 0 {
+        if self.reads_in_row >= MAX_READS_PER_TURN && flags & flag::ATTACHED != 0 {
             self.reads_in_row = 0;
             self.meter.set(flag::YIELDED);
             cx.waker().wake_by_ref();
@@ -276,7 +276,7 @@ impl<IO> Metered<IO> {
             Layer::Transport(records) => {
                 self.reads_in_row = self.reads_in_row.saturating_add(1);
                 add(&counts.read, bytes.len());
-                let begins = self.meter.flags() & flag::GUARDED == 0;
+                let begins = self.meter.flags() & flag::ATTACHED == 0;
                 records.pass(bytes, begins);
                 if let Some(incomplete) = records.incomplete() {
                     counts.incomplete.store(incomplete, Ordering::Relaxed);
@@ -398,7 +398,7 @@ impl Meter {
     /// Sets whether reads and writes ask the kernel from now on. Clears the answers.
     pub(crate) fn ask(&self, asks: bool) {
         const LASTING: u16 =
-            flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::GUARDED;
+            flag::CAN_ASK | flag::TLS | flag::PLAINTEXT | flag::YIELDED | flag::ATTACHED;
         if self.flags() & !LASTING != 0 {
             self.clear(!LASTING);
         }

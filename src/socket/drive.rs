@@ -242,7 +242,7 @@ where
         let grace = self.policy.grace();
         let visible = self.alarm.horizon();
         while self.inner.is_some() {
-            // A write may have taken long.
+            // A write may have taken a long time.
             let now = self.policy.latest(now);
             let mut status = None;
             let snapshot = |known| status = Some(known);
@@ -276,7 +276,7 @@ where
             self.report(Report::Grace { status });
         }
         if let Some(link) = &self.link {
-            link.answer_questions(|| self.status_at(now));
+            link.answer_status_requests(|| self.status_at(now));
         }
     }
 

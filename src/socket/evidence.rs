@@ -93,17 +93,17 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         let awaits_close = input == Input::Unread && self.policy.phase() == Phase::Closing;
         let writes = self.outbox.has_pending_writes() || self.policy.write_clock_runs();
         if let Some(metering) = self.metering() {
-            let asked = metering.asked();
+            let covered = metering.covered();
             let Answers { no_input, no_room } = metering.answers();
             if no_input {
                 self.observe_news_of_begun(now);
-                self.horizon.read = self.horizon.read.max(asked);
+                self.horizon.read = self.horizon.read.max(covered);
             }
             if no_room || !writes {
                 let written = if awaits_close {
                     self.horizon.read
                 } else {
-                    asked
+                    covered
                 };
                 self.horizon.written = self.horizon.written.max(written);
             }

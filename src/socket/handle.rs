@@ -85,7 +85,7 @@ impl Handle {
     /// **Never await it in the task that reads the socket**: that task would wait for itself
     /// forever. Where you have the whole socket, call [`TimeoutSocket::status`].
     pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
-        Question {
+        StatusRequest {
             link: self.link.clone(),
             number: None,
         }
@@ -114,7 +114,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Closed`] if the connection has ended.
     pub fn drain(&self, within: Duration) -> Result<(), Error<Infallible>> {
-        taken(self.link.drain(within))
+        or_closed(self.link.drain(within))
     }
 
     /// Requires proof of life within `within`, as [`TimeoutSocket::probe`] does. The time is
@@ -123,7 +123,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Closed`] if the connection has ended.
     pub fn probe(&self, within: Duration) -> Result<(), Error<Infallible>> {
-        taken(self.link.probe(within))
+        or_closed(self.link.probe(within))
     }
 
     /// Changes the limits of the connection, as [`TimeoutSocket::set_config`] does.
@@ -135,7 +135,7 @@ impl Handle {
         config: impl Into<Arc<TimeoutConfig>>,
     ) -> Result<(), Error<Infallible>> {
         let config = config.into();
-        taken(self.link.request(|requests| requests.config = Some(config)))
+        or_closed(self.link.request(|requests| requests.config = Some(config)))
     }
 
     /// Starts the closing handshake with `code` and as much of `reason` as fits, unless it has
@@ -149,20 +149,20 @@ impl Handle {
             return Err(Error::CloseCode(code));
         }
         let frame = (code, reason.to_string());
-        taken(self.link.request(|requests| {
+        or_closed(self.link.request(|requests| {
             requests.close.get_or_insert(frame);
         }))
     }
 }
 
 /// A pending request for the status of a connection.
-struct Question {
+struct StatusRequest {
     link: Arc<Link>,
     /// `None` until the first poll.
     number: Option<u64>,
 }
 
-impl Future for Question {
+impl Future for StatusRequest {
     type Output = Status;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Status> {
@@ -171,17 +171,17 @@ impl Future for Question {
     }
 }
 
-impl Drop for Question {
+impl Drop for StatusRequest {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.link.forget_question(number);
+            self.link.forget_status_request(number);
         }
     }
 }
 
-/// Converts whether a request was accepted; after the end, none is.
-fn taken(taken: bool) -> Result<(), Error<Infallible>> {
-    match taken {
+/// Converts whether a request was accepted. After the end of the connection none is.
+fn or_closed(accepted: bool) -> Result<(), Error<Infallible>> {
+    match accepted {
         true => Ok(()),
         false => Err(Error::Closed),
     }

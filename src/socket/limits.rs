@@ -95,7 +95,7 @@ where
         let Some(link) = self.link.clone() else {
             return;
         };
-        let (requests, asks) = link.take_requests();
+        let (requests, wants_status) = link.take_requests();
         if let Some(config) = requests.config {
             self.set_config(config);
         }
@@ -108,8 +108,8 @@ where
         if let Some((code, reason)) = requests.close {
             self.begin_close(close_message(Some(code), &reason));
         }
-        // The end of the pass answers the questions.
-        self.needs_poll = self.needs_poll || asks;
+        // The end of the pass answers the status requests.
+        self.needs_poll = self.needs_poll || wants_status;
     }
 
     /// Aborts the connection if a message was not sent within `within`, that is by `deadline`.

@@ -43,15 +43,15 @@ struct Shared {
     requests: Requests,
     label: Option<Arc<str>>,
     peer_close: Option<PeerClose>,
-    /// How many questions for the status were asked.
-    asked: u64,
-    /// How many of them were asked before the requests were last taken. Only these are answered, so
-    /// that an answer shows what was requested before its question.
+    /// How many status requests were issued.
+    issued: u64,
+    /// How many of them were issued before the requests were last taken. Only these are answered,
+    /// so that an answer shows everything that was requested before it.
     taken: u64,
     /// How many of them were answered, and the latest answer.
     answered: u64,
     status: Option<Box<Status>>,
-    /// The tasks that wait for an answer, by the number of their question.
+    /// The tasks that wait for an answer, by the number of their status request.
     waiters: BTreeMap<u64, Waker>,
     has_ended: bool,
 }
@@ -93,7 +93,7 @@ impl Link {
         self.common.as_deref()
     }
 
-    // ---- for the handles ----
+    // ---- called by handles ----
 
     /// Leaves a request for the next pass, and wakes the tasks. Returns false after the end.
     pub(super) fn request(&self, change: impl FnOnce(&mut Requests)) -> bool {
@@ -107,17 +107,18 @@ impl Link {
         true
     }
 
-    /// Waits for the answer to the question with this number; with `None`, asks and sets it.
+    /// Waits for the answer to the status request with this number. With `None`, issues one and
+    /// sets its number.
     pub(super) fn poll_status(
         &self,
-        question: &mut Option<u64>,
+        number: &mut Option<u64>,
         cx: &mut Context<'_>,
     ) -> Poll<Status> {
         let waker = cx.waker().clone();
         let mut shared = self.lock();
-        let is_new = question.is_none();
-        shared.asked += u64::from(is_new);
-        let number = *question.get_or_insert(shared.asked);
+        let is_new = number.is_none();
+        shared.issued += u64::from(is_new);
+        let number = *number.get_or_insert(shared.issued);
         match &shared.status {
             Some(status) if shared.has_ended || shared.answered >= number => {
                 return Poll::Ready(**status);
@@ -133,8 +134,8 @@ impl Link {
         Poll::Pending
     }
 
-    /// Forgets a question whose answer no task waits for any more.
-    pub(super) fn forget_question(&self, number: u64) {
+    /// Forgets a status request that was dropped.
+    pub(super) fn forget_status_request(&self, number: u64) {
         let waker = self.lock().waiters.remove(&number);
         drop(waker);
     }
@@ -163,7 +164,7 @@ impl Link {
         self.lock().has_ended
     }
 
-    // ---- for the socket ----
+    // ---- called by the socket ----
 
     pub(crate) fn observer(&self) -> Option<&dyn Observer> {
         self.common.as_ref()?.observer()
@@ -204,26 +205,26 @@ impl Link {
         self.lock().peer_close = Some(close);
     }
 
-    /// Takes the requests, and the questions for the status. Returns whether there are questions.
+    /// Takes the requests and the status requests. Returns whether there are any of the latter.
     pub(super) fn take_requests(&self) -> (Requests, bool) {
         let mut shared = self.lock();
-        shared.taken = shared.asked;
-        let asks = shared.taken > shared.answered;
-        (std::mem::take(&mut shared.requests), asks)
+        shared.taken = shared.issued;
+        let wants_status = shared.taken > shared.answered;
+        (std::mem::take(&mut shared.requests), wants_status)
     }
 
-    /// Takes the questions for the status, and leaves the requests.
-    pub(super) fn take_questions(&self) {
+    /// Takes the status requests, and leaves the other requests.
+    pub(super) fn take_status_requests(&self) {
         let mut shared = self.lock();
-        shared.taken = shared.asked;
+        shared.taken = shared.issued;
     }
 
-    /// Answers the questions that were taken.
-    pub(super) fn answer_questions(&self, status: impl FnOnce() -> Status) {
+    /// Answers the status requests that were taken.
+    pub(super) fn answer_status_requests(&self, status: impl FnOnce() -> Status) {
         let shared = self.lock();
-        let asks = shared.taken > shared.answered;
+        let wants_status = shared.taken > shared.answered;
         drop(shared);
-        if asks {
+        if wants_status {
             self.set_status(status(), false);
         }
     }
@@ -245,7 +246,7 @@ impl Link {
         shared.status = Some(Box::new(status));
         shared.answered = shared.taken;
         shared.has_ended |= ends;
-        // Who asked later waits again when it is polled.
+        // A later status request registers its waker again when it is polled.
         let waiters = std::mem::take(&mut shared.waiters);
         drop(shared);
         waiters.into_values().for_each(Waker::wake);

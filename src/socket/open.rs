@@ -52,7 +52,7 @@ pub struct Opening<F, T: Timer> {
     driver: Option<Box<HandshakeDriver<T>>>,
 }
 
-/// The parts of the socket to come, and the horizon of the handshake.
+/// The parts that the socket will need, and the horizon of the handshake.
 struct HandshakeDriver<T: Timer> {
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
@@ -212,13 +212,13 @@ impl<T: Timer> HandshakeDriver<T> {
         loop {
             self.alarm.poll_fired();
             if let Some(link) = &self.link {
-                link.take_questions();
+                link.take_status_requests();
             }
-            let asked = self.ask_kernel();
+            let covered = self.ask_kernel();
             if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
                 return Poll::Ready(done.map_err(Error::Socket));
             }
-            self.advance_horizon(asked, cx);
+            self.advance_horizon(covered, cx);
             let now = self.alarm.now();
             let visible = self.alarm.horizon();
             let mut status = None;
@@ -228,7 +228,7 @@ impl<T: Timer> HandshakeDriver<T> {
                 let (horizon, action) = (self.horizon, self.policy.action_of(decision));
                 let step = Step::Polled { horizon, action };
                 link.step(self.label.as_deref(), now, &step);
-                link.answer_questions(|| self.policy.status(now));
+                link.answer_status_requests(|| self.policy.status(now));
             }
             match decision {
                 Decision::Abort(reason) => {
@@ -257,23 +257,23 @@ impl<T: Timer> HandshakeDriver<T> {
     fn ask_kernel(&self) -> Option<Timestamp> {
         let meter = self.meter.as_ref().filter(|meter| meter.can_ask())?;
         let fire = self.alarm.last_fire();
-        let asked = fire.filter(|_| self.policy.peer_deadline_has_expired(self.alarm.now()));
-        meter.ask(asked.is_some());
-        asked
+        let covered = fire.filter(|_| self.policy.peer_deadline_has_expired(self.alarm.now()));
+        meter.ask(covered.is_some());
+        covered
     }
 
     /// Moves the horizon after a try that did not finish the handshake.
-    fn advance_horizon(&mut self, asked: Option<Timestamp>, cx: &Context<'_>) {
+    fn advance_horizon(&mut self, covered: Option<Timestamp>, cx: &Context<'_>) {
         let meter = self.meter.as_ref();
         let answers = meter.map_or_else(Answers::default, Meter::answers);
-        let asked = asked.filter(|_| answers.no_input || answers.no_room);
+        let covered = covered.filter(|_| answers.no_input || answers.no_room);
         let mut proved = self.alarm.horizon();
         if proved > self.horizon.read && !self.alarm.timer().has_budget() {
             // With a new budget the task tries again.
             cx.waker().wake_by_ref();
             proved = None;
         }
-        let proved = self.horizon.read.max(asked).max(proved);
+        let proved = self.horizon.read.max(covered).max(proved);
         self.horizon = Horizon {
             read: proved,
             written: proved,
