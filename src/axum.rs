@@ -288,7 +288,7 @@ mod tests {
     use super::MeteredListener;
 
     #[tokio::test]
-    async fn the_kernel_can_be_asked_also_behind_tap_io() {
+    async fn the_kernel_can_be_asked_behind_tap_io() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tapped = MeteredListener(listener.tap_io(|tcp| drop(tcp.set_nodelay(true))));

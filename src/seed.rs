@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_of_another_length_is_no_id() {
+    fn a_payload_of_another_length_is_not_an_id() {
         let payload = [PingId::new(7, 1).payload(), [0; 8]].concat();
         assert_eq!(PingId::from_payload(&[]), None);
         assert_eq!(PingId::from_payload(&payload[..7]), None);

@@ -92,7 +92,7 @@ mod tests {
     /// The time of day counts from 1970, so it exceeds the time since boot by decades.
     /// Guards rule 19.
     #[test]
-    fn the_time_of_day_has_no_part_in_it() {
+    fn the_time_of_day_is_not_used() {
         let suspended = time_suspended();
         let since_boot: Duration = clock_gettime(ClockId::Boottime).try_into().unwrap();
         assert!(suspended <= since_boot, "{suspended:?} of {since_boot:?}");

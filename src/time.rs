@@ -180,7 +180,7 @@ mod tests {
 
     /// A second is the shortest duration that is rounded to milliseconds.
     #[test]
-    fn a_duration_is_written_for_people() {
+    fn a_duration_displays_in_readable_form() {
         for (nanos, written) in [
             (0, "0 s"),
             (999, "0.999 us"),

@@ -250,7 +250,7 @@ fn nothing_a_nanosecond_before_a_deadline_and_the_verdict_at_it() {
 }
 
 #[test]
-fn unread_rows_wait_for_what_is_unread() {
+fn unread_rows_wait_for_unread_input() {
     for row in rows() {
         let (mut policy, deadline) = row.ready(row.config);
         policy.observe(deadline, row.last);
@@ -266,7 +266,7 @@ fn unread_rows_wait_for_what_is_unread() {
 }
 
 #[test]
-fn a_look_as_late_as_is_tolerated_judges() {
+fn a_poll_within_the_tolerance_decides() {
     for row in rows() {
         let (mut policy, deadline) = row.ready(row.with_tolerance());
         policy.observe(deadline, row.last);
@@ -276,7 +276,7 @@ fn a_look_as_late_as_is_tolerated_judges() {
 }
 
 #[test]
-fn a_later_look_begins_a_grace_for_what_is_about_the_peer() {
+fn a_later_poll_begins_a_grace_for_the_peer() {
     for row in rows().iter().filter(|row| row.peer) {
         let (mut policy, deadline) = row.ready(row.with_tolerance());
         let late = deadline.checked_add(TOLERANCE + NANOSECOND).unwrap();
@@ -320,7 +320,7 @@ fn our_own_deadlines_have_no_grace() {
 }
 
 #[test]
-fn without_a_tolerance_a_late_look_judges() {
+fn without_a_tolerance_a_late_poll_decides() {
     for row in rows() {
         let (mut policy, deadline) = row.ready(row.config);
         policy.observe(deadline, row.last);
@@ -352,7 +352,7 @@ fn one_grace_covers_all_that_was_overdue_together() {
 }
 
 #[test]
-fn no_grace_begins_while_what_had_one_is_due_again() {
+fn no_grace_begins_while_a_row_that_had_one_is_due_again() {
     let verdict = Action::Abort(CloseReason::MessageTimeout);
     let polls = [TimeoutPolicy::poll, TimeoutPolicy::poll_unread];
     for poll in polls {
@@ -396,7 +396,7 @@ fn idle_until(millis: u64) -> Action {
 }
 
 #[test]
-fn a_ping_that_was_due_a_nanosecond_before_the_peer_is_idle_is_asked_for_first() {
+fn a_ping_due_a_nanosecond_before_the_peer_is_idle_comes_first() {
     for (early, asks_first) in [(0, false), (1, true)] {
         let ping = secs(60) - NANOSECOND * early;
         let config = off().ping_interval(ping).idle_timeout(secs(60));
@@ -413,7 +413,7 @@ fn a_ping_that_was_due_a_nanosecond_before_the_peer_is_idle_is_asked_for_first()
 }
 
 #[test]
-fn a_ping_excuses_the_peer_for_as_long_as_it_was_asked_late() {
+fn a_ping_excuses_the_peer_for_the_time_by_which_it_was_late() {
     for late in [Duration::ZERO, NANOSECOND, TOLERANCE, HOUR] {
         let config = off().ping_interval(secs(25)).idle_timeout(secs(60));
         let mut policy = TimeoutPolicy::new(config.build().unwrap(), SEED, ms(0));
@@ -454,7 +454,7 @@ fn a_write_that_left_at_once_excuses_nothing_and_one_that_waited_does() {
 }
 
 #[test]
-fn time_never_runs_back() {
+fn time_never_runs_backwards() {
     let config = off().idle_timeout(secs(60)).build().unwrap();
     let mut policy = TimeoutPolicy::new(config, SEED, ms(50_000));
     // An ignored event says what time it is as well.
@@ -513,7 +513,7 @@ fn a_minute_of_pings_may_come_at_once_and_not_a_nanosecond_more() {
 }
 
 #[test]
-fn a_deadline_at_the_begin_of_a_grace_is_covered_by_it() {
+fn a_deadline_at_the_start_of_a_grace_is_covered_by_it() {
     let config = off()
         .message_timeout(secs(1))
         .idle_timeout(secs(10))
@@ -596,7 +596,7 @@ fn the_last_instant() {
 }
 
 #[test]
-fn the_longest_lengths_never_come() {
+fn the_longest_limits_never_expire() {
     let limit = Duration::MAX;
     let config = off()
         .handshake_timeout(limit)
@@ -687,7 +687,7 @@ fn the_shortest_limits() {
 }
 
 #[test]
-fn with_every_limit_off_nothing_ever_comes() {
+fn with_every_limit_off_nothing_is_ever_due() {
     let config = off().build().unwrap();
     let never = Action::Idle { until: None };
     for start in [TimeoutPolicy::new, TimeoutPolicy::opening] {

@@ -65,7 +65,7 @@ fn echo_answers_a_ping_frame_and_a_close_but_does_not_echo_them() {
 }
 
 #[test]
-fn echo_takes_a_text_ping_of_the_peer_for_a_text_like_any_other() {
+fn echo_treats_a_text_ping_of_the_peer_as_any_other_text() {
     for heartbeat in ["frame", "text"] {
         let echo = Server::start("echo", &["--heartbeat", heartbeat], &[]);
         let mut socket = echo.connect();
@@ -75,7 +75,7 @@ fn echo_takes_a_text_ping_of_the_peer_for_a_text_like_any_other() {
 }
 
 #[test]
-fn echo_with_a_text_heartbeat_asks_in_text_and_keeps_the_answer_to_itself() {
+fn echo_with_a_text_heartbeat_pings_in_text_and_does_not_echo_the_pong() {
     let often = [("WS_PING_INTERVAL", "0.1"), ("WS_JITTER", "0")];
     let echo = Server::start("echo", &["--heartbeat", "text"], &often);
     let mut socket = echo.connect();
@@ -110,7 +110,7 @@ fn echo_repeats_the_reference_of_a_phoenix_heartbeat() {
 }
 
 #[test]
-fn echo_greets_an_engine_io_client_and_asks_it() {
+fn echo_greets_an_engine_io_client_and_pings_it() {
     let often = [("WS_PING_INTERVAL", "0.1"), ("WS_JITTER", "0")];
     let echo = Server::start("echo", &["--heartbeat", "engine.io"], &often);
     let mut socket = echo.connect();
@@ -123,7 +123,7 @@ fn echo_greets_an_engine_io_client_and_asks_it() {
 }
 
 #[test]
-fn echo_lets_go_of_a_silent_client_and_logs_why_under_its_label() {
+fn echo_disconnects_a_silent_client_and_logs_why_under_its_label() {
     let short = [("WS_PING_INTERVAL", "0.1"), ("WS_PONG_TIMEOUT", "0.3")];
     for runtime in RUNTIMES {
         let echo = Server::start(
@@ -182,7 +182,7 @@ fn echo_refuses_bad_arguments() {
 }
 
 #[test]
-fn a_port_beyond_the_last_is_told_to_be_one() {
+fn a_port_out_of_range_is_reported() {
     let url = "ws://127.0.0.1:65536/";
     for (name, arguments) in [
         ("echo", &["--addr", "127.0.0.1:65536"][..]),
@@ -751,7 +751,7 @@ fn line_client_sends_what_is_typed_and_prints_what_comes() {
 }
 
 #[test]
-fn line_client_tells_the_code_and_the_reason_of_the_server() {
+fn line_client_prints_the_code_and_the_reason_of_the_server() {
     for runtime in RUNTIMES {
         let short = [("WS_CONNECTION_TIMEOUT", "0.1")];
         let echo = Server::start("echo", &["--runtime", runtime], &short);
@@ -778,7 +778,7 @@ fn line_client_fails_with_the_limit_that_ended_the_connection() {
 }
 
 #[test]
-fn line_client_waits_for_a_server_no_longer_than_the_handshake_may_take() {
+fn line_client_waits_for_a_server_for_at_most_handshake_timeout() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", mute.local_addr().unwrap());
     for runtime in RUNTIMES {

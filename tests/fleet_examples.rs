@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 #[test]
-fn fleet_million_says_what_it_costs() {
+fn fleet_million_reports_what_it_costs() {
     let output = run(
         "fleet_million",
         &["--connections", "2000", "--seconds", "2", "--rivals"],
@@ -33,7 +33,7 @@ fn fleet_million_says_what_it_costs() {
 }
 
 #[test]
-fn a_wrong_argument_is_told_with_what_it_held_and_what_is_accepted() {
+fn a_wrong_argument_is_reported_with_its_value_and_what_is_accepted() {
     let wrong = [
         (
             "fleet_million",

@@ -150,7 +150,7 @@ async fn a_handle_closes_with_code_and_reason_and_knows_the_code_of_the_peer() {
 
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
-async fn a_handle_made_after_the_end_knows_how_it_was() {
+async fn a_handle_made_after_the_end_knows_how_it_ended() {
     let (mut socket, mut client) = pair(TimeoutConfig::default()).await;
     socket = socket.with_label("late");
     client.close(None).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_handle_made_after_the_end_knows_how_it_was() {
 
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
-async fn a_question_that_is_never_answered_ends_with_the_socket() {
+async fn an_unanswered_status_request_ends_with_the_socket() {
     let (mut socket, _client) = pair(TimeoutConfig::default()).await;
     let handle = socket.handle();
     let mut asked = Box::pin(handle.status());
@@ -514,7 +514,7 @@ async fn requests_during_the_handshake_are_carried_out_after_it() {
 
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
-async fn after_the_end_each_request_says_so() {
+async fn after_the_end_each_request_fails() {
     let (mut socket, _client) = pair(TimeoutConfig::default()).await;
     let handle = socket.handle();
     assert!(!handle.has_ended());
@@ -536,7 +536,7 @@ async fn after_the_end_each_request_says_so() {
 ///
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
-async fn an_answer_shows_what_was_requested_before_the_question() {
+async fn a_status_includes_what_was_requested_before_it() {
     let steps = Steps::default();
     let timeouts = Timeouts::new(TimeoutConfig::default()).with_observer(steps.clone());
     let (mut socket, _client) = pair(&timeouts).await;
@@ -567,7 +567,7 @@ async fn an_answer_shows_what_was_requested_before_the_question() {
 
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
-async fn an_answer_wakes_the_task_that_polled_the_question_last() {
+async fn an_answer_wakes_the_task_that_last_polled_the_status_request() {
     let (mut socket, _client) = pair(TimeoutConfig::default()).await;
     let handle = socket.handle();
     let ((waker, woken), (other_waker, other_woken)) = (counting(), counting());
@@ -616,7 +616,7 @@ async fn an_answer_wakes_the_task_that_polled_the_question_last() {
 
 /// Guards rule 25.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn no_question_of_another_thread_is_lost() {
+async fn no_status_request_of_another_thread_is_lost() {
     let (mut socket, _client) = pair(TimeoutConfig::default()).await;
     let handle = socket.handle();
     let reading = tokio::spawn(async move { socket.next().await.is_none() });
@@ -872,7 +872,7 @@ async fn a_recorder_keeps_the_first_steps_and_the_last_verdicts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_displace_what_went_wrong() {
+async fn a_drain_does_not_displace_failures() {
     let recorder = Recorder::new();
     let config = off().idle_timeout(SECOND).build().unwrap();
     let timeouts = Timeouts::new(config).with_observer(recorder.clone());

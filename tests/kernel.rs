@@ -170,7 +170,7 @@ async fn an_answer_that_the_runtime_does_not_know_of_counts() {
 
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_judged_without_delay() {
+async fn a_silent_peer_times_out_without_delay() {
     let (mut server, _client) = pair(pings(), Unaware::READS_NOTHING).await;
     let start = now();
     let verdict = timed_out(server.recv().await);
@@ -245,7 +245,7 @@ async fn room_that_the_runtime_does_not_know_of_is_used() {
 
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_is_judged_without_delay() {
+async fn a_peer_that_reads_nothing_times_out_without_delay() {
     const LARGE: usize = 16 << 20;
     let config = off().message_timeout(SECOND);
     let (mut server, client) = pair(config, Unaware::WRITES_NOTHING).await;
@@ -260,7 +260,7 @@ async fn a_peer_that_reads_nothing_is_judged_without_delay() {
 /// Everything that had arrived has been read once as many bytes have been.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_never_pauses_is_judged_when_its_backlog_is_read() {
+async fn a_peer_that_never_pauses_times_out_once_its_backlog_is_read() {
     let config = pings().pong_evidence(PongEvidence::Pong);
     let (mut server, mut client) = pair(config, Unaware::READS_ENDLESSLY).await;
     client.send(Message::text("x".repeat(100))).unwrap();

@@ -84,12 +84,12 @@ async fn a_hundred_megabytes_arrive_at_ten_kilobytes_a_second() {
 
 /// Almost five days.
 #[tokio::test(start_paused = true)]
-async fn a_hundred_megabytes_arrive_a_little_above_the_least_rate() {
+async fn a_hundred_megabytes_arrive_just_above_the_minimum_rate() {
     arrives(2410, 10 * SECOND).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_megabytes_that_trickle_are_cut_off() {
+async fn a_hundred_megabytes_that_trickle_are_aborted() {
     for (piece, pause) in [
         (239, SECOND),
         (1, Duration::from_millis(100)),
@@ -107,7 +107,7 @@ async fn a_hundred_megabytes_that_trickle_are_cut_off() {
 
 /// Where only a pong is an answer, a message that holds it up for longer than the timeout costs the connection.
 #[tokio::test(start_paused = true)]
-async fn where_only_a_pong_counts_a_message_of_minutes_is_no_answer() {
+async fn where_only_a_pong_counts_a_long_message_answers_no_ping() {
     let (mut server, client) = server(PongEvidence::Pong).await;
     let client = tokio::spawn(upload(client, 1_000_000, 2 * SECOND));
     let Err(Error::Verdict(verdict)) = server.recv().await else {
@@ -120,7 +120,7 @@ async fn where_only_a_pong_counts_a_message_of_minutes_is_no_answer() {
 /// The write waits for minutes in all, and `message_timeout` is a second: the connection lives as long as
 /// bytes move.
 #[tokio::test(start_paused = true)]
-async fn a_large_message_leaves_as_slowly_as_the_peer_reads() {
+async fn a_large_message_is_sent_as_slowly_as_the_peer_reads() {
     const SIZE: usize = 20_000_000;
     let (mut server, mut client) = server(PongEvidence::Any).await;
     let reader = tokio::spawn(async move {
@@ -145,7 +145,7 @@ async fn a_large_message_leaves_as_slowly_as_the_peer_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_stops_reading_in_the_middle_is_let_go() {
+async fn a_peer_that_stops_reading_in_the_middle_is_disconnected() {
     let (mut server, mut client) = server(PongEvidence::Any).await;
     let reader = tokio::spawn(async move {
         client.read_exact(&mut vec![0; SIZE / 100]).await.unwrap();

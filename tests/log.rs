@@ -58,7 +58,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_chat_is_told_from_a_silent_peer() {
+async fn the_log_distinguishes_a_quiet_chat_from_a_silent_peer() {
     let config = builder()
         .idle_timeout(60 * SECOND)
         .idle_scope(IdleScope::Messages)
@@ -74,7 +74,7 @@ async fn a_quiet_chat_is_told_from_a_silent_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unanswered_ping_is_told_from_an_unanswered_probe() {
+async fn the_log_distinguishes_an_unanswered_ping_from_an_unanswered_probe() {
     let config = builder()
         .ping_interval(20 * SECOND)
         .pong_timeout(10 * SECOND);
@@ -97,7 +97,7 @@ async fn an_unanswered_ping_is_told_from_an_unanswered_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocked_message_is_told_from_a_blocked_ping() {
+async fn the_log_distinguishes_a_blocked_message_from_a_blocked_ping() {
     let (mut socket, _client) = pair("stuck", builder()).await;
     let large = Message::text("x".repeat(1000));
     socket.send(large).await.unwrap_err();
@@ -142,7 +142,7 @@ async fn a_verdict_without_a_close_frame_has_no_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unanswered_close_is_told_with_its_limit() {
+async fn an_unanswered_close_is_logged_with_its_limit() {
     let (mut socket, _client) = pair("deaf", builder().close_timeout(5 * SECOND)).await;
     tokio::time::advance(SECOND).await;
     socket.close(1000, "").await.unwrap_err();
@@ -154,7 +154,7 @@ async fn an_unanswered_close_is_told_with_its_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rates_are_told_with_their_limits() {
+async fn rates_are_logged_with_their_limits() {
     Collected::begin();
     let (server, mut client) = duplex(64);
     let server = Metered::new(server);
@@ -218,7 +218,7 @@ async fn a_failed_handshake_is_logged_with_its_label() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_was_meant_is_no_warning() {
+async fn a_planned_end_is_not_a_warning() {
     let mut drained = silent("drained", builder()).await;
     assert_eq!(
         drained.recv_timeout(7 * SECOND).await.unwrap(),
@@ -255,7 +255,7 @@ async fn an_end_that_was_meant_is_no_warning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_with_a_limit_of_its_own_names_that() {
+async fn a_send_with_its_own_limit_logs_that_limit() {
     let (mut socket, _client) = pair("hurried", builder()).await;
     let large = "x".repeat(1000);
     let sent = socket.send_text_timeout(large, 300 * SECOND / 1000).await;
@@ -268,7 +268,7 @@ async fn a_send_with_a_limit_of_its_own_names_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_meter_nothing_is_said_of_large_messages() {
+async fn with_a_meter_the_log_does_not_mention_large_messages() {
     Collected::begin();
     let (server, _client) = duplex(64);
     let server = Metered::new(server);
@@ -284,7 +284,7 @@ async fn with_a_meter_nothing_is_said_of_large_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_closed_is_told() {
+async fn the_log_says_which_side_closed() {
     for (label, code, level) in [
         ("done", 1000, Level::Debug),
         ("away", 1001, Level::Debug),

@@ -69,7 +69,7 @@ fn random_bytes(number: u64) -> Vec<u8> {
 
 /// SPEC C2.
 #[test]
-fn c2_one_close_then_one_abort_for_ever() {
+fn c2_one_close_then_the_same_abort_forever() {
     let order = |phase| match phase {
         Phase::Opening => 0,
         Phase::Open => 1,
@@ -100,7 +100,7 @@ fn c2_one_close_then_one_abort_for_ever() {
 
 /// SPEC C3.
 #[test]
-fn c3_until_is_when_something_is_decided() {
+fn c3_something_is_decided_at_until_and_nothing_before() {
     for_all(256, any_case(), |case| {
         case.play(|_, _, call, action, after| {
             let Some(Action::Idle { until }) = action else {
@@ -134,7 +134,7 @@ fn c3_until_is_when_something_is_decided() {
 
 /// SPEC C4.
 #[test]
-fn c4_a_poll_again_changes_nothing() {
+fn c4_a_repeated_poll_changes_nothing() {
     for_all(256, any_case(), |case| {
         case.play(|_, now, call, action, after| {
             if let Some(idle @ Action::Idle { .. }) = action {
@@ -148,7 +148,7 @@ fn c4_a_poll_again_changes_nothing() {
 
 /// SPEC C5.
 #[test]
-fn c5_looks_at_which_nothing_is_due_change_nothing() {
+fn c5_polls_with_nothing_due_change_nothing() {
     for_all(256, (any_case(), any::<u64>()), |(case, seed)| {
         let mut dice = Dice::new(seed);
         let mut plain = case.policy();
@@ -299,7 +299,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
 
 /// SPEC C8; the bound counts from where SPEC S-25 says.
 #[test]
-fn c8_a_silent_peer_is_noticed_in_time() {
+fn c8_a_silent_peer_is_detected_in_time() {
     for_all(512, (tame_config(), any::<u64>()), |(config, seed)| {
         let Some(bound) = config.detection_bound() else {
             return;
@@ -416,7 +416,7 @@ fn c9_own_sends_that_leave_at_once_delay_no_verdict() {
 
 /// The same, from the first silence to the verdict.
 #[test]
-fn c9_a_busy_sender_notices_a_silent_peer_as_soon() {
+fn c9_a_busy_sender_detects_a_silent_peer_as_soon() {
     for_all(256, (tame_config(), any::<u64>()), |(config, seed)| {
         let config = config
             .to_builder()
@@ -515,7 +515,7 @@ fn c10_no_traffic_outlives_the_connection_timeout() {
 
 /// SPEC C11.
 #[test]
-fn c11_every_phase_ends_that_should() {
+fn c11_every_limited_phase_ends() {
     const MOST_POLLS: usize = 1_000;
     for_all(
         256,
@@ -839,7 +839,7 @@ fn c15_a_probe_runs_from_when_its_ping_has_left() {
 
 /// SPEC C15, of silence: the time in which the first ping of a silence was overdue does not count.
 #[test]
-fn c15_silence_does_not_count_while_the_peer_should_have_been_asked() {
+fn c15_silence_does_not_count_while_its_first_ping_is_overdue() {
     for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
         let idle = config.idle_timeout().expect("it is on");
         let mut dice = Dice::new(seed);

@@ -57,7 +57,7 @@ proptest! {
 
     /// Guards rules 11 and 27.
     #[test]
-    fn a_peer_that_does_all_in_time_is_never_cut_off(mut plan in plan()) {
+    fn a_punctual_peer_is_never_disconnected(mut plan in plan()) {
         let mut life = Life::new(&mut plan, None);
         while life.now() < LIFE {
             life.turn(&mut plan);
@@ -68,7 +68,7 @@ proptest! {
 
     /// Guards rule 27.
     #[test]
-    fn a_dead_peer_is_let_go_in_its_bound_and_by_few_looks(mut plan in plan(), dies in 0_u32..6000) {
+    fn a_dead_peer_is_disconnected_in_its_bound_with_few_polls(mut plan in plan(), dies in 0_u32..6000) {
         let dies = dies * MS;
         let mut life = Life::new(&mut plan, Some(dies));
         while life.now() < dies {

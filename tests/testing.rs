@@ -106,7 +106,7 @@ fn a_clone_is_another_timer_on_the_same_clock() {
 
 /// Dropping the waker of a task may drop the task, and with it another timer.
 #[test]
-fn a_waker_that_owns_a_timer_does_not_lock_the_clock_up() {
+fn a_waker_that_owns_a_timer_does_not_deadlock_the_clock() {
     struct Owner(#[expect(dead_code, reason = "it is dropped")] ManualTimer);
     impl Wake for Owner {
         fn wake(self: Arc<Self>) {}
@@ -128,7 +128,7 @@ fn a_waker_that_owns_a_timer_does_not_lock_the_clock_up() {
 }
 
 #[test]
-fn limits_are_met_to_the_nanosecond() {
+fn limits_expire_to_the_nanosecond() {
     let timer = ManualTimer::new();
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let (mut socket, mut peer) = pair(&timer, config.build().unwrap());
@@ -234,7 +234,7 @@ fn two_tasks_of_an_executor_share_a_clock() {
 }
 
 #[test]
-fn a_failing_case_shrinks_to_the_defaults_but_for_what_matters() {
+fn a_failing_case_shrinks_to_the_defaults_except_for_what_matters() {
     let config = Config {
         failure_persistence: None,
         ..Config::default()

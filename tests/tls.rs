@@ -341,7 +341,7 @@ async fn an_upload_whose_records_take_longer_than_the_peer_may_be_silent_arrives
 
 /// Within one record, and in records of a byte each.
 #[tokio::test(start_paused = true)]
-async fn a_message_that_trickles_is_cut_off() {
+async fn a_trickling_message_is_aborted() {
     for role in ROLES {
         for (meters, whole_record) in [
             (Meters::Below, true),
@@ -406,7 +406,7 @@ async fn a_slow_reader_of_a_large_message_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_is_let_go() {
+async fn a_peer_that_reads_nothing_is_disconnected() {
     for (role, meters) in ROLES
         .iter()
         .flat_map(|&role| METERS.map(|meters| (role, meters)))

@@ -83,7 +83,7 @@ mod tests {
     use super::{Message, MessageKind};
 
     #[test]
-    fn what_the_socket_makes_is_what_the_socket_recognises() {
+    fn created_messages_are_recognised() {
         let ping = AxumMessage::ping([7; 8]);
         assert_eq!(ping.kind(), MessageKind::Ping(&[7; 8]));
         assert_eq!(ping.payload_len(), 8);

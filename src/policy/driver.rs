@@ -230,7 +230,7 @@ mod tests {
     /// earliest deadline that lies beyond the horizon.
     /// Guards rule 2.
     #[test]
-    fn a_horizon_covers_each_row_by_itself() {
+    fn a_horizon_covers_each_row_separately() {
         let at = Timestamp::from_secs;
         let config = TimeoutConfig::builder()
             .jitter(0.0)

@@ -527,7 +527,7 @@ mod tests {
     /// Once a message is complete, the next one takes the fast path again, unless another cold
     /// clock may be running.
     #[test]
-    fn the_rare_clocks_are_armed_no_longer_than_one_may_run() {
+    fn cold_clocks_are_disarmed_once_none_may_run() {
         let at = Timestamp::from_secs;
         let config = TimeoutConfig::default();
         let within = core::time::Duration::from_secs(60);
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_at_a_rate_is_exact_where_the_product_does_not_fit() {
+    fn the_time_at_a_rate_is_exact_when_the_product_overflows() {
         let rate = |rate| NonZeroU32::new(rate).unwrap();
         assert_eq!(time_at_rate(7, rate(2)), 3_500_000_000);
         assert_eq!(time_at_rate(1, rate(3)), 333_333_333);

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_half_hears_of_a_failed_write_once() {
+    fn each_half_reports_a_failed_write_once() {
         let mut teardown = Teardown::new();
         assert!(teardown.take_write_failure().is_none());
         teardown.set_write_failure(Some("broken"));
@@ -188,7 +188,7 @@ mod tests {
 
     /// Guards rule 15.
     #[test]
-    fn after_the_close_of_the_peer_a_failed_write_is_a_clean_end() {
+    fn after_the_peers_close_a_failed_write_is_a_clean_end() {
         let mut teardown = Teardown::new();
         teardown.set_peer_close(PeerClose { code: Some(1000) });
         teardown.set_write_failure(Some("broken"));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_the_stream_is_its_last_word() {
+    fn the_stream_ends_after_its_error() {
         let mut teardown = Teardown::new();
         teardown.set_write_failure(Some("broken"));
         assert!(matches!(

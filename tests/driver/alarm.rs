@@ -69,7 +69,7 @@ fn a_send_in_a_grace_brings_the_alarm_nearer() {
 
 /// By then the next ping is due, and no alarm is set for it.
 #[test]
-fn a_message_that_answers_a_ping_late_asks_for_the_next() {
+fn a_late_answer_to_a_ping_makes_the_next_one_due() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
     let mut socket = shared.socket(config);
@@ -163,7 +163,7 @@ fn a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
 
 /// Guards rule 9.
 #[test]
-fn a_probe_asks_the_peer_at_once_though_timers_have_slack() {
+fn a_probe_pings_at_once_though_timers_have_slack() {
     let shared = Shared::default();
     let config = off()
         .ping_interval(SECOND)

@@ -14,7 +14,7 @@ use crate::world::{Guarded, MS, SECOND, Shared, awaiting_a_pong, data, read_on, 
 /// then everything that had arrived by the deadline is read.
 /// Guards rule 2.
 #[test]
-fn a_peer_that_keeps_its_reader_busy_is_judged_all_the_same() {
+fn a_peer_that_keeps_its_reader_busy_still_times_out() {
     const MIB: usize = 1 << 20;
     let busy = |metered: bool, pong_after: usize| {
         let shared = Shared::default();
@@ -148,7 +148,7 @@ fn a_backlog_proves_what_had_arrived_when_it_began() {
 
 /// Guards rule 2.
 #[test]
-fn a_backlog_that_was_read_to_its_end_is_no_part_of_the_next() {
+fn a_backlog_that_was_read_to_its_end_is_not_part_of_the_next() {
     let shared = Shared::default();
     let config = off().pong_evidence(PongEvidence::Pong);
     let mut socket = awaiting_a_pong(&shared, config);

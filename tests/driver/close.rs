@@ -20,7 +20,7 @@ use crate::world::{
 
 /// Guards rule 14.
 #[test]
-fn a_close_leaves_though_the_peer_never_pauses() {
+fn a_close_is_sent_though_the_peer_never_pauses() {
     assert!(leaves_when_there_is_room(off().connection_timeout(SECOND)).is_close());
 
     // One of the program, which did not flush it.
@@ -34,7 +34,7 @@ fn a_close_leaves_though_the_peer_never_pauses() {
 
 /// Guards rule 13.
 #[test]
-fn an_abort_says_why_if_it_can_and_drops_the_transport_though_halves_are_held() {
+fn an_abort_sends_its_reason_if_it_can_and_drops_the_transport_of_held_halves() {
     for full in [false, true] {
         let shared = Shared::default();
         let (sink, mut stream) = awaiting_a_pong(&shared, off()).split();
@@ -83,7 +83,7 @@ fn unread_input_is_read_before_the_transport_is_dropped() {
 
 /// Guards rule 15.
 #[test]
-fn a_server_that_does_not_hang_up_is_waited_for_and_then_it_is_a_clean_end() {
+fn a_client_waits_for_its_server_to_hang_up_and_then_ends_cleanly() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().close_timeout(2 * SECOND));
     waits(&mut socket);
@@ -181,7 +181,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
 
 /// Guards rule 15.
 #[test]
-fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
+fn a_writer_that_waits_for_room_learns_that_the_peer_has_closed() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     waits(&mut socket);
@@ -201,7 +201,7 @@ fn a_writer_that_waits_for_room_hears_that_the_peer_has_closed() {
 
 /// The wake-up for it may have gone to the task that polled before.
 #[test]
-fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
+fn an_end_that_waits_for_the_reply_comes_once_a_second_try_has_sent_it() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     {
@@ -220,7 +220,7 @@ fn an_end_that_waits_for_the_reply_comes_when_a_second_try_has_sent_it() {
 
 /// Guards rule 12.
 #[test]
-fn a_stream_is_terminated_when_it_has_said_none_and_not_before() {
+fn a_stream_is_terminated_once_it_has_returned_none() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     shared.at(3 * SECOND);

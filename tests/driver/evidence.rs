@@ -27,7 +27,7 @@ fn arrived_input_counts_however_late_the_poll() {
 
 /// Guards rule 2.
 #[test]
-fn the_peer_is_judged_by_an_alarm_no_earlier_than_its_deadline_and_a_read_after_it() {
+fn a_verdict_needs_an_alarm_at_its_deadline_and_a_read_after_it() {
     for answered in [true, false] {
         let shared = Shared::default();
         // The alarm is set for a look at second 1.9, and the thread comes back at second five.
@@ -96,7 +96,7 @@ fn an_alarm_costs_one_read() {
 
 /// Guards rules 2 and 4.
 #[test]
-fn between_messages_what_is_unread_is_not_judged() {
+fn between_messages_unread_input_holds_off_a_verdict() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off().pong_evidence(PongEvidence::Pong));
     let pong = shared.pong();
@@ -114,7 +114,7 @@ fn between_messages_what_is_unread_is_not_judged() {
 
 /// Guards rules 2 and 5.
 #[test]
-fn the_sending_half_does_not_judge_silence() {
+fn the_sending_half_does_not_decide_on_silence() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     shared.world().full = true;
@@ -193,7 +193,7 @@ impl ws_timeout::Timer for Stopping {
 
 /// Guards rule 2.
 #[test]
-fn a_spent_budget_does_not_cost_a_handshake_its_time() {
+fn a_spent_budget_does_not_time_out_a_handshake() {
     let shared = Shared::default();
     shared.world().turns = true;
     let stops = Arc::new(AtomicBool::new(true));
@@ -227,7 +227,7 @@ fn a_fire_that_the_sending_half_has_taken_counts_for_the_reading_half() {
 
 /// Guards rule 2.
 #[test]
-fn a_read_that_the_runtime_has_stopped_is_made_up_for() {
+fn a_read_that_the_runtime_has_stopped_is_repeated() {
     let shared = Shared::default();
     shared.world().turns = true;
     let stops = Arc::new(AtomicBool::new(false));

@@ -106,7 +106,7 @@ fn nothing_is_read_of_a_peer_that_does_not_read_its_pongs() {
 
 /// Guards rule 24.
 #[test]
-fn a_peer_that_does_not_read_its_pongs_is_let_go() {
+fn a_peer_that_does_not_read_its_pongs_is_disconnected() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     let ping = Message::Ping(vec![7; 125].into());
@@ -234,7 +234,7 @@ fn binary(length: u16) -> Vec<u8> {
 /// deadline.
 /// Guards rule 23.
 #[test]
-fn a_handshake_that_has_arrived_is_not_too_late_because_it_takes_many_reads() {
+fn a_handshake_that_has_arrived_and_takes_many_reads_is_not_too_late() {
     let shared = Shared::default();
     shared.world().turns = true;
     let config = off().handshake_timeout(SECOND).stall_tolerance(SECOND);
@@ -265,7 +265,7 @@ fn a_handshake_that_has_arrived_is_not_too_late_because_it_takes_many_reads() {
 /// Whether or not the socket was given the meter.
 /// Guards rule 23.
 #[test]
-fn a_message_that_has_arrived_is_no_silence_because_it_takes_many_reads() {
+fn a_message_that_has_arrived_and_takes_many_reads_is_not_silence() {
     for gives_meter in [true, false] {
         let shared = Shared::default();
         let bytes = Bytes::default();
@@ -303,7 +303,7 @@ fn unread_input_is_read_though_the_transport_yields() {
 /// What the peer has sent before is read when its silence is to be judged.
 /// Guards rule 24.
 #[test]
-fn a_peer_that_dies_with_its_pongs_unread_is_noticed_without_a_message_timeout() {
+fn a_peer_that_dies_with_its_pongs_unread_is_detected_without_a_message_timeout() {
     let shared = Shared::default();
     let config = off().idle_timeout(10 * SECOND).close_timeout(5 * SECOND);
     let mut socket = shared.socket(config);
@@ -341,7 +341,7 @@ fn pongs_in_text_that_answer_nothing_are_limited_like_pings() {
 /// At each yield a part of a frame is left over, and never the same.
 /// Guards rule 23.
 #[test]
-fn a_peer_that_pings_without_pause_has_begun_no_message() {
+fn a_peer_that_pings_without_pause_has_not_begun_a_message() {
     let shared = Shared::default();
     let bytes = Bytes::default();
     let mut socket = bytes.socket(&shared, off().min_data_rate(240), true);

@@ -14,7 +14,7 @@ use crate::world::{
 
 /// Guards rule 11.
 #[test]
-fn the_answer_to_a_heartbeat_leaves_before_data_is_handed_on() {
+fn the_reply_to_a_heartbeat_is_sent_before_data_is_returned() {
     let shared = Shared::default();
     let mut socket = shared
         .socket(off().idle_timeout(10 * SECOND))

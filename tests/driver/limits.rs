@@ -34,7 +34,7 @@ fn input_from_before_a_resume_proves_nothing_about_the_link() {
 
 /// Guards rule 17.
 #[test]
-fn a_message_is_read_when_it_is_asked_for() {
+fn a_message_is_read_only_when_requested() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off());
     shared.world().incoming.extend((0..10).map(|_| data()));
@@ -65,7 +65,7 @@ fn a_receive_does_not_time_out_behind_heartbeats_with_a_message_unread() {
 }
 
 #[test]
-fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_fires_as_it_is_set() {
+fn a_program_that_only_sends_reaches_its_lifetime_though_the_alarm_fires_as_it_is_set() {
     let shared = Shared::default();
     let config = off()
         .connection_timeout(SECOND)
@@ -82,7 +82,7 @@ fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_fires_as_it_is_
 
 /// Guards rule 4.
 #[test]
-fn who_only_sends_meets_the_lifetime() {
+fn a_program_that_only_sends_reaches_its_lifetime() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().connection_timeout(SECOND));
     for now in [0, 500, 999] {
@@ -95,7 +95,7 @@ fn who_only_sends_meets_the_lifetime() {
 }
 
 #[test]
-fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
+fn a_send_timeout_is_the_cause_in_the_status_and_in_the_error() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     shared.world().full = true;
@@ -111,7 +111,7 @@ fn a_send_given_up_is_the_cause_in_the_status_as_in_the_error() {
 
 /// Guards rule 4.
 #[test]
-fn a_program_that_only_feeds_meets_its_lifetime() {
+fn a_program_that_only_feeds_reaches_its_lifetime() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().connection_timeout(SECOND));
     for now in [0, 500, 999] {
@@ -148,7 +148,7 @@ fn limits_of_single_calls_count_from_the_call() {
 
 /// Guards rules 3 and 4.
 #[test]
-fn a_program_that_only_sends_meets_its_lifetime_though_the_alarm_never_fires() {
+fn a_program_that_only_sends_reaches_its_lifetime_though_the_alarm_never_fires() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().connection_timeout(SECOND));
     socket.send(data()).now_or_never().unwrap().unwrap();
@@ -180,7 +180,7 @@ fn a_resume_allows_no_longer_than_the_pong_timeout() {
 /// Where one turn of the reactor is not enough, the fire that shows a resume moves no horizon.
 /// Guards rules 4 and 19.
 #[test]
-fn a_resume_is_noticed_though_there_is_something_to_read() {
+fn a_resume_is_detected_though_there_is_something_to_read() {
     for turns_needed in [1, 3] {
         let shared = Shared::default();
         shared.world().turns_needed = turns_needed;

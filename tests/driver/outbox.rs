@@ -90,7 +90,7 @@ fn a_write_waits_from_its_flush_though_the_process_was_suspended_before_it() {
 
 /// Guards rule 11.
 #[test]
-fn a_write_has_left_when_it_is_flushed_and_not_before() {
+fn a_write_counts_as_sent_once_it_is_flushed() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let mut socket = shared.socket(config.message_timeout(60 * SECOND));
@@ -121,7 +121,7 @@ fn a_write_has_left_when_it_is_flushed_and_not_before() {
 
 /// Guards rule 11.
 #[test]
-fn the_answer_to_a_ping_is_flushed_and_no_message() {
+fn the_reply_to_a_ping_is_flushed_and_is_not_activity() {
     let shared = Shared::default();
     let config = off()
         .idle_timeout(10 * SECOND)
@@ -217,7 +217,7 @@ fn a_promised_message_that_is_refused_fails_the_flush() {
 
 /// Guards rule 11.
 #[test]
-fn the_bytes_of_a_message_that_has_left_are_no_progress_of_the_next() {
+fn the_bytes_of_a_sent_message_are_not_progress_of_the_next() {
     let shared = Shared::default();
     let mut io = Metered::new(tokio::io::sink());
     let config = off().ping_interval(SECOND).message_timeout(60 * SECOND);
@@ -321,7 +321,7 @@ fn a_send_goes_through_while_the_ping_is_refused() {
 
 /// Guards rule 11.
 #[test]
-fn a_message_that_the_inner_sink_refused_is_no_activity() {
+fn a_message_that_the_inner_sink_refused_is_not_activity() {
     let shared = Shared::default();
     let config = off()
         .idle_timeout(10 * SECOND)
@@ -381,7 +381,7 @@ fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
 
 /// Guards rules 6 and 11.
 #[test]
-fn the_bytes_of_a_message_that_has_left_after_a_wait_are_no_progress_of_the_next() {
+fn the_bytes_of_a_message_sent_after_a_wait_are_not_progress_of_the_next() {
     let shared = Shared::default();
     let mut io = Metered::new(tokio::io::sink());
     let config = off().ping_interval(SECOND).message_timeout(60 * SECOND);
@@ -403,7 +403,7 @@ fn the_bytes_of_a_message_that_has_left_after_a_wait_are_no_progress_of_the_next
 
 /// Guards rule 6.
 #[test]
-fn a_send_that_was_given_up_does_not_fail_a_flush_once_there_is_room() {
+fn a_dropped_send_does_not_fail_a_flush_once_there_is_room() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().no_place = true;
@@ -416,7 +416,7 @@ fn a_send_that_was_given_up_does_not_fail_a_flush_once_there_is_room() {
 }
 
 #[test]
-fn a_flush_of_nothing_is_no_activity() {
+fn a_flush_of_nothing_is_not_activity() {
     let shared = Shared::default();
     let config = off()
         .idle_timeout(10 * SECOND)

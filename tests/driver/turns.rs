@@ -30,7 +30,7 @@ fn turn(shared: &Shared, socket: &mut Guarded, turns: u32) -> Option<Option<Read
 
 /// Guards rule 2.
 #[test]
-fn the_peer_is_judged_when_the_reactor_has_turned_often_enough() {
+fn a_verdict_comes_after_enough_turns_of_the_reactor() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     let mut socket = awaiting_a_pong(&shared, off());
@@ -110,7 +110,7 @@ fn the_turns_before_an_answer_do_not_count_after_a_block() {
 
 /// Guards rules 2 and 7.
 #[test]
-fn a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
+fn a_send_times_out_after_enough_turns_of_the_reactor() {
     for of_its_own in [true, false] {
         let shared = Shared::default();
         shared.world().turns_needed = 3;
@@ -136,7 +136,7 @@ fn a_send_is_given_up_when_the_reactor_has_turned_often_enough() {
 
 /// Guards rule 2.
 #[test]
-fn a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
+fn a_handshake_times_out_after_enough_turns_of_the_reactor() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     shared.world().turns = true;
@@ -155,7 +155,7 @@ fn a_handshake_is_too_late_when_the_reactor_has_turned_often_enough() {
 
 /// Guards rule 2.
 #[test]
-fn a_handshake_has_its_turns_anew_after_a_grace() {
+fn a_handshake_gets_all_its_turns_again_after_a_grace() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     shared.world().turns = true;

@@ -32,23 +32,23 @@ enum Peer {
 }
 
 #[test]
-fn a_peer_behind_a_black_hole_is_let_go() {
+fn a_peer_behind_a_black_hole_is_disconnected() {
     blackhole(Lost::Both, limits(), Peer::Answers);
 }
 
 #[test]
-fn a_peer_that_pings_do_not_reach_is_let_go() {
+fn a_peer_that_pings_do_not_reach_is_disconnected() {
     blackhole(Lost::Pings, limits(), Peer::Answers);
 }
 
 #[test]
-fn a_peer_that_pings_do_not_reach_is_let_go_though_it_talks() {
+fn a_peer_that_pings_do_not_reach_is_disconnected_though_it_talks() {
     let config = limits().pong_evidence(PongEvidence::Pong);
     blackhole(Lost::Pings, config, Peer::Talks);
 }
 
 #[test]
-fn a_peer_whose_answers_vanish_is_let_go() {
+fn a_peer_whose_answers_vanish_is_disconnected() {
     blackhole(Lost::Answers, limits(), Peer::Answers);
 }
 

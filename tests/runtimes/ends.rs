@@ -27,7 +27,7 @@ fn a_peer_that_ignores_the_close_is_dropped() {
 }
 
 #[test]
-fn an_end_without_a_close_is_a_failure_and_no_timeout() {
+fn an_end_without_a_close_is_a_failure_and_not_a_timeout() {
     let peer = |tcp| bare(tcp).shutdown(Shutdown::Both).unwrap();
     contract(Ours::Echo, limits().build().unwrap(), peer, |end| {
         use tungstenite::Error::Protocol;
@@ -40,7 +40,7 @@ fn an_end_without_a_close_is_a_failure_and_no_timeout() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_reset_is_a_failure_and_no_timeout() {
+fn a_reset_is_a_failure_and_not_a_timeout() {
     use nix::sys::socket::{setsockopt, sockopt::Linger};
 
     // With no time to linger, the kernel resets the connection when the socket is dropped.
@@ -76,7 +76,7 @@ fn a_close_is_answered_and_the_transport_dropped_though_the_peer_keeps_it() {
 
 /// A client waits for its server to hang up, as RFC 6455 asks, but not for ever.
 #[test]
-fn a_server_that_closes_and_keeps_the_transport_is_left() {
+fn a_client_leaves_a_server_that_closes_and_keeps_the_transport() {
     let peer = |tcp: TcpStream| {
         let socket = tungstenite::accept(tcp).unwrap();
         let mut tcp = socket.get_ref().try_clone().unwrap();
@@ -96,7 +96,7 @@ fn a_server_that_closes_and_keeps_the_transport_is_left() {
 }
 
 #[test]
-fn a_client_is_told_that_its_server_is_silent() {
+fn a_client_detects_a_silent_server() {
     let peer = |tcp: TcpStream| {
         let socket = tungstenite::accept(tcp).unwrap();
         until_dropped(socket.get_ref().try_clone().unwrap());

@@ -10,7 +10,7 @@ use crate::process::Process;
 use crate::{MS, SECOND, on_each_runtime};
 
 #[test]
-fn a_peer_that_pings_without_pause_is_answered_and_takes_no_more_with_time() {
+fn a_peer_that_pings_without_pause_is_answered_at_constant_cost() {
     const PINGS: u32 = 100_000;
     on_each_runtime(|runtime| {
         let server = serve(
@@ -43,7 +43,7 @@ fn a_peer_that_pings_without_pause_is_answered_and_takes_no_more_with_time() {
 }
 
 #[test]
-fn a_peer_that_pings_more_than_it_may_is_let_go() {
+fn a_peer_that_exceeds_max_ping_rate_is_disconnected() {
     on_each_runtime(|runtime| {
         let server = serve(runtime, &[("WS_MAX_PING_RATE", "20")]);
         let peer = Flooder::open(&server.line());
@@ -57,7 +57,7 @@ fn a_peer_that_pings_more_than_it_may_is_let_go() {
 
 /// Nothing more is read of it once 256 KiB of pongs wait.
 #[test]
-fn a_peer_that_pings_without_pause_and_never_reads_is_let_go() {
+fn a_peer_that_pings_without_pause_and_never_reads_is_disconnected() {
     const MOST_KIB: u64 = 1024;
     on_each_runtime(|runtime| {
         let server = serve(

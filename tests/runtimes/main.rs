@@ -218,7 +218,7 @@ fn limits() -> TimeoutConfigBuilder {
 const SILENCE: Duration = Duration::from_millis(1200);
 
 #[test]
-fn a_living_peer_stays_and_closes() {
+fn a_live_peer_stays_and_closes() {
     let peer = |tcp| {
         let mut socket = peers::handshake(tcp);
         socket.send(Message::text("hello")).unwrap();

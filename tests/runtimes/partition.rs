@@ -24,7 +24,7 @@ const OVERDUE: Duration = Duration::from_millis(3500);
 const TURNS: Duration = Duration::from_millis(15);
 
 #[test]
-fn a_partition_is_noticed_when_the_next_pong_is_overdue() {
+fn a_partition_is_detected_when_the_next_pong_is_overdue() {
     let breaks: [fn(); 3] = [
         || turmoil::partition("server", "peer"),
         || turmoil::partition_oneway("server", "peer"),
@@ -44,7 +44,7 @@ fn a_partition_is_noticed_when_the_next_pong_is_overdue() {
 }
 
 #[test]
-fn a_partition_that_heals_in_time_costs_nothing() {
+fn a_partition_that_heals_in_time_has_no_effect() {
     let verdict = simulate(async {
         tokio::time::sleep(BREAK).await;
         turmoil::hold("server", "peer");
@@ -56,7 +56,7 @@ fn a_partition_that_heals_in_time_costs_nothing() {
 }
 
 #[test]
-fn a_partition_that_heals_too_late_costs_the_connection() {
+fn a_partition_that_heals_too_late_ends_the_connection() {
     let verdict = simulate(async {
         tokio::time::sleep(BREAK).await;
         turmoil::hold("server", "peer");

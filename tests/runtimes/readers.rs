@@ -22,7 +22,7 @@ struct Rate(u32);
 /// tokio learns of room once a third of the send buffer is free, which here takes longer than
 /// `message_timeout`.
 #[test]
-fn a_steady_reader_stays_and_one_that_stops_is_let_go() {
+fn a_steady_reader_stays_and_one_that_stops_is_disconnected() {
     match std::env::var("READ_SECONDS") {
         Err(_) => reads(Some(128 << 10), Rate(50_000), 4 * SECOND, || {
             limits().build().unwrap()

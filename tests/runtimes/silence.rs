@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn a_silent_peer_is_let_go() {
+fn a_silent_peer_is_disconnected() {
     contract(
         Ours::Echo,
         limits().build().unwrap(),
@@ -74,7 +74,7 @@ fn pongs(mut tcp: TcpStream, payload: &[u8]) {
 }
 
 #[test]
-fn a_pong_that_was_not_asked_for_answers_no_ping() {
+fn an_unsolicited_pong_answers_no_ping() {
     let config = limits().pong_evidence(PongEvidence::Pong);
     contract(
         Ours::Echo,
@@ -118,7 +118,7 @@ fn the_pong_of_an_earlier_ping_answers_no_other() {
 }
 
 #[test]
-fn a_pong_that_comes_before_the_ping_answers_it_in_no_way() {
+fn a_pong_that_comes_before_the_ping_does_not_answer_it() {
     let peer = |tcp| {
         let mut tcp = bare(tcp);
         tcp.write_all(&frame(PONG, b"too soon").repeat(100))
@@ -135,7 +135,7 @@ fn a_pong_that_comes_before_the_ping_answers_it_in_no_way() {
 
 /// Where all that is heard is a sign of life, such pongs are one too.
 #[test]
-fn a_pong_that_was_not_asked_for_is_a_sign_of_life() {
+fn an_unsolicited_pong_is_a_sign_of_life() {
     let peer = |tcp| {
         let mut tcp = bare(tcp);
         for _ in 0..60 {

@@ -36,12 +36,12 @@ const ONE_LATE_OF: usize = 100;
 
 /// Guards rule 2.
 #[test]
-fn blocked_threads_cost_no_healthy_peer() {
+fn blocked_threads_disconnect_no_healthy_peer() {
     block_all(limits);
 }
 
 #[test]
-fn blocked_threads_cost_no_healthy_peer_though_little_is_tolerated() {
+fn blocked_threads_disconnect_no_healthy_peer_though_little_is_tolerated() {
     block_all(|| limits().stall_tolerance(50 * MS));
 }
 

@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::{MS, Ours, SILENCE, converse, limits, on_each_runtime};
 
 #[test]
-fn a_peer_that_is_stopped_is_let_go() {
+fn a_peer_that_is_stopped_is_disconnected() {
     on_each_runtime(|runtime| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();

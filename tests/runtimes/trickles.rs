@@ -9,7 +9,7 @@ use crate::peers::{CLOSE, PONG, REQUEST, bare, frame, until_dropped};
 use crate::{End, MS, Ours, PATIENCE, SECOND, contract, limits};
 
 #[test]
-fn a_handshake_that_never_comes_is_given_up() {
+fn a_missing_handshake_times_out() {
     contract(
         Ours::Echo,
         limits().build().unwrap(),
@@ -25,7 +25,7 @@ fn a_handshake_that_never_comes_is_given_up() {
 }
 
 #[test]
-fn a_handshake_that_trickles_is_given_up() {
+fn a_trickling_handshake_times_out() {
     let peer = |mut tcp: std::net::TcpStream| {
         // Without what ends it, or it might be done in time.
         for byte in &REQUEST[..REQUEST.len() - 1] {
@@ -46,7 +46,7 @@ fn a_handshake_that_trickles_is_given_up() {
 }
 
 #[test]
-fn a_frame_that_trickles_is_cut_off() {
+fn a_trickling_frame_is_aborted() {
     let peer = |tcp| {
         let mut tcp = bare(tcp);
         tcp.write_all(&[0x82, 0xFE, 3, 232, 0, 0, 0, 0]).unwrap();
@@ -81,7 +81,7 @@ fn a_large_message_at_a_steady_rate_arrives() {
 }
 
 #[test]
-fn a_peer_that_never_reads_is_let_go() {
+fn a_peer_that_never_reads_is_disconnected() {
     let peer = |tcp| {
         let mut tcp = bare(tcp);
         // It holds its end until the server's is gone, which a write then notices.

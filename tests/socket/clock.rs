@@ -52,7 +52,7 @@ impl ws_timeout::Timer for Hasty {
 
 /// Guards rules 3 and 4.
 #[test]
-fn a_peer_that_never_pauses_meets_its_lifetime() {
+fn a_peer_that_never_pauses_reaches_its_lifetime() {
     let config = bare().connection_timeout(SECOND).build().unwrap();
     let room = Arc::new(Mutex::new(Room {
         is_there: true,
@@ -97,7 +97,7 @@ fn run<T>(timer: &ManualTimer, within: Duration, future: impl Future<Output = T>
 
 /// Guards rule 19.
 #[test]
-fn a_resume_of_the_machine_is_a_doubt_about_the_link() {
+fn a_resume_of_the_machine_probes_the_peer() {
     let limit = |seconds| Some(Duration::from_secs(seconds));
     for (seconds, probe, pong, answer_by) in [
         (6, limit(10), limit(60), limit(10)),
@@ -176,7 +176,7 @@ fn a_clock_that_was_paused_before_the_first_timer_runs() {
 /// An alarm is set a day ahead at most, and looked at again.
 /// Guards rule 18.
 #[test]
-fn limits_of_days_are_kept() {
+fn limits_of_days_expire_on_time() {
     let timer = ManualTimer::new();
     let since = |start| timer.now().saturating_duration_since(start);
 

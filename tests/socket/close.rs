@@ -31,7 +31,7 @@ async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
 
 /// Guards rule 12.
 #[tokio::test(start_paused = true)]
-async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_go_on() {
+async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_continue() {
     let (server, mut client) = pair(bare().connection_timeout(SECOND), 1024).await;
     let (mut sink, mut stream) = server.split();
     let reader = tokio::spawn(async move {
@@ -82,7 +82,7 @@ async fn a_close_of_the_peer_is_a_clean_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reset_is_an_error_of_the_socket_and_no_timeout() {
+async fn a_reset_is_an_error_of_the_socket_and_not_a_timeout() {
     let (mut server, client) = pair(TimeoutConfig::builder(), 1024).await;
     drop(client);
     assert!(matches!(server.recv().await, Err(Error::Socket(_))));
@@ -138,7 +138,7 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
 /// tungstenite drops a Close frame for good if its buffer has no room for it.
 /// Guards rules 11 and 14.
 #[tokio::test(start_paused = true)]
-async fn a_close_frame_goes_when_there_is_room_for_it() {
+async fn a_close_frame_is_sent_once_there_is_room_for_it() {
     let (server, client) = duplex(64);
     let small = tungstenite_config()
         .write_buffer_size(1000)
@@ -354,7 +354,7 @@ async fn a_close_frame_that_crossed_a_verdict_answers_it() {
 /// The reading half meets the end while the other waits on a transport that stays full.
 /// Guards rule 12.
 #[tokio::test(start_paused = true)]
-async fn a_writer_that_waits_hears_of_the_end() {
+async fn a_writer_that_waits_learns_of_the_end() {
     let (transport, mut client) = duplex(64);
     let (mut sink, mut stream) = over(bare(), transport).await.split();
     let writer = tokio::spawn(async move { sink.send(Message::binary(vec![0; 1000])).await });

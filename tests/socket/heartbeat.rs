@@ -9,7 +9,7 @@ use crate::exact::wrap;
 use crate::support::{Guarded, MS, SECOND, bare, frame, live, metered, now, pair, timed_out, took};
 
 #[tokio::test(start_paused = true)]
-async fn own_pongs_are_taken_out_and_all_else_passes() {
+async fn pongs_to_our_pings_are_removed_and_the_rest_passes() {
     let (mut server, mut client) =
         pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
     assert!(server.recv().now_or_never().is_none());
@@ -123,7 +123,7 @@ where
 
 /// Guards rule 20.
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_that_is_longer_than_a_frame_is_no_message_that_has_begun() {
+async fn a_heartbeat_longer_than_a_frame_is_not_an_incomplete_message() {
     let config = bare()
         .ping_interval(20 * SECOND)
         .pong_timeout(SECOND)
@@ -290,7 +290,7 @@ async fn a_flood_of_heartbeats_in_text_is_a_flood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_sides_may_ask_in_the_same_words() {
+async fn both_sides_may_use_the_same_words() {
     let config = bare().ping_interval(SECOND).pong_timeout(SECOND);
     let (server, client) = pair(config, 1024).await;
     let client = wrap(config.build().unwrap(), client);

@@ -15,7 +15,7 @@ use crate::support::{MS, SECOND, bare, frame, now, over, pair, timed_out, took};
 
 /// Guards rule 16.
 #[tokio::test(start_paused = true)]
-async fn a_receive_that_is_over_as_a_message_comes_does_not_lose_it() {
+async fn a_receive_that_times_out_as_a_message_arrives_does_not_lose_it() {
     let (mut server, mut client) = pair(bare(), 1024).await;
     {
         let mut receiving = pin!(server.recv_timeout(SECOND));
@@ -115,7 +115,7 @@ async fn a_spent_budget_is_not_taken_for_silence() {
 /// So large a message takes more than one turn to read.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
-async fn a_spent_budget_does_not_cost_a_receive_its_message() {
+async fn a_spent_budget_does_not_time_out_a_receive() {
     const LENGTH: usize = 1 << 20;
     let (mut server, mut client) = pair(bare(), 2 * LENGTH).await;
     let mut receiving = pin!(server.recv_timeout(SECOND));
@@ -130,7 +130,7 @@ async fn a_spent_budget_does_not_cost_a_receive_its_message() {
 
 /// Guards rule 16.
 #[tokio::test(start_paused = true)]
-async fn a_receive_that_is_over_leaves_the_limits_of_the_connection() {
+async fn a_receive_that_times_out_does_not_affect_the_limits_of_the_connection() {
     let (mut server, _client) = pair(bare().idle_timeout(2 * SECOND), 64).await;
     let start = now();
     let received = server.recv_timeout(SECOND).await.unwrap();
@@ -167,7 +167,7 @@ async fn text_binary_and_json_arrive() {
 /// everything is `Pending` after that until the next one.
 /// Guards rule 2.
 #[test]
-fn a_main_task_that_spends_its_budget_goes_on() {
+fn a_main_task_that_spends_its_budget_continues() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -16,7 +16,7 @@ use crate::exact::wrap;
 use crate::support::{Channel, MS, Room, SECOND, bare, now, over, pair, timed_out, took};
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_does_not_put_out_the_waker_of_a_blocked_writer() {
+async fn a_ping_does_not_displace_the_waker_of_a_blocked_writer() {
     let (server, mut client) = pair(bare().ping_interval(SECOND), 64).await;
     let (mut sink, mut stream) = server.split();
     let writer = tokio::spawn(async move { sink.send(Message::binary(vec![0; 1000])).await });
@@ -35,7 +35,7 @@ async fn a_ping_does_not_put_out_the_waker_of_a_blocked_writer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_write_lives_while_its_bytes_move() {
+async fn a_large_write_does_not_time_out_while_its_bytes_move() {
     let (server, client) = duplex(100);
     let server = Metered::new(server);
     let meter = server.meter();
@@ -82,7 +82,7 @@ async fn a_flush_does_not_wake_its_own_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_messages_under_back_pressure_live_while_they_move() {
+async fn many_messages_under_backpressure_do_not_time_out_while_they_move() {
     let (transport, mut client) = duplex(4096);
     let mut server = over(bare().message_timeout(SECOND), transport).await;
     let reader = tokio::spawn(async move {
@@ -107,7 +107,7 @@ async fn many_messages_under_back_pressure_live_while_they_move() {
 
 /// Guards rule 14.
 #[tokio::test(start_paused = true)]
-async fn a_write_that_fails_is_no_timeout() {
+async fn a_write_that_fails_is_not_a_timeout() {
     for config in [
         TimeoutConfig::builder().jitter(0.0),
         bare().ping_interval(SECOND),
@@ -152,7 +152,7 @@ async fn a_write_that_fails_is_no_timeout() {
 /// can go: whoever flushes is told.
 /// Guards rule 10.
 #[tokio::test(start_paused = true)]
-async fn a_promised_message_is_not_lost_in_silence() {
+async fn a_promised_message_is_not_lost_silently() {
     let (mut server, mut client) = pair(bare().ping_interval(SECOND), 1024).await;
     poll_fn(|cx| server.poll_ready_unpin(cx)).await.unwrap();
     assert!(
@@ -188,7 +188,7 @@ async fn a_message_keeps_its_place_behind_a_ping_that_took_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_after_the_end_has_nothing_to_say() {
+async fn a_flush_after_a_clean_end_succeeds() {
     let (server, mut client) = pair(bare(), 1024).await;
     let (mut sink, mut stream) = server.split();
     sink.send(Message::text("all is flushed")).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_flush_after_the_end_has_nothing_to_say() {
 
 /// Nothing may be said to have left that has not: not when the reader was the one to meet the failure.
 #[tokio::test(start_paused = true)]
-async fn a_flush_or_close_after_a_loss_says_so() {
+async fn a_flush_or_close_after_a_loss_fails() {
     let (read, _kept) = duplex(1024);
     let (write, gone) = duplex(1024);
     drop(gone);
@@ -231,7 +231,7 @@ async fn a_flush_or_close_after_a_loss_says_so() {
 
 /// Guards rule 6.
 #[tokio::test(start_paused = true)]
-async fn a_send_that_was_given_up_is_no_write_that_waits() {
+async fn a_dropped_send_is_not_a_waiting_write() {
     let room = Arc::new(Mutex::new(Room::default()));
     let config = bare().message_timeout(SECOND).build().unwrap();
     let mut socket = wrap(
@@ -296,7 +296,7 @@ async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
 
 /// Guards rule 7.
 #[tokio::test(start_paused = true)]
-async fn a_send_with_a_limit_of_its_own_still_meets_those_of_the_connection() {
+async fn a_send_with_its_own_limit_still_obeys_those_of_the_connection() {
     let (mut server, _client) = pair(bare().message_timeout(SECOND), 64).await;
     let start = now();
     timed_out(

@@ -19,7 +19,7 @@ use crate::support::{MS, bare, frame, over};
 /// beyond the pong timeout: what the runtime has cached of the sockets does not show them.
 /// Guards rule 2.
 #[test]
-fn a_blocked_thread_does_not_cost_a_healthy_peer() {
+fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
     const PEERS: usize = 20;
     let config = bare()
         .ping_interval(100 * MS)
@@ -104,7 +104,7 @@ fn a_blocked_thread_does_not_cost_a_healthy_peer() {
 /// has not heard of the room.
 /// Guards rule 6.
 #[test]
-fn a_blocked_thread_does_not_cost_a_peer_that_reads() {
+fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
     const LENGTH: usize = 15 << 20;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -175,7 +175,7 @@ fn window() -> usize {
 /// While this thread is blocked the peer makes room: what the reactor has not seen is not held against it,
 /// even where the caller allows no time at all.
 #[test]
-fn a_blocked_thread_does_not_cost_a_send_with_a_limit_of_its_own() {
+fn a_blocked_thread_does_not_time_out_a_send() {
     use std::io::Read;
 
     let size = window() * 5 / 4;
@@ -210,7 +210,7 @@ fn a_blocked_thread_does_not_cost_a_send_with_a_limit_of_its_own() {
 /// While this thread is blocked a message comes in good time, which the reactor has not seen.
 /// Guards rule 2.
 #[test]
-fn a_blocked_thread_does_not_cost_a_receive_its_message() {
+fn a_blocked_thread_does_not_time_out_a_receive() {
     use std::io::Write;
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -14,7 +14,7 @@ use ws_timeout::{CloseHandshake, CloseReason, Error, Received, TimeoutConfig};
 use crate::support::{Client, MS, SECOND, bare, live, metered, now, pair, timed_out, took};
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_let_go_when_its_pong_is_overdue() {
+async fn a_silent_peer_is_disconnected_when_its_pong_is_overdue() {
     let config = bare().ping_interval(SECOND).pong_timeout(2 * SECOND);
     let (mut server, mut client) = metered(config).await;
     let start = now();
@@ -39,7 +39,7 @@ async fn a_silent_peer_is_let_go_when_its_pong_is_overdue() {
 
 /// Guards rule 18.
 #[tokio::test(start_paused = true)]
-async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
+async fn a_live_peer_reaches_its_lifetime_and_no_other_limit() {
     let config = TimeoutConfig::builder().jitter(0.0);
     let (mut server, client) = pair(config, 1024).await;
     let client = tokio::spawn(live(client));
@@ -58,7 +58,7 @@ async fn a_living_peer_meets_its_lifetime_and_no_other_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_a_message_an_end_and_a_verdict_are_four_answers() {
+async fn a_receive_returns_a_message_a_timeout_the_end_or_a_verdict() {
     let (mut server, mut client) = pair(bare().idle_timeout(10 * SECOND), 1024).await;
     let start = now();
     assert_eq!(
@@ -86,7 +86,7 @@ async fn a_timeout_a_message_an_end_and_a_verdict_are_four_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_only_sends_meets_its_lifetime() {
+async fn a_program_that_only_sends_reaches_its_lifetime() {
     let (server, client) = pair(bare().connection_timeout(SECOND), 1024).await;
     let client = tokio::spawn(live(client));
     let (mut sink, _stream) = server.split();
@@ -194,7 +194,7 @@ async fn a_drain_closes_within_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_is_to_be_answered_in_its_time() {
+async fn a_probe_must_be_answered_in_time() {
     let (mut server, _client) = pair(bare(), 1024).await;
     assert!(server.recv().now_or_never().is_none());
     server.probe(3 * SECOND);
@@ -243,7 +243,7 @@ async fn bytes_of_a_large_message_are_signs_of_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_trickles_is_cut_off() {
+async fn a_trickling_message_is_aborted() {
     let config = bare().idle_timeout(2 * SECOND).min_data_rate(10);
     let (mut server, mut client) = metered(config).await;
     let upload = tokio::spawn(async move {

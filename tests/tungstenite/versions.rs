@@ -107,7 +107,7 @@ macro_rules! contract {
             }
 
             #[tokio::test(start_paused = true)]
-            async fn a_silent_peer_is_given_up_in_time() {
+            async fn a_silent_peer_is_disconnected_in_time() {
                 let (server, mut client) = duplex(1 << 16);
                 let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
                 let mut server = wrap(config(), Adapter::<Message, _>::new(server));

@@ -165,7 +165,7 @@ async fn a_stopped_client_is_disconnected_in_time_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn a_route_has_limits_of_its_own() {
+async fn a_route_has_its_own_limits() {
     let mut server = Server::start(&[("WS_MESSAGE_TIMEOUT", "0.5")]).await;
     let stuck = server.connect("/ws").await;
     let label = stuck.get_ref().local_addr().unwrap().to_string();
@@ -212,7 +212,7 @@ async fn a_thousand_clients_are_drained_at_sigterm() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_end_does_not_delay_the_end_for_ever() {
+async fn an_endless_request_does_not_delay_the_exit_forever() {
     let server = Server::start(&[("WS_CLOSE_TIMEOUT", "0.1")]).await;
     let mut request = TcpStream::connect(&server.address).await.unwrap();
     request
