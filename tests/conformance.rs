@@ -28,7 +28,7 @@ fn every_case_through_the_oracle() {
     });
 }
 
-/// A disputed case that the policy agrees with is disputed no more.
+/// A disputed case that the policy agrees with is no longer disputed.
 #[test]
 fn the_policy_differs_from_each_disputed_case() {
     let mut agreed = Vec::new();

@@ -4,9 +4,9 @@
 //! cargo run --example drain_rehearsal -- --connections 10000 --within 10
 //! ```
 //!
-//! Checks how the connections ended, whether each closed when it was due, whether that was spread evenly,
-//! and how long everything took. The clients run in a child process. `--within` is in seconds; the limits
-//! come from the environment. Exits with 1 if a check fails.
+//! Checks how the connections ended, whether each closed when it was due, whether that was spread
+//! evenly, and how long everything took. The clients run in a child process. `--within` is in
+//! seconds; the limits come from the environment. Exits with 1 if a check fails.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -44,10 +44,10 @@ const USAGE: &str = "usage: drain_rehearsal [--connections NUMBER] [--within SEC
 /// The fewest connections that show whether they closed evenly.
 const FEWEST: usize = 500;
 
-/// One in so many clients does not answer the Close frame.
+/// One in this many clients does not answer the Close frame.
 const IGNORES_CLOSE: usize = 100;
 
-/// How late anything may be on a machine that is busy with other things.
+/// How late an event may be on a busy machine.
 const ALLOWANCE: Duration = Duration::from_secs(3);
 
 #[tokio::main]
@@ -147,7 +147,7 @@ async fn run(clients: usize, config: TimeoutConfig, within: Duration) -> Result<
     check_instants(&ends, within)
 }
 
-/// Returns how many connections this process may have, and raises its limit of open files for that.
+/// Returns how many connections this process may have, and raises its limit on open files for that.
 fn allowed(wanted: usize) -> Result<usize, Failure> {
     const FOR_THE_REST: usize = 100;
     let needed = wanted.saturating_add(FOR_THE_REST);
@@ -268,14 +268,15 @@ fn check_instants(ends: &[Option<Drained>], within: Duration) -> Result<(), Fail
         "chi-square of these times is {statistic:.1} with {freedom} degrees of freedom; if they are even, \
          one in a thousand exceeds {thousand:.1}, one in a million {million:.1}"
     );
-    // One in a thousand happens to a rehearsal that is run again and again.
+    // A rehearsal that is run many times sees one in a thousand.
     if statistic > million {
         return Err("the connections did not close evenly".into());
     }
     Ok(())
 }
 
-/// Returns how far the counts of equal parts of `within` are from equal, and the degrees of freedom.
+/// Returns how far the counts of equal parts of `within` are from equal, and the degrees of
+/// freedom.
 fn chi_square(waits: &[Duration], within: Duration) -> (f64, usize) {
     let parts = (waits.len() / 50).min(100);
     let mut counts = vec![0_u32; parts];
@@ -290,15 +291,16 @@ fn chi_square(waits: &[Duration], within: Duration) -> (f64, usize) {
     (statistic.sum(), parts - 1)
 }
 
-/// Returns the value that a chi-square exceeds as rarely as a normal variable exceeds `deviations`. This is
-/// Wilson and Hilferty's approximation, which from 9 degrees of freedom is at most three percent too high.
+/// Returns the value that a chi-square exceeds as rarely as a normal variable exceeds `deviations`.
+/// This is Wilson and Hilferty's approximation, which from 9 degrees of freedom is at most three
+/// percent too high.
 fn critical(freedom: usize, deviations: f64) -> f64 {
     let freedom = freedom as f64;
     let part = 2.0 / (9.0 * freedom);
     freedom * (1.0 - part + deviations * part.sqrt()).powi(3)
 }
 
-// ---- the clients, in a process of their own because the files of one process are limited ----
+// ---- the clients, in a separate process because the files of one process are limited ----
 
 struct Clients(Child);
 
@@ -337,7 +339,8 @@ impl Drop for Clients {
     }
 }
 
-/// Connects, says so on the standard output, and waits until the server has closed all connections.
+/// Connects, prints a line on standard output, and waits until the server has closed all
+/// connections.
 async fn be_clients(number: usize, server: SocketAddr) -> Result<(), Failure> {
     // As many as fit into the server's queue.
     const AT_ONCE: usize = 100;

@@ -14,7 +14,7 @@ const NANOSECOND: Duration = Duration::from_nanos(1);
 const TOLERANCE: Duration = Duration::from_secs(3);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A row of the table of deadlines, and a way to get there.
+/// A row of the table of deadlines, and a way to reach it.
 struct Row {
     kind: DeadlineKind,
     peer: bool,
@@ -23,9 +23,9 @@ struct Row {
     opening: bool,
     /// Each is observed and then polled, until `Idle`.
     events: Vec<(Timestamp, Event)>,
-    /// Where it is not `Tick`, this comes at the deadline and makes it.
+    /// If it is not `Tick`, this event comes at the deadline and sets it.
     last: Event,
-    /// `None`: any in the second before, for it is drawn.
+    /// `None`: any instant in the second before, since it is random.
     deadline: Option<Timestamp>,
     due: Action,
 }
@@ -193,7 +193,7 @@ impl Row {
         self.config.stall_tolerance(TOLERANCE)
     }
 
-    /// What a poll before the deadline says, which knows of it unless it is `last` that makes it.
+    /// Returns what a poll before the deadline returns: the deadline, unless `last` sets it.
     fn until(&self, deadline: Timestamp) -> Action {
         Action::Idle {
             until: (self.last == Event::Tick).then_some(deadline),
@@ -360,7 +360,7 @@ fn no_grace_begins_while_a_row_that_had_one_is_due_again() {
         assert_eq!(policy.poll(ms(64_000)), idle_until(67_000));
         assert_eq!(poll(&mut policy, ms(104_000)), verdict);
 
-        // Once the peer was heard, nothing that had a grace is due.
+        // Once something was received from the peer, nothing that had a grace is due.
         let mut policy = waits_for_peer_and_transport();
         assert_eq!(policy.poll(ms(64_000)), idle_until(67_000));
         policy.observe(ms(104_000), Event::Recv);
@@ -457,7 +457,7 @@ fn a_write_that_left_at_once_excuses_nothing_and_one_that_waited_does() {
 fn time_never_runs_backwards() {
     let config = off().idle_timeout(secs(60)).build().unwrap();
     let mut policy = TimeoutPolicy::new(config, SEED, ms(50_000));
-    // An ignored event says what time it is as well.
+    // An ignored event advances the clock too.
     policy.observe(ms(70_000), Event::Opened);
     policy.observe(ms(1), Event::Recv);
     let until = Some(ms(130_000));
@@ -558,7 +558,7 @@ fn the_last_instant() {
     assert_eq!(Timestamp::from_nanos(u64::MAX - 1), Timestamp::MAX);
     assert_eq!(Timestamp::MAX.checked_add(NANOSECOND), None);
 
-    // Whatever begins there never ends.
+    // Whatever begins there never expires.
     let never = Action::Idle { until: None };
     for start in [TimeoutPolicy::new, TimeoutPolicy::opening] {
         let mut policy = start(TimeoutConfig::DEFAULT, SEED, Timestamp::MAX);
@@ -576,7 +576,7 @@ fn the_last_instant() {
         }
     }
 
-    // The last deadline that comes, and the first that does not.
+    // The last deadline that expires, and the first that does not.
     for (length, until) in [(5, Some(Timestamp::MAX)), (6, None)] {
         let config = off()
             .idle_timeout(Duration::from_nanos(length))
@@ -589,7 +589,7 @@ fn the_last_instant() {
         assert_eq!(matches!(last, Action::Close(_)), until.is_some());
     }
 
-    // A look from the beginning straight to the end.
+    // A poll straight from the origin to the last instant.
     let mut policy = TimeoutPolicy::new(TimeoutConfig::DEFAULT, SEED, Timestamp::ZERO);
     let verdict = policy.poll(Timestamp::MAX);
     assert_eq!(verdict, Action::Close(CloseReason::ConnectionTimeout));
@@ -638,7 +638,7 @@ fn a_wait_of_zero_is_a_verdict_at_once() {
     let drained = new().handle(ms(7), Event::Drain { within });
     assert_eq!(drained, Action::Close(CloseReason::Drain));
 
-    // What is heard at the same instant comes before the verdict, if it comes before the poll.
+    // Input received at the deadline counts, if it is observed before the poll.
     let mut policy = new();
     policy.observe(ms(7), Event::Probe { within });
     policy.observe(ms(7), Event::Recv);

@@ -656,11 +656,11 @@ fn unknown_variables_are_warnings() {
         // Two of six characters may differ, three may not.
         ("WS_JXXTER", Some("WS_JITTER")),
         ("WS_JXXXER", None),
-        // A third of the known name, where that is longer; six more characters, and not seven.
+        // A third of the known name, if that is longer; six more characters, but not seven.
         ("WS_PINGINTER", Some("WS_PING_INTERVAL")),
         ("WS_XXXXXXIDLE_TIMEOUT", Some("WS_IDLE_TIMEOUT")),
         ("WS_XXXXXXXIDLE_TIMEOUT", None),
-        // The first words of a name, where nothing is similar.
+        // The first words of a name, if nothing is similar.
         ("WS_PING", Some("WS_PING_INTERVAL")),
         ("WS_heartbeat", Some("WS_HEARTBEAT_INTERVAL")),
         ("WS_MAX", Some("WS_MAX_PING_RATE")),

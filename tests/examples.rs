@@ -1,6 +1,6 @@
 //! Runs the examples as a user would: as programs.
 //!
-//! All but `demo`, which takes longer: `.ci/run` runs it.
+//! All except `demo`, which takes longer: `.ci/run` runs it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tungstenite::{Message, WebSocket};
 
-/// How long a program may take to do what is asked of it.
+/// How long a program may take to do something.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 // ---- echo ----
@@ -622,7 +622,7 @@ fn shutdown_on_a_signal_tells_each_client_why_and_ends_well() {
             assert_eq!(client.read().unwrap(), Message::text("hello"));
         }
 
-        // As a part of the shell it is there even where the program is not.
+        // A builtin of the shell exists even where the program does not.
         let kill = format!("kill {signal} {}", server.program.0.id());
         let killed = Command::new("sh").args(["-c", &kill]).status();
         assert!(killed.unwrap().success());
@@ -631,7 +631,7 @@ fn shutdown_on_a_signal_tells_each_client_why_and_ends_well() {
                 panic!("no Close frame after {signal}");
             };
             assert_eq!(u16::from(close.code), 1001, "{signal}");
-            // Sends the answer.
+            // This sends the reply.
             assert!(client.read().is_err());
         }
         let last = server.out.recv_timeout(PATIENCE).unwrap();
@@ -828,9 +828,9 @@ fn the_table_of_the_readme_is_what_compare_prints() {
 /// A client, and its input.
 struct Typist {
     program: Program,
-    /// What it prints, line by line.
+    /// The lines that it prints.
     events: Receiver<String>,
-    /// What it logs, line by line.
+    /// The lines that it logs.
     log: Receiver<String>,
 }
 
@@ -863,7 +863,7 @@ impl Typist {
         wait_for(text, &self.log);
     }
 
-    /// How it ends, after it has said its last.
+    /// Returns its exit status, after its last output.
     fn status(mut self) -> ExitStatus {
         let more = self.events.recv_timeout(PATIENCE);
         assert_eq!(more, Err(RecvTimeoutError::Disconnected));
@@ -875,9 +875,9 @@ impl Typist {
 struct Server {
     program: Program,
     address: String,
-    /// What it logs, line by line.
+    /// The lines that it logs.
     log: Receiver<String>,
-    /// What else it prints.
+    /// The other lines that it prints.
     out: Receiver<String>,
 }
 
@@ -923,7 +923,7 @@ fn wait_for(text: &str, log: &Receiver<String>) {
     }
 }
 
-/// Runs an example to its end: the status, what it printed, and what it complained of.
+/// Runs an example to its end. Returns the status, the standard output and the standard error.
 fn run(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
     wait_for_end(Program::start(name, arguments, variables))
 }
@@ -937,11 +937,12 @@ fn wait_for_end(mut program: Program) -> (ExitStatus, String, String) {
     (program.0.wait().unwrap(), out, err)
 }
 
-/// A running example, which does not outlive its test.
+/// A running example, which is killed when its test ends.
 struct Program(Child);
 
 impl Program {
-    /// Starts a built example in an environment in which nothing configures it but `variables`.
+    /// Starts a built example, configured only by `variables` and not by the environment of the
+    /// test.
     fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(program(name));
         for (inherited, _) in std::env::vars_os() {
@@ -980,7 +981,7 @@ fn program(name: &str) -> PathBuf {
     program
 }
 
-/// The lines of a pipe as they come.
+/// Returns the lines of a pipe as they arrive.
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (send, receive) = channel();
     thread::spawn(move || {
@@ -991,7 +992,7 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     receive
 }
 
-/// All of a pipe, once it has ended.
+/// Returns everything from a pipe, once it has ended.
 fn whole(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (send, receive) = channel();
     thread::spawn(move || {

@@ -22,10 +22,10 @@ use ws_timeout::{
     Timestamp,
 };
 
-/// How many connections a case has at most.
+/// The most connections in a case.
 const MOST: usize = 8;
 
-/// Each case is a string of bytes for what happens, and one for whom it happens to.
+/// Each case is a string of bytes for the calls, and one for their connections.
 #[test]
 fn a_fleet_decides_what_single_policies_decide() {
     let bytes = (
@@ -81,8 +81,8 @@ fn a_fleet_decides_what_single_policies_decide() {
     });
 }
 
-/// Many connections, and writes that bring deadlines nearer all the time: buckets overflow, and what
-/// became stale is tidied up.
+/// Many connections, and writes that bring deadlines nearer all the time: buckets overflow, and
+/// stale entries are removed.
 #[test]
 fn a_crowd_decides_what_single_policies_decide() {
     for_all(2, any::<u64>(), |seed| {
@@ -152,7 +152,7 @@ fn every_conformance_case_through_a_fleet_of_one() {
             continue;
         }
         for case in cases::read(&std::fs::read_to_string(&path).unwrap()).unwrap() {
-            // A fleet is polled by whoever has read everything.
+            // A driver polls a fleet only after it has read everything.
             if case.polls_unread() {
                 continue;
             }
@@ -261,7 +261,7 @@ fn a_removed_connection_drops_its_configuration() {
     assert_eq!(Arc::strong_count(&config), 1);
 }
 
-/// A fleet, and a policy for each of its connections; whatever is done is done to both.
+/// A fleet, and a policy for each of its connections; each call is made to both.
 struct Both {
     fleet: Fleet,
     singles: BTreeMap<FleetKey, Single>,
@@ -366,7 +366,8 @@ impl Both {
         self.check_next_deadline();
     }
 
-    /// Polls both until nothing is due. If the pings are flushed at once, that is observed in between.
+    /// Polls both until nothing is due. If the pings are flushed at once, that is observed in
+    /// between.
     fn poll(&mut self, now: Timestamp, flushes: bool) {
         self.latest = self.latest.max(now);
         let now_of_singles = self.latest;
@@ -393,7 +394,7 @@ impl Both {
             }
             decided.push((key, action));
         }
-        // Which connection comes first is open; what one is told is not.
+        // The order of the connections is unspecified, the action of each is not.
         decided.sort_by_key(|&(key, _)| key);
         assert_eq!(decided, expected, "at {now}");
         assert_eq!(self.fleet.poll(now), None);
@@ -402,7 +403,7 @@ impl Both {
         self.compare();
     }
 
-    /// Goes from each of the fleet's deadlines to the next.
+    /// Advances from each of the fleet's deadlines to the next.
     fn walk(&mut self, steps: usize) {
         self.poll(self.latest, true);
         for _ in 0..steps {
@@ -445,7 +446,8 @@ impl Both {
     }
 }
 
-/// Plays a conformance case. What a fleet does not say, `Idle` and an `Abort` again, a policy says.
+/// Plays a conformance case. The policy supplies what a fleet does not return: `Idle`, and a
+/// repeated `Abort`.
 struct FleetOfOne {
     fleet: Fleet,
     key: FleetKey,
@@ -520,7 +522,7 @@ where
     });
     match done {
         Ok(()) => {}
-        // Once more by itself, for its own message and backtrace.
+        // Run it once more alone, for its own message and backtrace.
         Err(TestError::Fail(reason, input)) => {
             test(input);
             panic!("{reason}");
@@ -529,7 +531,7 @@ where
     }
 }
 
-/// Cheap random numbers that the seed of a case decides.
+/// Cheap random numbers, determined by the seed of a case.
 struct Dice(u64);
 
 impl Dice {

@@ -22,7 +22,7 @@ fn fleet_million_reports_what_it_costs() {
         "{last}"
     );
     assert!(bytes.parse::<u64>().is_ok(), "{last}");
-    // One ping in 22.5 to 25 seconds for each.
+    // Each connection is pinged every 22.5 to 25 seconds.
     let pings = text
         .lines()
         .rev()

@@ -1,5 +1,5 @@
-//! Runs the programs of the guide as doc tests, with what only they depend on, and compares its lines of
-//! the log with real ones.
+//! Runs the programs of the guide as doc tests, with their own dependencies, and compares the
+//! guide's log lines with real ones.
 
 #[doc = include_str!("../docs/GUIDE.md")]
 pub mod guide {}

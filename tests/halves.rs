@@ -1,5 +1,6 @@
-//! The two halves of a socket in two tasks on two threads, over channels that are mostly full: whoever waits
-//! is woken, and what was sent arrives, in order. For long: `HALVES_ROUNDS=100 cargo test --release --test halves`.
+//! The two halves of a socket in two tasks on two threads, over channels that are mostly full: a
+//! half that waits is woken, and everything that was sent arrives, in order. To run it for longer:
+//! `HALVES_ROUNDS=100 cargo test --release --test halves`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,7 +19,7 @@ type Error = PollSendError<Message>;
 
 const MESSAGES: u32 = 2000;
 
-/// One end of two channels. Each wakes the task that waits for it, and no other.
+/// One end of two channels. Each wakes only the task that waits for it.
 struct Ends {
     sending: PollSender<Message>,
     reading: mpsc::Receiver<Message>,
@@ -75,7 +76,7 @@ fn halves_on_two_threads_wake_each_other_and_lose_nothing() {
         .unwrap();
     for round in 0..rounds {
         for capacity in [1, 2, 5] {
-            // Without pings no alarm rings, which would wake whoever was forgotten.
+            // Without pings no alarm fires, which would hide a missing wake-up.
             for pings in [false, true] {
                 runtime.block_on(talk(round, capacity, pings));
             }
@@ -119,7 +120,7 @@ async fn talk(round: u64, capacity: usize, pings: bool) {
     else {
         panic!("hangs: round {round}, room for {capacity}, pings {pings}");
     };
-    // None of them goes before all have what they waited for.
+    // None of them is dropped before all are done.
     far_has_read.unwrap();
     drop((sending.unwrap(), reading.unwrap(), far_sending.unwrap()));
     draining.await.unwrap();

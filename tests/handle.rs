@@ -1,4 +1,5 @@
-//! Handles to sockets that other tasks own, the connections of a whole server, and what observers are told.
+//! Handles to sockets that other tasks own, the connections of a server, and what observers
+//! receive.
 #![expect(
     clippy::disallowed_methods,
     reason = "tokio's paused clock measures a drain"
@@ -209,7 +210,7 @@ async fn a_server_knows_its_connections_and_drains_them() {
     let took = begun.elapsed();
     assert!(took > 9 * SECOND && took <= 10 * SECOND, "{took:?}");
 
-    // Whoever comes now is drained too.
+    // A connection that begins now is drained too.
     let (socket, client) = pair(&timeouts).await;
     answers(client);
     let late = timeout(10 * SECOND, read_to_end(socket)).await;
@@ -420,7 +421,7 @@ fn close_within(seconds: u32) -> TimeoutConfig {
     config.build().unwrap()
 }
 
-/// What follows from [`request_everything`], in order.
+/// The steps that [`request_everything`] causes, in order.
 const EVERYTHING: [&str; 4] = ["close within 7s", "probe 2s", "drain 1s", "close_start"];
 
 fn request_everything(handle: &ws_timeout::Handle) {
@@ -459,7 +460,7 @@ async fn either_half_carries_requests_out_in_order() {
             .now_or_never()
             .expect("answered by the same pass");
         assert_eq!(status.phase, Phase::Closing);
-        // Once, whatever else is asked for.
+        // Once only, whatever else is requested.
         let mut again = pin!(handle.status());
         assert!(again.as_mut().now_or_never().is_none());
         pass().await;
@@ -532,7 +533,7 @@ async fn after_the_end_each_request_fails() {
     assert_eq!(handle.remaining_lifetime().await, None);
 }
 
-/// Other threads request and ask while a pass is under way; here the observer does.
+/// Other threads make requests while a pass is under way; here the observer does.
 ///
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
@@ -592,7 +593,7 @@ async fn an_answer_wakes_the_task_that_last_polled_the_status_request() {
     );
     assert!(poll_with(&waker, &mut kept) && poll_with(&waker, &mut moved));
 
-    // What nobody waits for any more keeps no waker, though nobody polls the socket.
+    // A dropped status request keeps no waker, even if no task polls the socket.
     let marker = Arc::new(());
     let held = marker.clone();
     let waker = OnWake::waker(move || _ = &held);
@@ -603,7 +604,7 @@ async fn an_answer_wakes_the_task_that_last_polled_the_status_request() {
     drop(question);
     assert_eq!(Arc::strong_count(&marker), 1);
 
-    // The end answers all, and holds no lock while it wakes.
+    // The end answers all of them, and holds no lock while it wakes tasks.
     let woken = Arc::new(Mutex::new(0));
     let (counted, asked) = (woken.clone(), handle.clone());
     let waker = OnWake::waker(move || *counted.lock().unwrap() += u32::from(asked.has_ended()));
@@ -730,7 +731,7 @@ async fn the_end_is_the_last_step_of_each_connection() {
     assert!(recorder.verdicts().is_empty());
 }
 
-/// Runs connections that end with a verdict each, and returns why.
+/// Runs connections that each end with a verdict, and returns the reasons.
 async fn end_in_many_ways(timeouts: &Timeouts) -> Vec<CloseReason> {
     let (socket, client) = pair(timeouts).await;
     let socket = socket.with_label("a \"b\" \\ \n c");
@@ -937,7 +938,7 @@ async fn a_trace_contains_the_whole_configuration() {
     }
 }
 
-/// Keeps nothing, and fails if it is given a step.
+/// Keeps nothing, and fails if it receives a step.
 struct WithoutSteps;
 
 impl Observer for WithoutSteps {

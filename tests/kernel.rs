@@ -1,4 +1,5 @@
-//! A socket asks the kernel before a verdict: what the runtime does not know of, it reads and writes.
+//! A socket asks the kernel before a verdict: it reads and writes what the runtime does not know
+//! of.
 #![cfg(unix)]
 
 mod common;
@@ -37,7 +38,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A socket whose runtime never learns that there is something to read.
 struct Unaware {
     socket: UnixStream,
-    /// Each read finds a message of a peer that never pauses instead, and nothing of the socket's.
+    /// Whether each read finds a message of a peer that never pauses instead, and nothing of the
+    /// socket.
     endless: bool,
     /// Whether the runtime learns of room.
     knows_room: bool,
@@ -126,7 +128,8 @@ fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdict {
     }
 }
 
-/// Asserts that it took as long, and the millisecond that tokio's timer adds, but no turns of the reactor.
+/// Asserts that it took `expected`, plus the millisecond that tokio's timer adds, but no turns of
+/// the reactor.
 #[track_caller]
 fn took(since: Instant, expected: Duration) {
     let elapsed = since.elapsed();
@@ -163,7 +166,7 @@ async fn an_answer_that_the_runtime_does_not_know_of_counts() {
     let client = peer.join().unwrap();
     let verdict = timed_out(server.recv().await);
     assert_eq!(verdict.status.pongs_received, 1, "{verdict}");
-    // The answer was read when the first verdict was due, and the next ping asked for at once.
+    // The answer was read when the first verdict was due, and the next ping requested at once.
     took(start, 5 * SECOND);
     drop(client);
 }
@@ -201,7 +204,7 @@ async fn a_missing_handshake_times_out_without_delay() {
     took(start, SECOND);
 }
 
-/// It may be waiting for something other than the transport.
+/// The handshake may be waiting for something other than the transport.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_does_not_read_times_out_after_turns() {
@@ -216,7 +219,7 @@ async fn a_handshake_that_does_not_read_times_out_after_turns() {
     assert!(start.elapsed() >= SECOND + 15 * MS);
 }
 
-/// A server's opening handshake, which has a second, and the transport of its client.
+/// A server's opening handshake, with a timeout of a second, and the transport of its client.
 fn opening(
     unaware: fn(UnixStream) -> Unaware,
 ) -> (
@@ -252,7 +255,7 @@ async fn a_peer_that_reads_nothing_times_out_without_delay() {
     let start = now();
     let verdict = timed_out(server.send(Message::binary(vec![0; LARGE])).await);
     assert_eq!(verdict.reason, CloseReason::MessageTimeout);
-    // The kernel takes what there is room for after a second, and nothing after another.
+    // The kernel accepts what there is room for after a second, and nothing after another.
     took(start, 2 * SECOND);
     drop(client);
 }
@@ -279,7 +282,7 @@ async fn a_peer_that_never_pauses_times_out_once_its_backlog_is_read() {
     assert!((17..40).contains(&messages_after), "{messages_after}");
 }
 
-/// Fragments of one message fill the kernel, and the runtime knows of none of them.
+/// Fragments of one message fill the kernel's buffer, and the runtime knows of none of them.
 /// Guards rule 23.
 #[tokio::test(start_paused = true)]
 async fn a_transport_that_asks_yields_too() {
@@ -307,8 +310,8 @@ async fn a_transport_that_asks_yields_too() {
     assert_eq!(most, 4 * READ_BUFFER);
 }
 
-/// When the receive clock has run out, a read finds bytes enough for twelve seconds, and another one a
-/// ping.
+/// When the receive clock has expired, a read finds enough bytes for twelve seconds, and another
+/// read a ping.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_were_read_before_a_ping_count() {
@@ -346,7 +349,7 @@ async fn bytes_that_were_read_before_a_ping_count() {
     assert_eq!(server.status().partial_bytes, 3216);
 }
 
-/// A socket that has nothing, whose runtime finds these bytes, a read each.
+/// A socket without data, whose runtime finds these bytes, one chunk per read.
 struct Script {
     socket: UnixStream,
     reads: Arc<Mutex<VecDeque<Vec<u8>>>>,
@@ -392,7 +395,7 @@ impl AsyncWrite for Script {
     }
 }
 
-/// With TLS there is a second meter above, which must not take the backlog for read.
+/// With TLS there is a second meter above, which must not count the backlog as read.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn an_answer_behind_a_backlog_counts_with_two_meters() {

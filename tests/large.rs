@@ -1,4 +1,5 @@
-//! Messages that take longer than any limit on silence, over a metered transport, on tokio's paused clock.
+//! Messages that take longer than any limit on silence, over a metered transport, on tokio's paused
+//! clock.
 
 #[path = "common/exact.rs"]
 mod exact;
@@ -20,8 +21,8 @@ type Guarded = TimeoutSocket<WebSocketStream<Metered<DuplexStream>>, Timer>;
 const SIZE: usize = 100_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A guarded server with the limits of every day, but no end to the life of a connection and to the size of
-/// a message, and the bare transport of its client.
+/// A `TimeoutSocket` of a server with usual limits, but without limits on the lifetime of a
+/// connection and the size of a message, and the bare transport of its client.
 async fn server(evidence: PongEvidence) -> (Guarded, DuplexStream) {
     let config = TimeoutConfig::builder()
         .no_connection_timeout()
@@ -41,7 +42,7 @@ async fn server(evidence: PongEvidence) -> (Guarded, DuplexStream) {
     (wrap(config, socket).with_meter(meter), client)
 }
 
-/// Sends a message of [`SIZE`], in pieces so large and so often, and reads the pings meanwhile.
+/// Sends a message of [`SIZE`], a `piece` after each `pause`, and reads the pings meanwhile.
 async fn upload(client: DuplexStream, piece: usize, pause: Duration) {
     let (mut pings, mut client) = split(client);
     tokio::spawn(async move { copy(&mut pings, &mut sink()).await });
@@ -82,7 +83,7 @@ async fn a_hundred_megabytes_arrive_at_ten_kilobytes_a_second() {
     arrives(10_000, SECOND).await;
 }
 
-/// Almost five days.
+/// This takes almost five days.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_megabytes_arrive_just_above_the_minimum_rate() {
     arrives(2410, 10 * SECOND).await;
@@ -105,7 +106,8 @@ async fn a_hundred_megabytes_that_trickle_are_aborted() {
     }
 }
 
-/// Where only a pong is an answer, a message that holds it up for longer than the timeout costs the connection.
+/// If only a pong is an answer, a message that delays it for longer than the timeout ends the
+/// connection.
 #[tokio::test(start_paused = true)]
 async fn where_only_a_pong_counts_a_long_message_answers_no_ping() {
     let (mut server, client) = server(PongEvidence::Pong).await;
@@ -117,8 +119,8 @@ async fn where_only_a_pong_counts_a_long_message_answers_no_ping() {
     client.abort();
 }
 
-/// The write waits for minutes in all, and `message_timeout` is a second: the connection lives as long as
-/// bytes move.
+/// The write waits for minutes in total, while `message_timeout` is a second: the connection stays
+/// open as long as bytes move.
 #[tokio::test(start_paused = true)]
 async fn a_large_message_is_sent_as_slowly_as_the_peer_reads() {
     const SIZE: usize = 20_000_000;
@@ -138,7 +140,7 @@ async fn a_large_message_is_sent_as_slowly_as_the_peer_reads() {
     let start = server.status().age;
     server.send(Message::binary(vec![7; SIZE])).await.unwrap();
     assert!(server.status().age - start > 180 * SECOND);
-    // The message, its header, and the pings that went behind it.
+    // The message, its header, and the pings that followed it.
     let pings = server.status().pings_sent as usize;
     drop(server);
     assert_eq!(reader.await.unwrap(), SIZE + 10 + 10 * pings);

@@ -1,4 +1,4 @@
-//! What the log says of a connection: at which level, in which words, with which key-values.
+//! What the log contains about a connection: levels, words and key-values.
 
 #[path = "common/exact.rs"]
 mod exact;
@@ -126,7 +126,7 @@ async fn a_verdict_without_a_close_frame_has_no_code() {
         .ping_interval(20 * SECOND)
         .pong_timeout(10 * SECOND);
     let (mut socket, _client) = pair("choked", config).await;
-    // The ping leaves, and then the transport is full.
+    // The ping is sent, and then the transport is full.
     let ping = socket.recv_timeout(21 * SECOND).await;
     assert_eq!(ping.unwrap(), Received::TimedOut);
     let large = Message::text("x".repeat(1000));
@@ -329,7 +329,7 @@ async fn a_verdict_of_the_first_poll_follows_the_opening() {
     assert_eq!(events, ["opened", "verdict", "closed"]);
 }
 
-/// Nothing but `message_timeout` of a second.
+/// Every limit off except a `message_timeout` of a second.
 fn builder() -> TimeoutConfigBuilder {
     TimeoutConfig::builder()
         .message_timeout(SECOND)
@@ -344,7 +344,7 @@ async fn pair(label: &str, config: TimeoutConfigBuilder) -> (Guarded, Client) {
     pair_over(64, label, config).await
 }
 
-/// A connection and its client, over a transport of so many bytes in each direction.
+/// A connection and its client, over a transport of `room` bytes in each direction.
 async fn pair_over(room: usize, label: &str, config: TimeoutConfigBuilder) -> (Guarded, Client) {
     Collected::begin();
     let (server, client) = duplex(room);
@@ -354,14 +354,14 @@ async fn pair_over(room: usize, label: &str, config: TimeoutConfigBuilder) -> (G
     (server.with_label(label), client)
 }
 
-/// A connection whose client says nothing but what answers a Close frame.
+/// A connection whose client sends nothing except its reply to a Close frame.
 async fn silent(label: &str, config: TimeoutConfigBuilder) -> Guarded {
     let (server, mut client) = pair(label, config).await;
     tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
     server
 }
 
-/// The text of the verdict on one connection.
+/// Returns the text of the verdict on one connection.
 #[track_caller]
 fn said_of(label: &str) -> String {
     let all = lines_of(label);
@@ -371,7 +371,7 @@ fn said_of(label: &str) -> String {
     verdict.unwrap().text
 }
 
-/// The lines of one connection, but those of its pings.
+/// Returns the lines of one connection, except those of its pings.
 #[track_caller]
 fn lines<const COUNT: usize>(label: &str) -> [Line; COUNT] {
     let own = lines_of(label);
@@ -408,7 +408,7 @@ static COLLECTED: Collected = Collected(Mutex::new(Vec::new()));
 
 impl Collected {
     fn begin() {
-        // Another test may have done so.
+        // Another test may have set the logger.
         if log::set_logger(&COLLECTED).is_ok() {
             log::set_max_level(LevelFilter::Debug);
         }

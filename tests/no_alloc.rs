@@ -1,6 +1,6 @@
 //! SPEC C1: the policy does not allocate.
 //!
-//! It is alone here because it replaces the allocator. Overflows panic where tests are built in debug.
+//! It has its own binary because it replaces the allocator. Overflows panic in debug builds.
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod oracle;
@@ -36,7 +36,7 @@ fn c1_no_panic_and_no_allocation() {
     });
 }
 
-/// What has nothing to drop owns no heap, so it never grows.
+/// A type that has nothing to drop owns no heap memory, so it never grows.
 #[test]
 fn c1_memory_is_constant() {
     assert!(!needs_drop::<TimeoutPolicy>());

@@ -1,15 +1,15 @@
 //! The policy does what the reference and the oracle do, and each claim of `docs/SPEC.md` holds.
 //!
-//! Ten million random calls, which take less than a minute on two cores, are made by
+//! To make ten million random calls, which takes less than a minute on two cores:
 //!
 //! ```sh
 //! ORACLE_STEPS=10000000 cargo test --release --test properties policy_equals_oracle -- --nocapture
 //! ```
 //!
-//! The cases are the same in each run. `ORACLE_TIMES=100` in the same place gives each property a
+//! The cases are the same in each run. `ORACLE_TIMES=100` in its place gives each property a
 //! hundred times as many random ones.
 //!
-//! The claim C1 has a test binary of its own, `no_alloc`, for it counts what is allocated.
+//! Claim C1 has its own test binary, `no_alloc`, because it counts allocations.
 
 mod common;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
@@ -40,7 +40,7 @@ fn policy_equals_oracle() {
     }
 }
 
-/// Makes so many random calls on all cores.
+/// Makes this many random calls, on all cores.
 fn random_calls(wanted: u64) {
     let calls = AtomicU64::new(0);
     let cases = AtomicU64::new(0);
@@ -59,7 +59,7 @@ fn random_calls(wanted: u64) {
     println!("policy, reference and oracle agreed on {calls} calls in {cases} cases");
 }
 
-/// The bytes of the case of that number.
+/// Returns the bytes of the case with this number.
 fn random_bytes(number: u64) -> Vec<u8> {
     let mut dice = Dice::new(number);
     (0..HEADER + 400 * STEP)
@@ -218,7 +218,7 @@ fn c6_pings_are_rare_and_single() {
 /// SPEC C7.
 #[test]
 fn c7_a_peer_that_answers_is_never_aborted() {
-    /// The latest ping, from when `poll` asked for it.
+    /// The latest ping, from when a poll requested it.
     #[derive(Clone, Copy)]
     struct Latest {
         id: PingId,
@@ -229,7 +229,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
 
     let unfit = |what: What| is_set_config(what) || is_probe(what) || what.is_deadly();
     for_all(512, (calls_but(unfit), any::<u64>()), |(mut case, seed)| {
-        // Calls that avoid the verdicts of this policy would avoid a wrong one, too.
+        // Calls that avoid the verdicts of this policy would avoid a wrong one too.
         case.careful = false;
         let config = case.recipes[0].config();
         let (evidence, timeout) = (config.pong_evidence(), config.pong_timeout());
@@ -249,7 +249,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
             let answer_by = answer_by.filter(|&by| !heard && by <= next)?;
             let time_left = answer_by.saturating_duration_since(now.get()).as_nanos() as u64;
             let when = Timestamp::from_nanos(now.get().as_nanos() + dice.all_or_less(time_left));
-            // A write that has to wait, and then leaves, gives the peer more time.
+            // A write that has to wait, and is then sent, gives the peer more time.
             if dice.below(2) == 0 {
                 write_ends = Some(dice.one_of(&[Event::SendOk, Event::Flushed]));
                 return Some((when, Call::Observe(Event::SendStart)));
@@ -342,7 +342,7 @@ fn c8_a_silent_peer_is_detected_in_time() {
     });
 }
 
-/// How long something may take, not counting what its polls were late.
+/// How long something may take, without the lateness of polls.
 struct Patience {
     since: Timestamp,
     bound: Duration,
@@ -358,7 +358,7 @@ impl Patience {
         }
     }
 
-    /// It has not come by `now`, so its time must not be over.
+    /// The event has not come by `now`, so its time must not be over.
     fn still_waits(&mut self, now: Timestamp, late: Duration) {
         self.late += late;
         assert!(now.saturating_duration_since(self.since) < self.bound + self.late);
@@ -370,7 +370,7 @@ impl Patience {
     }
 }
 
-/// SPEC C9, of sends that leave at once and of those that wait.
+/// SPEC C9, for sends that complete at once and those that wait.
 #[test]
 fn c9_own_sends_that_leave_at_once_delay_no_verdict() {
     use DeadlineKind as Kind;
@@ -449,8 +449,8 @@ fn c9_a_busy_sender_detects_a_silent_peer_as_soon() {
     });
 }
 
-/// SPEC C9, of a transport that takes too few bytes: while a ping waits behind the write, and while
-/// one is in flight.
+/// SPEC C9, for a transport that accepts too few bytes: while a ping waits behind the write, and
+/// while one is in flight.
 #[test]
 fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
     let cases = (2_u32..100_000, 10_u64..60_000, any::<bool>(), any::<u64>());
@@ -472,7 +472,8 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
         driver.handle(start, Event::SendStart);
         let mut taken = 0;
         while driver.policy.phase() == Phase::Open {
-            // Half the rate at most takes up to half of the time that it should buy.
+            // At half the rate at most, the bytes take up to half of the time that they should
+            // earn.
             let waited = driver.now.saturating_duration_since(start);
             assert!(waited < timeout * 2, "the transport goes on for {waited:?}");
             let allowed = (waited.as_nanos() * u128::from(rate) / 2_000_000_000) as u64 - taken;
@@ -556,7 +557,8 @@ fn c11_every_limited_phase_ends() {
                     }
                     Action::Close(_) | Action::Abort(_) => continue,
                 };
-                // The heart may beat each nanosecond, and a peer that answers be pinged each millisecond.
+                // Polls may be a nanosecond apart, and a peer that answers may be pinged each
+                // millisecond.
                 let next = policy.next_deadline().map_or(until, |due| due.max(until));
                 let left = policy.remaining_lifetime(next).unwrap_or_default();
                 let late = dice.up_to(left.as_nanos() as u64 / 8) * u64::from(peer_lives);
@@ -600,7 +602,7 @@ fn c12_nothing_that_a_peer_sends_delays_other_verdicts() {
     });
 }
 
-/// The same for whole lives, stalls included, where nothing depends on hearing the peer.
+/// The same for whole connections, stalls included, where nothing depends on hearing from the peer.
 #[test]
 fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
     for_all(
@@ -665,7 +667,7 @@ fn c14_a_peer_that_answers_is_never_idle_however_late_the_polls_are() {
                 // The driver reads it when it arrives, or before it polls.
                 driver.policy.observe(dice.one_of(&[at, next]), event);
             }
-            // The resume that made a poll late may have the driver probe.
+            // The resume that made a poll late may cause the driver to probe.
             let probe = Event::Probe {
                 within: Duration::from_secs(1 << 40),
             };
@@ -732,7 +734,7 @@ fn c14_a_peer_that_answers_is_never_idle_however_late_the_flushes_are() {
     assert!(late.get() > 100, "only {} flushes were late", late.get());
 }
 
-/// Late polls excuse a dead peer for no longer than they were late.
+/// Late polls excuse a dead peer for no longer than their lateness.
 #[test]
 fn c14_a_dead_peer_ends_in_its_bound_however_late_the_polls_are() {
     for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
@@ -759,7 +761,7 @@ fn c14_a_dead_peer_ends_in_its_bound_however_late_the_polls_are() {
     });
 }
 
-/// SPEC C15, of a missing pong or an unanswered probe.
+/// SPEC C15, for a missing pong or an unanswered probe.
 #[test]
 fn c15_no_verdict_for_an_answer_before_the_ping_has_left() {
     for_all(256, calls_but(is_set_config), |case| {
@@ -782,8 +784,8 @@ fn c15_no_verdict_for_an_answer_before_the_ping_has_left() {
     });
 }
 
-/// The same behind an upload: a `Probe` that made its ping due runs from the flush of that ping, or
-/// from the last progress of a write that has to wait.
+/// The same behind an upload: a `Probe` that made its ping due counts from the flush of that ping,
+/// or from the last progress of a write that has to wait.
 #[test]
 fn c15_a_probe_runs_from_when_its_ping_has_left() {
     let limit = || proptest::option::of(1_u64..10_000);
@@ -798,7 +800,7 @@ fn c15_a_probe_runs_from_when_its_ping_has_left() {
         let mut driver = Driver::new(config.build().expect("sound"), seed);
         driver.handle(driver.now, Event::SendStart);
         driver.handle(driver.now, Event::Probe { within });
-        // When the ping was asked for or flushed, or when its clock last restarted.
+        // When the ping was requested or flushed, or when its clock last restarted.
         let mut since = driver.now;
         while driver.policy.phase() == Phase::Open {
             let before = driver.policy.clone();
@@ -837,7 +839,7 @@ fn c15_a_probe_runs_from_when_its_ping_has_left() {
     });
 }
 
-/// SPEC C15, of silence: the time in which the first ping of a silence was overdue does not count.
+/// SPEC C15, for silence: the time by which the first ping of a silence was overdue does not count.
 #[test]
 fn c15_silence_does_not_count_while_its_first_ping_is_overdue() {
     for_all(512, (asking_config(), any::<u64>()), |(config, seed)| {
@@ -973,8 +975,8 @@ fn tame_case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// A configuration of such a case, in which no heart beats and no ping goes out that need not be
-/// answered: they would only be many.
+/// A configuration of such a case, without heartbeats and without pings that need no answer: there
+/// would only be many of them.
 fn tame_config() -> impl Strategy<Value = TimeoutConfig> {
     tame_case().prop_map(|case| {
         let config = case.recipes[0].config();
@@ -987,8 +989,9 @@ fn tame_config() -> impl Strategy<Value = TimeoutConfig> {
     })
 }
 
-/// Configurations of scope `inbound` that ask a silent peer before it is idle. `idle_timeout` is at
-/// most 21 times `ping_interval`, because without a `pong_timeout` the pings go on until then.
+/// Configurations of scope `inbound` that ping a silent peer before it is idle. `idle_timeout` is
+/// at most 21 times `ping_interval`, because without a `pong_timeout` the pings continue until
+/// then.
 fn asking_config() -> impl Strategy<Value = TimeoutConfig> {
     let limits = (tame_config(), 1_u64..100_000_000_000, 1_u64..=20 * 256);
     limits.prop_map(|(config, ping, more)| {
@@ -1067,7 +1070,7 @@ fn everything_but_a_close(policy: &TimeoutPolicy) -> [Event; 7] {
     ]
 }
 
-/// The kind of poll that the call was, once more.
+/// Repeats the poll of the call.
 fn poll_again(policy: &mut TimeoutPolicy, now: Timestamp, call: Call) -> Action {
     match call {
         Call::PollUnread => policy.poll_unread(now),
@@ -1081,15 +1084,15 @@ fn nanos(length: Duration) -> u128 {
 
 // ---- a driver of a connection ----
 
-/// Drives a policy as an adapter would: polls after each event, does what it is told, and looks again
-/// when it is told to.
+/// Drives a policy as an adapter would: polls after each event and at each `until`, and carries out
+/// the actions.
 struct Driver {
     policy: TimeoutPolicy,
     now: Timestamp,
     until: Option<Timestamp>,
     /// The ping that is to be written.
     unsent: Option<PingId>,
-    /// By how much each look is late; a slow host has to let go of its dead peers as well.
+    /// How late each poll is; a slow host must disconnect its dead peers too.
     slowness: u64,
 }
 
@@ -1107,7 +1110,7 @@ impl Driver {
         driver
     }
 
-    /// Gives by how much the poll was late.
+    /// Returns how late the poll was.
     fn handle(&mut self, now: Timestamp, event: Event) -> Duration {
         let late = self
             .until
@@ -1152,7 +1155,7 @@ impl Driver {
         })
     }
 
-    /// Takes a step with a peer that talks at the end of it.
+    /// Takes a step at whose end the peer sends something.
     fn live(&mut self, dice: &mut Dice) {
         self.be_alone(dice);
         let pong = Event::Pong(Some(self.policy.ping_id(self.policy.pings_sent())));
@@ -1160,8 +1163,8 @@ impl Driver {
         self.handle(self.now, dice.one_of(&said));
     }
 
-    /// Takes a step without a peer: looks when told to, or too late, or has something to send before.
-    /// Gives the event, and by how much its poll was late.
+    /// Takes a step without a peer: polls when due, or too late, or has something to send before.
+    /// Returns the event, and how late its poll was.
     fn be_alone(&mut self, dice: &mut Dice) -> (Event, Duration) {
         let until = self.until.map_or(self.now.as_nanos(), Timestamp::as_nanos);
         let ahead = until - self.now.as_nanos();
@@ -1189,7 +1192,7 @@ impl Driver {
     }
 }
 
-/// Cheap random numbers that the seed of a case decides.
+/// Cheap random numbers, determined by the seed of a case.
 struct Dice(u64);
 
 impl Dice {

@@ -1,8 +1,8 @@
-//! Replays the seed files of the fuzz targets on stable, without a fuzzer: those of `policy` against the
-//! reference and the oracle, those of `from_vars` through the target's own code.
+//! Replays the seed files of the fuzz targets on stable, without a fuzzer: those of `policy`
+//! against the reference and the oracle, those of `from_vars` through the target's own code.
 //!
-//! The seeds of `policy` are binary, so their readable source is here. After a change, write the files
-//! again:
+//! The seeds of `policy` are binary, so their readable source is here. After a change, write the
+//! files again:
 //!
 //! ```sh
 //! WRITE_SEEDS=1 cargo test --test seeds

@@ -59,7 +59,7 @@ fn as_variables(settings: &[(&str, &str)]) -> String {
     text
 }
 
-/// Returns the same error, but with the values as they stand in the file if they are no texts.
+/// Returns the same error, but with the values as they are in the file if they are not texts.
 fn unquoted(settings: &[(&str, &str)]) -> String {
     let mut text = as_variables(settings);
     for (name, value) in settings {
@@ -183,7 +183,8 @@ fn unknown_names_are_errors_with_the_nearest_name() {
     );
 }
 
-/// What serde_json passes with its feature `arbitrary_precision`, which any crate in the tree can enable.
+/// What serde_json passes with its feature `arbitrary_precision`, which any crate in the tree can
+/// enable.
 #[test]
 fn a_number_of_any_precision_is_read_as_without_that_feature() {
     let read = |number: &str| {
@@ -244,7 +245,7 @@ fn a_value_of_another_type_is_listed_with_the_others() {
             .collect::<Vec<_>>(),
         ["idle_timeout=\"3 s\"", "jitter=3"]
     );
-    // Of a name that comes twice, the later value counts.
+    // If a name occurs twice, the later value counts.
     let error = serde_json::from_str::<TimeoutConfig>(r#"{"jitter": 3, "jitter": "3"}"#);
     assert!(error.unwrap_err().to_string().starts_with("jitter=\"3\": "));
 

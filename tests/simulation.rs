@@ -1,8 +1,9 @@
-//! The socket on a simulated runtime: threads that block, a process that is suspended in any call, a reactor that
-//! needs many turns to hear of everything, a transport that is full at times. A peer that does all in time is never cut off, and a dead one is let go in its
-//! bound, by few looks.
+//! The socket on a simulated runtime: threads that block, a process that is suspended in any call,
+//! a reactor that needs many turns to notice everything, a transport that is full at times. A peer
+//! that does everything in time is never disconnected, and a dead one is disconnected within its
+//! bound, with few polls.
 //!
-//! A million lives take a quarter of a minute:
+//! A million cases take a quarter of a minute:
 //!
 //! ```sh
 //! PROPTEST_CASES=500000 cargo test --release --test simulation
@@ -40,16 +41,16 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// The longest that a transport is full while the peer lives.
+/// The longest time for which the transport is full while the peer is alive.
 const FULL: Duration = Duration::from_millis(699);
 
-/// The longest that the process is suspended or a thread is blocked.
+/// The longest time for which the process is suspended or a thread is blocked.
 const BLOCK: Duration = Duration::from_millis(1500);
 
-/// By how much each turn may be late without that.
+/// How late each turn may be apart from that.
 const LATE: Duration = Duration::from_millis(3);
 
-/// How long a life is watched.
+/// How long a connection is watched.
 const LIFE: Duration = Duration::from_secs(12);
 
 proptest! {
@@ -93,7 +94,7 @@ proptest! {
     }
 }
 
-/// Some thousand cases, or as many as `PROPTEST_CASES` says.
+/// Some thousand cases, or the number in `PROPTEST_CASES`.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     let is_set = std::env::var_os("PROPTEST_CASES").is_some();
@@ -104,15 +105,15 @@ fn config() -> ProptestConfig {
     }
 }
 
-/// What a case is made of, and what it draws from as it goes.
+/// The parameters of a case, and the draws that it makes as it runs.
 #[derive(Debug)]
 struct Plan {
     turns: u32,
     align: Duration,
     message_timeout: bool,
-    /// Whether there are pings. Else the peer has to say something by itself.
+    /// Whether there are pings. If not, the peer must send something of its own accord.
     asks: bool,
-    /// Whether there is a limit on silence beside the pings, which just allows an answer to each.
+    /// Whether there is a limit on silence besides the pings, which just allows an answer to each.
     silence_too: bool,
     heartbeat: bool,
     only_pongs_count: bool,
@@ -161,7 +162,7 @@ impl Plan {
                 .ping_interval(PING_INTERVAL)
                 .pong_timeout(PONG_TIMEOUT);
             if let (true, Some(tolerance)) = (self.silence_too, self.tolerance) {
-                // A ping may leave so much late, and the peer answers it in time.
+                // A ping may leave this late, and the peer answers it in time.
                 config = config.idle_timeout(PING_INTERVAL + tolerance * MS + PONG_TIMEOUT);
             }
         } else {
@@ -194,7 +195,7 @@ impl Plan {
         most * self.below(1001) / 1000
     }
 
-    /// The same, and each second time almost the most.
+    /// The same, but half of the time almost `most`.
     fn delay(&mut self, most: Duration) -> Duration {
         if self.one_in(2) {
             most - self.up_to(50 * MS)
@@ -211,7 +212,7 @@ struct Life {
     reader: Arc<Woken>,
     writer: Arc<Woken>,
     sending: Sending,
-    /// When the peer says something by itself, for the last time so far.
+    /// When the peer last sent something of its own accord.
     said: Duration,
     recorder: Recorder,
     end: Option<Error<WsError>>,
@@ -254,7 +255,7 @@ impl Life {
         self.world.lock().now
     }
 
-    /// What the policy was told and answered, so far or to the end.
+    /// The policy's calls and answers, up to now or to the end.
     fn trace(&self) -> Trace {
         let ended = self.recorder.verdicts().pop();
         ended.or_else(|| self.recorder.trace(1)).unwrap()
@@ -264,7 +265,7 @@ impl Life {
         self.world.lock().dies_within(Duration::ZERO)
     }
 
-    /// Polls the tasks that were woken, and lets the reactor wait for something and turn.
+    /// Polls the tasks that were woken, then lets the reactor wait for something and turn.
     fn turn(&mut self, plan: &mut Plan) {
         self.may_block(plan);
         if plan.one_in(40) {
@@ -297,7 +298,7 @@ impl Life {
         self.world.lock().turn(is_idle, late);
     }
 
-    /// What the peer sends and takes from now on.
+    /// The peer sends and accepts what it will from now on.
     fn peer_acts(&mut self, plan: &mut Plan) {
         let is_dead = self.is_dead();
         let mut world = self.world.lock();
@@ -324,8 +325,8 @@ impl Life {
         }
     }
 
-    /// A thread that comes back late to a reactor that has much to tell, or a process that will be
-    /// suspended in the midst of what it does.
+    /// Makes a thread return late to a reactor with much to report, or schedules a suspension of
+    /// the process in the middle of its work.
     fn may_block(&mut self, plan: &mut Plan) {
         if self.world.lock().dies_within(2 * BLOCK) {
             self.world.lock().suspension = None;
@@ -335,7 +336,7 @@ impl Life {
         } else if plan.one_in(30) {
             let length = plan.up_to(BLOCK);
             let mut world = self.world.lock();
-            // Whom the kernel has in its list already keeps the place.
+            // What the kernel has already queued keeps its place.
             if world.next_coming().is_none_or(|at| at > world.now) {
                 world.backlog = plan.below(plan.turns);
             }
@@ -359,7 +360,7 @@ impl Life {
         }
     }
 
-    /// By a future that is kept, or by one with a limit that is dropped, as a `select!` does.
+    /// Polls a future that is kept, or one with a limit that is dropped, as a `select!` does.
     fn poll_recv(&mut self, plan: &mut Plan) -> Poll<Result<Received<Message>, Error<WsError>>> {
         let waker = Waker::from(self.reader.clone());
         let cx = &mut Context::from_waker(&waker);
@@ -381,7 +382,7 @@ impl Life {
         match self.poll_send(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.sending = Sending::Nothing,
-            // The stream says it too, when the closing handshake is over.
+            // The stream returns it too, once the closing handshake is over.
             Poll::Ready(Err(_)) if self.is_dead() => self.sending = Sending::Nothing,
             Poll::Ready(Err(error)) => self.end = Some(error),
         }
@@ -400,31 +401,31 @@ impl Life {
 #[derive(Default)]
 struct World {
     now: Duration,
-    /// After how many more calls the process is suspended, and for how long.
+    /// The number of further calls after which the process is suspended, and for how long.
     suspension: Option<(u32, Duration)>,
     alarm: Option<Duration>,
     rings: bool,
     alarm_waker: Option<Waker>,
     /// The time of the latest turn.
     turned: Duration,
-    /// How long the thread is held up before it sets the next alarm, while others go on.
+    /// How long the thread is delayed before it sets the next alarm, while others continue.
     held_up: Duration,
-    /// In how many turns the reactor hears of everything.
+    /// The number of turns in which the reactor notices everything.
     turns: u32,
-    /// Turns in which it hears of others.
+    /// Turns in which it notices other sockets.
     backlog: u32,
-    /// What arrives and when, whether heard of or not.
+    /// What arrives and when, whether the reactor has noticed it or not.
     coming: VecDeque<(Duration, Message)>,
     readable: VecDeque<Message>,
     reader: Option<Waker>,
-    /// Whether the socket knows of no room; and when there is some.
+    /// Whether the socket knows of no room, and when there will be some.
     full: bool,
     room_at: Option<Duration>,
     writer: Option<Waker>,
     held: Vec<Message>,
     /// How long the peer takes to answer a ping from now on.
     answers_in: Duration,
-    /// From when on it does nothing.
+    /// When the peer dies.
     dies: Option<Duration>,
 }
 
@@ -433,7 +434,7 @@ impl World {
         self.dies.is_some_and(|dies| self.now + length >= dies)
     }
 
-    /// When the kernel has, or had, something to tell the reactor.
+    /// When the kernel has, or had, something to report to the reactor.
     fn next_coming(&self) -> Option<Duration> {
         let coming = self.coming.iter().map(|&(at, _)| at);
         coming.chain(self.room_at).min()
@@ -480,7 +481,7 @@ impl Shared {
         self.0.lock().unwrap()
     }
 
-    /// For a call of the socket, before which the process may be suspended.
+    /// Locks the world for a call of the socket, before which the process may be suspended.
     fn call(&self) -> MutexGuard<'_, World> {
         let mut world = self.lock();
         match world.suspension.take() {

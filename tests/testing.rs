@@ -1,5 +1,5 @@
-//! The aids for users' tests: a timer moved by hand drives real sockets, and what proptest finds with
-//! `Arbitrary` shrinks to something readable.
+//! The tools for users' tests: a timer that the test moves drives real sockets, and failures that
+//! proptest finds with `Arbitrary` shrink to something readable.
 
 mod common;
 
@@ -207,7 +207,7 @@ fn a_suspended_machine_makes_its_sockets_probe_their_peers() {
     assert_eq!(reason(&mut socket), CloseReason::PongTimeout);
 }
 
-/// Nothing but the timer wakes these tasks.
+/// Only the timer wakes these tasks.
 #[test]
 fn two_tasks_of_an_executor_share_a_clock() {
     let timer = ManualTimer::new();

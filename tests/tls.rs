@@ -72,7 +72,7 @@ async fn pair(
         }
     };
     let (transport, meter) = match meters {
-        // One above that nobody asks.
+        // A meter above that the socket does not get.
         Meters::Below => (Metered::new(ours), meter_below),
         Meters::Above => {
             let above = Metered::new(ours);
@@ -104,10 +104,10 @@ fn tls_configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     (Arc::new(server), Arc::new(client))
 }
 
-/// The transport of the peer, which can be made to send slowly.
+/// The transport of the peer, which can be made slow.
 struct Pipe {
     io: DuplexStream,
-    /// So many bytes at a time, and how long that is.
+    /// The number of bytes per interval, and the interval.
     at_most: usize,
     every: Duration,
     /// How many of them may still pass.
@@ -187,7 +187,7 @@ fn now() -> Instant {
 
 const ROLES: [Role; 2] = [Role::Server, Role::Client];
 
-/// The limits of a connection that lives for an hour.
+/// The limits of a connection with a lifetime of an hour.
 fn limits() -> TimeoutConfigBuilder {
     TimeoutConfig::builder()
         .jitter(0.0)
@@ -214,7 +214,7 @@ async fn peer(tls: TlsStream<Pipe>, ours: Role) -> WebSocketStream<TlsStream<Pip
     WebSocketStream::from_raw_socket(tls, role, Some(tungstenite_config())).await
 }
 
-/// Tickets and the records around pings and pongs are no message that has begun.
+/// Tickets and the records around pings and pongs are not an incomplete message.
 #[tokio::test(start_paused = true)]
 async fn a_quiet_peer_stays() {
     for (role, meters) in ROLES
@@ -238,7 +238,7 @@ async fn a_quiet_peer_stays() {
     }
 }
 
-/// While a record of 16 KiB is on its way there is no plaintext for four seconds.
+/// While a record of 16 KiB is arriving there is no plaintext for four seconds.
 #[tokio::test(start_paused = true)]
 async fn an_upload_at_four_kilobytes_a_second_arrives() {
     for (role, meters) in ROLES
@@ -263,7 +263,7 @@ async fn an_upload_at_four_kilobytes_a_second_arrives() {
     }
 }
 
-/// Each look at a record that is not whole finds as much of it.
+/// Each poll finds an incomplete record of the same size.
 #[tokio::test(start_paused = true)]
 async fn an_upload_in_bursts_of_a_record_arrives() {
     for meters in METERS {
@@ -284,7 +284,7 @@ async fn an_upload_in_bursts_of_a_record_arrives() {
     }
 }
 
-/// What comes before TLS is not TLS.
+/// The bytes before TLS are not TLS.
 #[tokio::test(start_paused = true)]
 async fn a_quiet_server_behind_a_proxy_that_answers_first_stays() {
     const ANSWER: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -313,7 +313,7 @@ async fn a_quiet_server_behind_a_proxy_that_answers_first_stays() {
     assert_eq!(verdict.reason, CloseReason::ConnectionTimeout, "{verdict}");
 }
 
-/// `idle_timeout` is shorter than a record takes: each byte below TLS is a sign of life.
+/// `idle_timeout` is shorter than a record takes to arrive: each byte below TLS is a sign of life.
 #[tokio::test(start_paused = true)]
 async fn an_upload_whose_records_take_longer_than_the_peer_may_be_silent_arrives() {
     for (role, meters) in ROLES
@@ -339,7 +339,7 @@ async fn an_upload_whose_records_take_longer_than_the_peer_may_be_silent_arrives
     }
 }
 
-/// Within one record, and in records of a byte each.
+/// Within one record, and in records of one byte each.
 #[tokio::test(start_paused = true)]
 async fn a_trickling_message_is_aborted() {
     for role in ROLES {
@@ -382,7 +382,7 @@ async fn a_trickling_message_is_aborted() {
     }
 }
 
-/// It takes 21 seconds to leave, with a `message_timeout` of one.
+/// The message takes 21 seconds to be sent, with a `message_timeout` of one.
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_of_a_large_message_stays() {
     for (role, meters) in ROLES
@@ -433,7 +433,8 @@ async fn a_clean_end_sends_close_notify() {
         let peer = tokio::spawn(async move {
             while let Some(Ok(_)) = peer.next().await {}
             if role == Role::Client {
-                // "The underlying TCP connection .. SHOULD be closed first by the server" (RFC 6455, 7.1.1)
+                // "The underlying TCP connection .. SHOULD be closed first by the server" (RFC
+                // 6455, 7.1.1)
                 peer.get_mut().shutdown().await.unwrap();
             }
             let mut rest = Vec::new();
@@ -446,7 +447,7 @@ async fn a_clean_end_sends_close_notify() {
     }
 }
 
-/// By `close_timeout`. The connection was closed all the same.
+/// `close_timeout` limits it. The connection was closed all the same.
 /// Guards rule 15.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_is_bounded() {

@@ -1,8 +1,8 @@
-//! What many tests begin with.
+//! What many tests start from.
 
 use ws_timeout::{TimeoutConfig, TimeoutConfigBuilder};
 
-/// Every limit that can be off, off; and no draw by chance.
+/// Every limit that can be off is off, and there is no jitter.
 pub fn off() -> TimeoutConfigBuilder {
     TimeoutConfig::builder()
         .no_handshake_timeout()

@@ -1,4 +1,4 @@
-//! What the timer is set for, when it moves, and whom it wakes.
+//! What the timer is set for, when it moves, and which tasks it wakes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +25,7 @@ fn a_message_does_not_touch_the_alarm() {
         waits(&mut socket);
     }
     assert_eq!(shared.world().alarms_set, 1);
-    // It rings early, and is set for what has moved meanwhile.
+    // It fires early, and is set for the deadline that has moved meanwhile.
     shared.at(10 * SECOND);
     waits(&mut socket);
     assert_eq!(shared.world().alarm, Some(11 * SECOND));
@@ -34,7 +34,8 @@ fn a_message_does_not_touch_the_alarm() {
     assert_eq!(socket.status().cause, Some(CloseReason::IdleTimeout));
 }
 
-/// A grace is longer than the limit that it puts off: with it over, the limit counts from the message.
+/// A grace is longer than the limit that it postpones: once it is over, the limit counts from the
+/// message.
 /// Guards rule 7.
 #[test]
 fn a_message_in_a_grace_brings_the_alarm_nearer() {
@@ -86,7 +87,8 @@ fn a_late_answer_to_a_ping_makes_the_next_one_due() {
     assert_eq!(shared.world().sent.len(), 2);
 }
 
-/// The alarm is set once a ping: when that goes out, to what the answer will leave.
+/// The alarm is set once per ping: when the ping is sent, for the deadline that is left after its
+/// answer.
 /// Guards rule 7.
 #[test]
 fn the_answer_to_a_ping_does_not_touch_the_alarm() {
@@ -131,7 +133,7 @@ fn aligned_alarms_fire_together_late_and_never_early() {
     assert_eq!(aligned(124 * MS, 125 * MS), 1125 * MS);
     assert_eq!(aligned(125 * MS, 125 * MS), 1125 * MS);
     assert_eq!(aligned(126 * MS, 125 * MS), 1250 * MS);
-    // Half of the stall tolerance at most.
+    // Half of the stall tolerance is the maximum.
     assert_eq!(aligned(10 * MS, 60 * SECOND), 1500 * MS);
 }
 
@@ -146,7 +148,7 @@ fn a_send_that_waits_sets_the_alarm_of_the_reading_task_nearer() {
     assert!(socket.poll_next_unpin(&mut reader).is_pending());
     assert_eq!(shared.world().alarm, Some(60 * SECOND));
 
-    // The future of the send is dropped here: the reading task alone is left to notice.
+    // The future of the send is dropped here: only the reading task can detect the timeout.
     shared.world().full = true;
     assert!(socket.send(data()).now_or_never().is_none());
     assert_eq!(shared.world().alarm, Some(SECOND));
@@ -182,7 +184,7 @@ fn a_probe_pings_at_once_though_timers_have_slack() {
     assert_eq!(asked, 1, "not asked, and closed: {read:?}");
 }
 
-/// The reader may be a task of its own that shares the socket under a lock.
+/// The reader may be another task that shares the socket under a lock.
 /// Guards rule 9.
 #[test]
 fn a_reader_that_waits_is_woken_by_every_call_that_changes_deadlines() {

@@ -10,8 +10,8 @@ use ws_timeout::{CloseReason, Metered, PongEvidence};
 use crate::common::off;
 use crate::world::{Guarded, MS, SECOND, Shared, awaiting_a_pong, data, read_on, reason, waits};
 
-/// A peer that sends faster than the program reads: its unanswered ping is judged after 32 MiB, for by
-/// then everything that had arrived by the deadline is read.
+/// A peer that sends faster than the program reads: its unanswered ping times out after 32 MiB,
+/// because by then everything that had arrived by the deadline has been read.
 /// Guards rule 2.
 #[test]
 fn a_peer_that_keeps_its_reader_busy_still_times_out() {
@@ -52,12 +52,12 @@ fn a_peer_that_keeps_its_reader_busy_still_times_out() {
     };
     for metered in [false, true] {
         assert_eq!(busy(metered, 50), Some(33), "metered: {metered}");
-        // A living peer whose pong lies behind all of that.
+        // A live peer whose pong is behind all of that.
         assert_eq!(busy(metered, 32), None, "metered: {metered}");
     }
 }
 
-/// The half that sends is judged by its own rows, whatever the reading half has not read.
+/// The sending half decides its own rows, whatever the reading half has not read.
 /// Guards rule 2.
 #[test]
 fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
@@ -66,8 +66,8 @@ fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
     let config = off().message_timeout(SECOND).min_data_rate(1000);
     let mut io = Metered::new(tokio::io::repeat(0));
     let mut socket = shared.socket(config).with_meter(io.meter());
-    // Five seconds to begin with, then a byte a millisecond: the receive clock has always just expired,
-    // and three turns would be needed to prove it.
+    // The receive clock allows five seconds at first, then a byte per millisecond: it has always
+    // just expired, and three turns would be needed to prove it.
     smol::block_on(io.read_exact(&mut [0])).unwrap();
     waits(&mut socket);
     shared.at(5 * SECOND - MS);
@@ -108,7 +108,7 @@ fn a_peer_that_never_pauses_does_not_hold_off_the_verdict_on_a_write() {
     assert_eq!(reason(Some(read)), CloseReason::MessageTimeout);
 }
 
-/// The peer sends messages of a MiB, and the verdict comes after so many.
+/// The peer sends messages of a MiB, and the verdict comes after `mebibytes` of them.
 #[track_caller]
 fn assert_verdict_after(shared: &Shared, socket: &mut Guarded, mebibytes: usize) {
     for read in 0..=mebibytes {

@@ -12,10 +12,11 @@ use ws_timeout::{Error, IdleScope, PongEvidence, TimeoutConfigBuilder};
 use crate::common::off;
 use crate::world::{Guarded, MS, Shared, data};
 
-/// What happens to a socket.
+/// A step of the case.
 #[derive(Clone, Debug)]
 enum Step {
-    /// So many microseconds pass. Below: until the alarm, or until a nanosecond before it.
+    /// Waits this many microseconds. The first values: until the alarm, or until a nanosecond
+    /// before it.
     Wait(u64),
     WaitForAlarm,
     WaitAlmostForAlarm,
@@ -27,7 +28,7 @@ enum Step {
     Send,
     Feed,
     Flush,
-    /// Whether the transport takes anything, and whether the inner sink has a place.
+    /// Whether the transport accepts anything, and whether the inner sink has a place.
     Room(bool, bool),
     SetConfig(TimeoutConfigBuilder),
     Probe,
@@ -73,7 +74,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 impl Step {
-    /// Returns what the program sees of it.
+    /// Returns what the program sees of the step.
     fn run(&self, shared: &Shared, socket: &mut Guarded) -> String {
         let alarm = shared.world().alarm;
         let now = shared.world().now;

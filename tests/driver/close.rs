@@ -1,4 +1,5 @@
-//! How a connection ends: the Close frame, the closing handshake, and what happens to the transport.
+//! How a connection ends: the Close frame, the closing handshake, and what happens to the
+//! transport.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -23,7 +24,7 @@ use crate::world::{
 fn a_close_is_sent_though_the_peer_never_pauses() {
     assert!(leaves_when_there_is_room(off().connection_timeout(SECOND)).is_close());
 
-    // One of the program, which did not flush it.
+    // A Close frame of the program, which did not flush it.
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
@@ -60,7 +61,7 @@ fn an_abort_sends_its_reason_if_it_can_and_drops_the_transport_of_held_halves() 
     }
 }
 
-/// With input unread the kernel sends a reset, which can overtake the Close frame.
+/// With unread input the kernel sends a reset, which can overtake the Close frame.
 /// Guards rule 13.
 #[test]
 fn unread_input_is_read_before_the_transport_is_dropped() {
@@ -107,8 +108,8 @@ fn a_client_waits_for_its_server_to_hang_up_and_then_ends_cleanly() {
     assert!(shared.world().dropped);
 }
 
-/// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455, 5.5.1), and the
-/// answer to the peer's is one.
+/// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455,
+/// 5.5.1), and the answer to the peer's is one.
 /// Guards rule 15.
 #[test]
 fn nothing_is_sent_once_the_peer_has_closed() {
@@ -154,7 +155,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
         ready.unwrap().unwrap();
         shared.at(SECOND);
         waits(&mut socket);
-        // The ping has taken the place.
+        // The ping has taken the reserved place.
         shared.world().no_place = true;
         socket.start_send_unpin(data()).unwrap();
         if verdict {
@@ -272,7 +273,7 @@ fn a_writer_that_waits_for_room_learns_that_the_policy_closes() {
     let waker = Waker::from(writer.clone());
     let cx = &mut Context::from_waker(&waker);
     assert!(socket.poll_ready_unpin(cx).is_pending());
-    // The alarm wakes the sending half first, which leaves silence to the other.
+    // The alarm wakes the sending half first, which leaves silence to the reading half.
     shared.at(SECOND);
     assert!(socket.poll_ready_unpin(cx).is_pending());
     writer.0.store(false, Ordering::Relaxed);
@@ -307,7 +308,8 @@ fn a_close_frame_waits_until_the_buffer_is_flushed() {
 /// Guards rule 15.
 #[test]
 fn no_heartbeat_follows_a_close_frame() {
-    // A ping that the sink refuses waits, and a Close frame leaves: ours, then the reply to the peer's.
+    // A ping that the sink refuses waits, and a Close frame leaves: ours, then the reply to the
+    // peer's.
     for peer_closes in [false, true] {
         let shared = Shared::default();
         let mut socket = shared.socket(off().ping_interval(SECOND));
@@ -328,7 +330,7 @@ fn no_heartbeat_follows_a_close_frame() {
         assert!(!sent.iter().any(Message::is_ping), "{sent:?}");
     }
 
-    // The peer's heartbeat comes when our Close frame has left.
+    // The peer's heartbeat arrives after our Close frame was sent.
     let shared = Shared::default();
     let mut socket = shared
         .socket(off().connection_timeout(SECOND))

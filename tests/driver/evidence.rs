@@ -30,7 +30,7 @@ fn arrived_input_counts_however_late_the_poll() {
 fn a_verdict_needs_an_alarm_at_its_deadline_and_a_read_after_it() {
     for answered in [true, false] {
         let shared = Shared::default();
-        // The alarm is set for a look at second 1.9, and the thread comes back at second five.
+        // The alarm is set for a poll at second 1.9, and the thread resumes at second five.
         let mut socket = awaiting_a_pong(&shared, off().heartbeat_interval(900 * MS));
         shared.at(5 * SECOND);
         waits(&mut socket);
@@ -39,7 +39,7 @@ fn a_verdict_needs_an_alarm_at_its_deadline_and_a_read_after_it() {
             alarm.is_some_and(|alarm| alarm <= 5 * SECOND + MS),
             "{alarm:?}"
         );
-        // The reactor turns, and shows what was there all the time, or that nothing was.
+        // The reactor turns, and shows what was there all along, or that there was nothing.
         if answered {
             let pong = shared.pong();
             shared.world().incoming.push_back(pong);
@@ -74,7 +74,7 @@ fn input_found_after_a_fire_between_messages_is_read_before_deciding() {
     let pong = shared.pong();
     shared.world().unseen.push_back(pong);
     shared.world().rings_meanwhile = true;
-    // By another task than the one that the ring wakes.
+    // From another task than the one that the alarm wakes.
     let waker = Waker::from(Arc::new(Woken::default()));
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
     assert!(read.is_pending(), "{read:?}");
@@ -153,7 +153,7 @@ fn a_limit_that_becomes_shorter_decides_only_after_a_read() {
     assert_eq!(socket.status().pongs_received, 1);
 }
 
-/// A timer of a runtime that stops the task.
+/// The timer of a runtime that stops the task when its budget is spent.
 struct Stopping {
     hand: Hand,
     stops: Arc<AtomicBool>,

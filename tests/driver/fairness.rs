@@ -1,4 +1,5 @@
-//! When the socket stops reading: to let other tasks run, or because the peer does not read its pongs.
+//! When the socket stops reading: to let other tasks run, or because the peer does not read its
+//! pongs.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,7 +20,8 @@ use crate::world::{
     Guarded, Hand, MS, SECOND, Shared, Woken, awaiting_a_pong, data, reason, waits,
 };
 
-/// After 32 messages, though there are more, and though the answer to the ping is among those.
+/// It yields after 32 messages, though there are more, and though the answer to the ping is among
+/// those.
 /// Guards rule 23.
 #[test]
 fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
@@ -47,7 +49,7 @@ fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
     assert_eq!(socket.status().pongs_received, 1);
 }
 
-/// After four reads, which may all be part of one message.
+/// It yields after four reads, which may all be part of one message.
 /// Guards rule 23.
 #[test]
 fn a_metered_transport_yields_without_a_verdict() {
@@ -64,13 +66,13 @@ fn a_metered_transport_yields_without_a_verdict() {
     }
     assert_eq!(reads, 4);
     assert!(woken.0.load(Ordering::Relaxed), "nobody polls it again");
-    // What it has counted is a sign of life at second two, and the next ping goes out.
+    // The bytes that it has counted are a sign of life at second two, and the next ping goes out.
     shared.at(2 * SECOND);
     waits(&mut socket);
     shared.at(3 * SECOND);
     waits(&mut socket);
     assert!(socket.status().cause.is_none());
-    // Over a transport that has not yielded, the same look is a verdict.
+    // Over a transport that has not yielded, the same poll is a verdict.
     socket = socket.with_meter(Metered::new(()).meter());
     let read = socket.next().now_or_never();
     assert_eq!(reason(read), CloseReason::PongTimeout);
@@ -112,7 +114,7 @@ fn a_peer_that_does_not_read_its_pongs_is_disconnected() {
     let ping = Message::Ping(vec![7; 125].into());
     shared.world().incoming.extend(vec![ping; 3000]);
     shared.world().full = true;
-    // Until nothing more is read.
+    // Until the socket reads no more.
     for _ in 0..3000 {
         let _ = socket.next().now_or_never();
     }
@@ -133,14 +135,14 @@ fn a_peer_that_does_not_read_its_pongs_is_disconnected() {
 fn pongs_that_answer_nothing_are_limited_like_pings() {
     let shared = Shared::default();
     let mut socket = awaiting_a_pong(&shared, off().max_ping_rate(1));
-    // The one that answers is free.
+    // The pong that answers is not counted.
     let pong = shared.pong();
     shared.world().incoming.push_back(pong.clone());
     waits(&mut socket);
     for pongs in 1.. {
         shared.world().incoming.push_back(pong.clone());
         match smol::block_on(socket.next()) {
-            // With the last of them comes the verdict.
+            // The last of them brings the verdict.
             Some(Ok(_)) => assert!(pongs <= 61, "{pongs} pongs"),
             read => {
                 assert_eq!(reason(Some(read)), CloseReason::PingFlood);
@@ -200,7 +202,7 @@ impl AsyncWrite for Bytes {
 }
 
 impl Bytes {
-    /// A guarded server over this, metered.
+    /// A metered server over this transport.
     fn socket(
         &self,
         shared: &Shared,
@@ -221,7 +223,7 @@ impl Bytes {
     }
 }
 
-/// A masked binary message of so many bytes.
+/// A masked binary message of `length` bytes.
 fn binary(length: u16) -> Vec<u8> {
     let mut frame = vec![0x82, 0x80 | 126];
     frame.extend(length.to_be_bytes());
@@ -230,8 +232,8 @@ fn binary(length: u16) -> Vec<u8> {
     frame
 }
 
-/// The request arrives in time and takes more reads than a turn has, and the thread is blocked past the
-/// deadline.
+/// The request arrives in time and takes more reads than a turn allows, and the thread is blocked
+/// past the deadline.
 /// Guards rule 23.
 #[test]
 fn a_handshake_that_has_arrived_and_takes_many_reads_is_not_too_late() {
@@ -262,7 +264,7 @@ fn a_handshake_that_has_arrived_and_takes_many_reads_is_not_too_late() {
     panic!("it does not open");
 }
 
-/// Whether or not the socket was given the meter.
+/// This holds whether or not the socket was given the meter.
 /// Guards rule 23.
 #[test]
 fn a_message_that_has_arrived_and_takes_many_reads_is_not_silence() {
@@ -300,7 +302,7 @@ fn unread_input_is_read_though_the_transport_yields() {
     assert_eq!(bytes.unread(), 0);
 }
 
-/// What the peer has sent before is read when its silence is to be judged.
+/// What the peer sent before is read before a verdict on its silence.
 /// Guards rule 24.
 #[test]
 fn a_peer_that_dies_with_its_pongs_unread_is_detected_without_a_message_timeout() {
@@ -338,7 +340,7 @@ fn pongs_in_text_that_answer_nothing_are_limited_like_pings() {
     panic!("no verdict");
 }
 
-/// At each yield a part of a frame is left over, and never the same.
+/// At each yield a different part of a frame is left over.
 /// Guards rule 23.
 #[test]
 fn a_peer_that_pings_without_pause_has_not_begun_a_message() {

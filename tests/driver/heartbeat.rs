@@ -29,7 +29,7 @@ fn the_reply_to_a_heartbeat_is_sent_before_data_is_returned() {
     assert_eq!(shared.world().sent, [Message::text("pong")]);
 }
 
-/// A peer that repeats a word of the heartbeat must not hold the task for ever.
+/// A peer that repeats a word of the heartbeat must not occupy the task forever.
 /// Guards rule 20.
 #[test]
 fn a_poll_takes_a_bounded_number_of_heartbeats() {
@@ -84,7 +84,7 @@ fn a_pong_answers_the_ping_that_it_names() {
     waits(&mut socket);
     shared.at(SECOND);
     waits(&mut socket);
-    // A message does for the first pong, which comes behind the second ping.
+    // A message counts as the first pong, which arrives after the second ping.
     reads_one_of_a_stream(&shared, &mut socket);
     waits(&mut socket);
     shared.at(2 * SECOND);
@@ -165,7 +165,7 @@ fn a_reply_that_a_full_buffer_refused_leaves_when_that_is_flushed() {
         world.incoming.push_back(Message::text("ping 1"));
     }
     waits(&mut socket);
-    // Room is made, for the reply too.
+    // Makes room, for the reply too.
     shared.world().full = false;
     shared.world().refuses = None;
     waits(&mut socket);

@@ -1,4 +1,4 @@
-//! What a label does to the lines of the log.
+//! Labels in the lines of the log.
 
 use std::fmt::Debug;
 use std::sync::Mutex;

@@ -177,7 +177,7 @@ fn a_resume_allows_no_longer_than_the_pong_timeout() {
     assert!(status.deadlines.iter().any(|row| row == probe), "{status}");
 }
 
-/// Where one turn of the reactor is not enough, the fire that shows a resume moves no horizon.
+/// If one turn of the reactor is not enough, the fire that shows a resume moves no horizon.
 /// Guards rules 4 and 19.
 #[test]
 fn a_resume_is_detected_though_there_is_something_to_read() {

@@ -1,5 +1,6 @@
-//! The rules of the socket that a scripted transport and a clock moved by hand show best, one by one.
-//! `tests/socket` has the others; `.ci/rules` prints which test guards which rule.
+//! The rules of the socket that are best shown one by one, with a scripted transport and a clock
+//! that the test moves. `tests/socket` has the others; `.ci/rules` prints which test guards which
+//! rule.
 
 mod alarm;
 mod backlog;

@@ -55,7 +55,7 @@ fn a_ping_is_awaited_from_its_flush_though_the_process_was_suspended_before_it()
         .stall_tolerance(SECOND);
     let mut socket = shared.socket(config);
     waits(&mut socket);
-    // The limit on silence passes in the meantime, by less than is tolerated.
+    // The limit on silence expires in the meantime, by less than the tolerance.
     shared.world().suspended_before_flush = 2500 * MS;
     shared.at(SECOND);
     waits(&mut socket);
@@ -98,7 +98,7 @@ fn a_write_counts_as_sent_once_it_is_flushed() {
     waits(&mut socket);
     shared.at(SECOND);
     waits(&mut socket);
-    // The ping is in a buffer: its answer is awaited from when it has left.
+    // The ping is in a buffer: its answer is awaited from when it is flushed.
     assert_eq!(shared.world().held.len(), 1);
     shared.at(4 * SECOND);
     assert!(socket.send(data()).now_or_never().is_none());
@@ -132,11 +132,11 @@ fn the_reply_to_a_ping_is_flushed_and_is_not_activity() {
     {
         let mut world = shared.world();
         world.incoming.push_back(Message::Ping("hello".into()));
-        // As tungstenite does on reading it.
+        // As tungstenite does when it reads the ping.
         world.held.push(Message::Pong("hello".into()));
     }
     assert!(socket.next().now_or_never().is_some());
-    // Whoever has it may be long at it.
+    // The program may take a long time over the message.
     assert_eq!(shared.world().sent, [Message::Pong("hello".into())]);
     waits(&mut socket);
     let status = socket.status();
@@ -151,7 +151,7 @@ fn the_reply_to_a_ping_is_flushed_and_is_not_activity() {
 fn a_write_that_waited_for_room_is_sent_though_the_peer_never_pauses() {
     assert!(leaves_when_there_is_room(off().ping_interval(SECOND)).is_ping());
 
-    // The answer to the peer's.
+    // The reply to the peer's ping.
     let shared = Shared::default();
     let mut socket = shared.socket(off().idle_timeout(10 * SECOND));
     waits(&mut socket);
@@ -177,7 +177,7 @@ fn a_ping_that_was_refused_has_not_left() {
     shared.world().full = true;
     shared.at(SECOND);
     waits(&mut socket);
-    // It has been taken, and is answered before its flush is done.
+    // It was accepted, and is answered before its flush is complete.
     let Message::Ping(payload) = shared.world().held[0].clone() else {
         panic!()
     };
@@ -205,7 +205,7 @@ fn a_promised_message_that_is_refused_fails_the_flush() {
     ready.unwrap().unwrap();
     shared.at(SECOND);
     waits(&mut socket);
-    // The ping has taken the place.
+    // The ping has taken the reserved place.
     shared.world().refuses = Some(data());
     socket.start_send_unpin(data()).unwrap();
     waits(&mut socket);
@@ -233,7 +233,7 @@ fn the_bytes_of_a_sent_message_are_not_progress_of_the_next() {
     assert_eq!(status.since_active, SECOND);
 }
 
-/// A program may ask for a place and send later; the reply must not wait for that.
+/// A program may reserve a place and send later; the reply must not wait for that.
 /// Guards rule 10.
 #[test]
 fn a_message_keeps_its_place_behind_a_reply_that_took_it() {
@@ -346,13 +346,13 @@ fn a_promise_of_room_is_kept_though_the_policy_is_polled_first() {
     ready.unwrap().unwrap();
     let config = off().build().unwrap();
     socket.set_config(config);
-    // The transport asks for room again only when it has taken a message.
+    // The transport only asks for room again once it has accepted a message.
     shared.world().no_place = true;
     let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
     assert!(matches!(ready, Some(Ok(()))), "{ready:?}");
 }
 
-/// The write clock of a message that has left is not that of the next, though the program never flushes.
+/// The write clock of a sent message is not that of the next, though the program never flushes.
 /// Guards rule 6.
 #[test]
 fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
@@ -439,7 +439,7 @@ fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_an
     ready.unwrap().unwrap();
     shared.at(SECOND);
     waits(&mut socket);
-    // The ping has taken the place.
+    // The ping has taken the reserved place.
     shared.world().refuses = Some(data());
     socket.start_send_unpin(data()).unwrap();
     waits(&mut socket);

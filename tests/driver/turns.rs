@@ -14,7 +14,8 @@ use crate::world::{
     Guarded, Hand, MS, Read, SECOND, Shared, Wire, awaiting_a_pong, data, reason, waits,
 };
 
-/// Lets the reactor turn so often, a millisecond apart, and gives what a read finds after the last.
+/// Lets the reactor turn `turns` times, a millisecond apart, and returns what a read finds after
+/// the last.
 fn turn(shared: &Shared, socket: &mut Guarded, turns: u32) -> Option<Option<Read>> {
     let mut read = None;
     for _ in 0..turns {
@@ -34,7 +35,7 @@ fn a_verdict_comes_after_enough_turns_of_the_reactor() {
     let shared = Shared::default();
     shared.world().turns_needed = 3;
     let mut socket = awaiting_a_pong(&shared, off());
-    // The first ring is that of the deadline. The last of the turns brings the pong to light.
+    // The first fire is that of the deadline. The last of the turns makes the pong visible.
     shared.at(2 * SECOND - MS);
     assert!(turn(&shared, &mut socket, 2).is_none());
     let pong = shared.pong();
@@ -42,7 +43,7 @@ fn a_verdict_comes_after_enough_turns_of_the_reactor() {
     assert!(turn(&shared, &mut socket, 1).is_none());
     assert_eq!(socket.status().pongs_received, 1);
 
-    // The turns for one ping do not count for the next, nor does a look of whoever sends cost one.
+    // The turns for one ping do not count for the next, and a poll by the sending half costs none.
     while socket.status().pings_sent < 2 {
         let alarm = shared.world().alarm;
         shared.at(alarm.unwrap());
@@ -104,7 +105,7 @@ fn the_turns_before_an_answer_do_not_count_after_a_block() {
         waits(&mut socket);
         turns += 1;
     }
-    // The first ring is that of an alarm that was set before.
+    // The first fire is that of an alarm that was set before.
     assert_eq!(turns, 4);
 }
 
@@ -164,7 +165,7 @@ fn a_handshake_gets_all_its_turns_again_after_a_grace() {
     let handshake = std::future::pending::<Result<Wire, WsError>>();
     let mut opening = pin!(TimeoutSocket::open(config, Hand(shared.clone()), handshake));
     assert!(opening.as_mut().now_or_never().is_none());
-    // A stall, of which the third turn begins a grace; and another when that is over.
+    // A stall, whose third turn begins a grace; and another one when that is over.
     for begin in [5 * SECOND, 12 * SECOND] {
         for turn in 0..3 {
             shared.at(begin + turn * MS);
@@ -176,8 +177,8 @@ fn a_handshake_gets_all_its_turns_again_after_a_grace() {
     assert!(alarm.is_none(), "not judged in the third turn: {alarm:?}");
 }
 
-/// A dozen healthy peers, whose messages wait in the kernel while the thread is blocked beyond their
-/// limit. In one turn the reactor learns of one socket.
+/// A dozen healthy peers, whose messages wait in the kernel while the thread is blocked beyond
+/// their limit. In one turn the reactor notices one socket.
 /// Guards rule 2.
 #[test]
 fn tokio_learns_of_every_socket_before_a_verdict() {

@@ -29,7 +29,7 @@ fn a_task_that_takes_over_sees_the_fire_that_woke_the_other() {
     assert!(heard, "the ring is lost");
 }
 
-/// A transport keeps one waker for writing: that of the last who tried.
+/// A transport keeps one waker for writing: that of the last task that tried.
 /// Guards rule 8.
 #[test]
 fn a_flush_of_the_reading_half_wakes_the_writer_too() {
@@ -56,7 +56,7 @@ fn a_flush_of_the_reading_half_wakes_the_writer_too() {
     assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
 }
 
-/// A transport with one place for a waker, whoever polls it, and what it has to read.
+/// A transport with one place for a waker, whichever task polls it, and the messages to read.
 #[derive(Clone, Default)]
 struct OnePlace(Arc<Mutex<(Option<Waker>, VecDeque<Message>)>>);
 
@@ -143,7 +143,7 @@ fn a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
     // Its answer is flushed at once.
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
     assert!(read.is_ready());
-    // Either it is woken now, or when there is a place.
+    // Either it is woken now, or once there is a place.
     let woken = writer.0.swap(false, Ordering::Relaxed);
     if woken {
         assert!(socket.poll_ready_unpin(&mut sending).is_pending());
@@ -154,7 +154,8 @@ fn a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
     assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
 }
 
-/// A task whose last reference is the waker in the socket. With it goes what wakes whoever waits to write.
+/// A task whose last reference is the waker in the socket. Dropping it also drops the waker of the
+/// task that waits to write.
 #[derive(Default)]
 struct OwnsTheOtherEnd(Mutex<Option<Waker>>);
 
@@ -282,7 +283,7 @@ fn a_writer_that_waits_for_a_flush_is_woken_when_the_reader_has_flushed() {
     socket.start_send_unpin(data()).unwrap();
     let flushed = socket.poll_flush_unpin(&mut Context::from_waker(&waker));
     assert!(flushed.is_pending());
-    // There is room, and the transport wakes nobody for it.
+    // There is room, but the transport wakes no task.
     shared.world().full = false;
     waits(&mut socket);
     assert_eq!(shared.world().sent, [data()]);

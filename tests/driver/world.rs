@@ -17,7 +17,7 @@ pub type Read = Result<Message, Error<WsError>>;
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MS: Duration = Duration::from_millis(1);
 
-/// What the test says of the transport, the clock and the alarm.
+/// The state of the transport, the clock and the alarm, which the test sets.
 #[derive(Default)]
 pub struct World {
     pub now: Duration,
@@ -25,32 +25,32 @@ pub struct World {
     pub suspended: Duration,
     pub alarm: Option<Duration>,
     pub alarms_set: u32,
-    /// How long the thread is held up before it sets the next alarm.
+    /// How long the thread is delayed before it sets the next alarm.
     pub held_up: Duration,
     pub alarm_waker: Option<Waker>,
-    /// In how many turns the reactor hears of everything, if one is not enough.
+    /// The number of turns in which the reactor notices everything, if one is not enough.
     pub turns_needed: u32,
-    /// Whether the reactor has its turn, so that an alarm that is due rings.
+    /// Whether the reactor turns, so that an alarm that is due fires.
     pub turns: bool,
-    /// What only that turn brings to light: messages, and room to write.
+    /// What only that turn makes visible: messages, and room to write.
     pub unseen: VecDeque<Message>,
     pub unseen_room: bool,
     pub incoming: VecDeque<Message>,
-    /// How often it was asked for a message, and how often it had one.
+    /// How often the transport was read, and how often it had a message.
     pub looks: u32,
     pub reads: u32,
-    /// Whether the alarm rings while it is asked.
+    /// Whether the alarm fires during a read.
     pub rings_meanwhile: bool,
     pub ended: bool,
-    /// Whether the transport takes nothing.
+    /// Whether the transport accepts nothing.
     pub full: bool,
-    /// Whether it has no place for a message either.
+    /// Whether the inner sink has no place for a message either.
     pub no_place: bool,
-    /// Whether it has room at the next try, and wakes nobody for that.
+    /// Whether there is room at the next try, without a wake-up.
     pub room_unsaid: bool,
-    /// What the transport never takes.
+    /// The message that the transport never accepts.
     pub refuses: Option<Message>,
-    /// Whether it takes no ping for now.
+    /// Whether it accepts no ping for now.
     pub refuses_pings: bool,
     /// Whether every write fails.
     pub broken: bool,
@@ -61,10 +61,10 @@ pub struct World {
     pub held: Vec<Message>,
     pub sent: Vec<Message>,
     pub write_waker: Option<Waker>,
-    /// For how long the process is suspended before the next flush.
+    /// How long the process is suspended before the next flush.
     pub suspended_before_flush: Duration,
     pub dropped: bool,
-    /// What was unread when it was dropped.
+    /// How much was unread when the transport was dropped.
     pub unread: usize,
 }
 
@@ -190,7 +190,7 @@ impl Drop for Wire {
     }
 }
 
-/// A clock and an alarm moved by hand.
+/// A clock and an alarm that the test moves.
 pub struct Hand(pub Shared);
 
 impl ws_timeout::Timer for Hand {
@@ -258,7 +258,7 @@ pub fn waits(socket: &mut Guarded) {
     assert!(read.is_none(), "{read:?}");
 }
 
-/// The next message, where a task may have to yield first.
+/// Returns the next message, even if the task must yield first.
 pub fn read_on(socket: &mut Guarded) -> Option<Option<Read>> {
     let first = socket.next().now_or_never();
     first.or_else(|| socket.next().now_or_never())
@@ -276,7 +276,8 @@ pub fn data() -> Message {
     Message::text("data")
 }
 
-/// A ping of a second's quiet is out since second one, and is to be answered by second two.
+/// Returns a socket whose ping was sent after a second of quiet, at second one, and must be
+/// answered by second two.
 pub fn awaiting_a_pong(shared: &Shared, config: TimeoutConfigBuilder) -> Guarded {
     let mut socket = shared.socket(config.ping_interval(SECOND).pong_timeout(SECOND));
     waits(&mut socket);
@@ -294,7 +295,8 @@ pub fn reads_one_of_a_stream(shared: &Shared, socket: &mut Guarded) {
     assert_eq!(read.unwrap(), data());
 }
 
-/// What becomes due after a second, when there is no room, and leaves between two messages once there is.
+/// Returns what becomes due after a second, when there is no room, and is sent between two messages
+/// once there is room.
 #[track_caller]
 pub fn leaves_when_there_is_room(config: TimeoutConfigBuilder) -> Message {
     let shared = Shared::default();
@@ -336,7 +338,7 @@ impl Wake for Wakeups {
     }
 }
 
-/// A task that both reads and writes, on an executor that polls it as often as it is woken while the
+/// A task that both reads and writes, on an executor that polls it whenever it is woken while the
 /// clock stands still.
 pub struct Executor {
     pub wakeups: Arc<Wakeups>,
@@ -354,7 +356,7 @@ impl Executor {
         Context::from_waker(&self.waker)
     }
 
-    /// Has the task send something that has to wait, so that it is known as the writer too.
+    /// Makes the task send something that has to wait, so that it is registered as the writer too.
     pub fn send_that_waits(&self, shared: &Shared, socket: &mut Guarded) {
         let cx = &mut self.context();
         assert!(socket.poll_next_unpin(cx).is_pending());

@@ -87,8 +87,8 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-/// Splits `NAME=value`. Returns `None` for any other line, and for invalid UTF-8 on platforms where an
-/// `OsStr` cannot contain it.
+/// Splits `NAME=value`. Returns `None` for any other line, and for invalid UTF-8 on platforms where
+/// an `OsStr` cannot contain it.
 fn line(line: &[u8]) -> Option<(&OsStr, &OsStr)> {
     let equals = line.iter().position(|&byte| byte == b'=')?;
     Some((os(&line[..equals])?, os(&line[equals + 1..])?))

@@ -1,8 +1,8 @@
-//! Cases out of bytes: how a configuration and a sequence of calls are made for the property tests, for
-//! the fuzz target and for its seed files.
+//! Cases from bytes: how a configuration and a sequence of calls are generated for the property
+//! tests, for the fuzz target and for its seed files.
 //!
-//! Every string of bytes is a case. Instants are said relative to what the policy itself holds to be
-//! its deadlines, so that random bytes hit deadlines exactly, and miss them by one nanosecond.
+//! Every string of bytes is a case. Instants are relative to the policy's own deadlines, so that
+//! random bytes hit deadlines exactly, and miss them by one nanosecond.
 
 use std::time::Duration;
 
@@ -21,24 +21,24 @@ use reference::{Limits, Reference};
 /// How many configurations `set_config` can choose from; the first is there from the start.
 pub(crate) const CONFIGS: usize = 3;
 
-/// How many bytes a step takes.
+/// The number of bytes of a step.
 pub(crate) const STEP: usize = 5;
 
-/// How many bytes stand before the steps.
+/// The number of bytes before the steps.
 pub(crate) const HEADER: usize = 8 + 2 + CONFIGS * Recipe::SIZE;
 
 /// No case has more steps.
 const MOST_STEPS: usize = 512;
 
-/// How many steps a case goes on once its connection is no longer open.
+/// How many more steps a case has once its connection is no longer open.
 const AFTERLIFE: usize = 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Case {
     pub(crate) seed: u64,
     pub(crate) opening: bool,
-    /// Whether the connection is kept alive most of the time: random calls kill it soon, and what is
-    /// said to the dead shows little.
+    /// Whether the connection is mostly kept alive: random calls end it soon, and calls to an ended
+    /// one show little.
     pub(crate) careful: bool,
     /// See [`start`].
     pub(crate) start: u8,
@@ -49,16 +49,17 @@ pub(crate) struct Case {
 /// A configuration in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Recipe {
-    /// Handshake, heartbeat, connection, message, idle, ping, pong, close, stall: see [`Recipe::length`].
+    /// Handshake, heartbeat, connection, message, idle, ping, pong, close, stall: see
+    /// [`Recipe::length`].
     pub(crate) lengths: [u8; 9],
     /// See [`rate`].
     pub(crate) min_data_rate: u8,
     pub(crate) max_ping_rate: u8,
-    /// In parts of 510, so 255 is the most that there is, one half.
+    /// In parts of 510, so 255 is the maximum, one half.
     pub(crate) jitter: u8,
-    /// Bits 0 and 1: defaults or preset. Bit 2: scope `messages`. Bit 3: evidence `pong`. Bits 4 and 5:
-    /// how many of the limits are off besides, of four. Bits 6 and 7: whether all lengths get units of
-    /// the same size.
+    /// Bits 0 and 1: defaults or preset. Bit 2: scope `messages`. Bit 3: evidence `pong`. Bits 4
+    /// and 5: how many more of the limits are off, out of four. Bits 6 and 7: whether all durations
+    /// get units of the same size.
     pub(crate) choices: u8,
 }
 
@@ -68,23 +69,23 @@ pub(crate) struct Step {
     pub(crate) what: What,
 }
 
-/// An instant, from that of the call before.
+/// An instant, relative to that of the previous call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum When {
     Same,
-    /// So many 256ths of the way to the next deadline.
+    /// This many 256ths of the way to the next deadline.
     OnTheWay(u8),
-    /// One of the deadlines, the next first.
+    /// At one of the deadlines, the next one first.
     At(u8),
     Before(u8),
     After(u8),
-    /// As late as `stall_tolerance` allows, and one nanosecond later.
+    /// As late as `stall_tolerance` allows, or one nanosecond later.
     Tolerated(u8),
     Stalled(u8),
-    /// By a [`Recipe::length`].
+    /// Later by a [`Recipe::length`].
     Later(u8),
     Earlier(u8),
-    /// That much before the last representable instant.
+    /// This long before the last representable instant.
     BeforeTheLast(u8),
 }
 
@@ -97,16 +98,16 @@ pub(crate) enum What {
     SetConfig(u8),
 }
 
-/// An event, with what it says relative to what went before.
+/// An event, relative to what came before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Said {
     Opened,
     Recv,
-    /// The total, from that of before: see [`amount`].
+    /// The total, relative to the previous one: see [`amount`].
     More(u8),
     Less(u8),
     Total(u8),
-    /// So many at once.
+    /// This many at once.
     Pings(u8),
     /// The pong of the latest ping, of one before it, of the one to come, or of none.
     Pong,
@@ -129,7 +130,7 @@ pub(crate) enum Said {
     Tick,
 }
 
-/// A call as the policy gets it.
+/// A call to the policy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
     Poll,
@@ -140,13 +141,13 @@ pub(crate) enum Call {
 }
 
 impl Case {
-    /// Panics where the policy differs from the reference or from the oracle. Gives the number of
+    /// Panics if the policy differs from the reference or from the oracle. Returns the number of
     /// calls.
     pub(crate) fn agrees(&self) -> usize {
         self.compare(Models::new(self, true))
     }
 
-    /// The same without the oracle, which is slow.
+    /// The same without the slow oracle.
     pub(crate) fn agrees_with_the_reference(&self) -> usize {
         self.compare(Models::new(self, false))
     }
@@ -162,8 +163,8 @@ impl Case {
         })
     }
 
-    /// Makes the calls to a policy and shows each: the policy before, the call, what it gave, the
-    /// policy after. Gives the number of calls.
+    /// Makes the calls to a policy and passes each to a visitor: the policy before, the call, its
+    /// result, the policy after. Returns the number of calls.
     pub(crate) fn play(
         &self,
         see: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
@@ -171,8 +172,8 @@ impl Case {
         self.play_with(|_| None, see)
     }
 
-    /// [`Case::play`], but before each call it makes those that `first` gives, which is told when the
-    /// next call will be.
+    /// Like [`Case::play`], but before each call it makes those that `first` returns for the
+    /// instant of the next call.
     pub(crate) fn play_with(
         &self,
         mut first: impl FnMut(Timestamp) -> Option<(Timestamp, Call)>,
@@ -214,7 +215,7 @@ impl Case {
         calls
     }
 
-    /// The calls that [`Case::play`] makes.
+    /// Returns the calls that [`Case::play`] makes.
     pub(crate) fn trace(&self) -> Vec<(Timestamp, Call)> {
         let mut trace = Vec::new();
         self.play(|_, now, call, _, _| trace.push((now, call)));
@@ -363,8 +364,8 @@ impl Recipe {
         (4 << 5) | (seconds - 1)
     }
 
-    /// A length. The small codes are those that are worth a code; the others are a unit and its
-    /// multiple.
+    /// Returns the duration for a code. Small codes are the interesting durations; the others are a
+    /// unit and its multiple.
     pub(crate) fn length(&self, code: u8) -> Option<Duration> {
         const UNITS: [u64; 7] = [
             1_000_000,
@@ -424,7 +425,7 @@ impl Recipe {
         };
         macro_rules! set {
             ($($place:literal $limit:ident $off:ident,)*) => {
-                // The life of the connection is off more often, to see what comes later in it.
+                // The lifetime of the connection is off more often, to see what comes later.
                 $(builder = match setting(self.lengths[$place], u8::from($place == 2)) {
                     Setting::Off => builder.$off(),
                     Setting::Default => builder,
@@ -486,7 +487,7 @@ enum Setting {
     Is(Duration),
 }
 
-/// How many of the 256 bytes stand for it.
+/// How many of the 256 bytes stand for the value.
 type Often<T> = (u8, T);
 
 type ToWhen = fn(u8) -> When;
@@ -541,7 +542,7 @@ const SAIDS: [Often<ToSaid>; 23] = [
 ];
 
 impl Step {
-    /// Whether it may end a connection that is kept alive.
+    /// Whether it may end a connection that is to be kept alive.
     pub(crate) fn is_bold(&self) -> bool {
         let code = self.when.code().or(self.what.code());
         code.is_some_and(|code| code % 128 == 5)
@@ -611,7 +612,7 @@ impl What {
         }
     }
 
-    /// How many calls it is: pings come in crowds too, or no peer would ever flood.
+    /// How many calls it is: pings come in bursts too, or no peer would ever flood.
     fn times(self) -> u8 {
         match self {
             Self::Observe(Said::Pings(times)) | Self::Handle(Said::Pings(times)) => {
@@ -659,8 +660,8 @@ pub(crate) fn latest(policy: &TimeoutPolicy) -> Timestamp {
     policy.status(Timestamp::ZERO).at
 }
 
-/// One of the deadlines that are yet to come, the next if `which` says so or there is no other; `now`
-/// if there is none at all.
+/// Returns one of the deadlines after `now`, the next one if `which` says so or there is no other;
+/// `now` if there is none.
 fn deadline(policy: &TimeoutPolicy, now: Timestamp, which: u8) -> u64 {
     let standing = policy.status(now).deadlines;
     let ahead = || standing.iter().map(|(_, at)| at).filter(|&at| at > now);
@@ -677,7 +678,7 @@ pub(crate) fn before_the_end(policy: &TimeoutPolicy) -> Timestamp {
     let status = policy.status(Timestamp::ZERO);
     let [ping, idle] =
         [DeadlineKind::NextPing, DeadlineKind::Idle].map(|kind| status.deadlines.get(kind));
-    // Silence ends no connection whose ping comes first: a late poll asks for it, and excuses the
+    // Silence ends no connection whose ping comes first: a late poll requests it, and excuses the
     // peer.
     let asks_first = policy.config().idle_scope() == IdleScope::Inbound
         && ping.zip(idle).is_some_and(|(ping, idle)| ping < idle);
@@ -745,7 +746,7 @@ fn saturated(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Tells the calls of a case that fails.
+/// Prints the calls of a case that fails.
 struct Told {
     config: TimeoutConfig,
     calls: Vec<(Timestamp, Call, Option<Action>)>,
@@ -762,7 +763,7 @@ impl Drop for Told {
     }
 }
 
-/// What a policy is compared with.
+/// The models that a policy is compared with.
 struct Models {
     limits: Limits,
     reference: Reference,
@@ -785,7 +786,7 @@ impl Models {
         models
     }
 
-    /// Makes the call that the policy had, and compares all that can be asked.
+    /// Makes the call that the policy got, and compares everything that can be queried.
     fn follow(
         &mut self,
         now: Timestamp,
@@ -845,7 +846,7 @@ impl Models {
             );
         }
         if let Some(oracle) = &self.oracle {
-            // Questions may be asked about any instant; about this one, an earlier and a later.
+            // Queries may be about any instant: this one, an earlier and a later one.
             let asked = match self.calls % 4 {
                 0 => Timestamp::ZERO,
                 1 => oracle.next_deadline().unwrap_or(Timestamp::MAX),

@@ -1,9 +1,9 @@
-//! The specification once more, as questions to a log.
+//! The specification again, as queries of a log.
 //!
-//! The oracle keeps a line for every call and nothing else: no clock, no state of a ping, no counter.
-//! It reads every answer out of the log anew each time, after the rules of `docs/SPEC.md`, which the
-//! comments cite. It was written from that page alone, shares no code with the policy, and is slow on
-//! purpose.
+//! The oracle keeps a line for every call and nothing else: no clock, no state of a ping, no
+//! counter. It computes every answer from the log each time, by the rules of `docs/SPEC.md`, which
+//! the comments cite. It was written from that page alone, shares no code with the policy, and is
+//! slow on purpose.
 
 pub(crate) mod case;
 
@@ -29,7 +29,7 @@ pub(crate) struct Oracle {
     log: Vec<Line>,
 }
 
-/// What one call was, and what it meant.
+/// A call, and its meaning.
 struct Line {
     at: Nanos,
     /// Which of the configurations was in force from this line on.
@@ -44,18 +44,18 @@ enum What {
     Created,
     /// An event that fits its phase.
     Event(Event),
-    /// A call that only says what time it is: an ignored event, or a poll that finds nothing to do.
+    /// A call that only advances the clock: an ignored event, or a poll that finds nothing to do.
     Look,
     Configured,
-    /// `poll` asked for the ping of this number.
+    /// A poll requested the ping with this number.
     Asked(u64),
-    /// `poll` gave this verdict.
+    /// A poll returned this verdict.
     Gave(CloseReason),
-    /// `poll` began a grace.
+    /// A poll began a grace.
     Grace,
 }
 
-/// What an event does, after the table of events (SPEC E-1 to E-16).
+/// The effect of an event, from the table of events (SPEC E-1 to E-16).
 #[derive(Clone, Copy, Default)]
 struct Meaning {
     heard: bool,
@@ -65,13 +65,13 @@ struct Meaning {
     excused: Option<Nanos>,
     write_clock_stops: bool,
     receive_clock_stops: bool,
-    /// The clock of the ping which is out restarts.
+    /// The clock of the ping that is out restarts.
     ping_restarts: bool,
-    /// The ping which is out is flushed, counts as flushed now, or left, as its pong proves.
+    /// The ping that is out is flushed, counts as flushed now, or was sent, as its pong proves.
     ping_flushed: bool,
     /// A `Probe`'s deadline moves on by this.
     probe_moves: Nanos,
-    /// A ping in flight is in flight no longer.
+    /// A ping in flight no longer is.
     ping_settled: bool,
     probe_answered: bool,
     /// A ping is due at once.
@@ -248,7 +248,7 @@ impl Oracle {
             .collect()
     }
 
-    /// Whether that deadline is due at `now`, grace aside.
+    /// Whether that deadline is due at `now`, without regard to a grace.
     pub(crate) fn is_due(&self, kind: DeadlineKind, now: Timestamp) -> bool {
         let now = self.clamp(now);
         self.phase() == Phase::Open
@@ -541,7 +541,7 @@ impl Oracle {
         }
     }
 
-    /// The log from where the latest ping was asked for; empty if none was.
+    /// Returns the log from where the latest ping was requested; empty if none was.
     fn since_asked(&self) -> &[Line] {
         self.since_last(|line| matches!(line.what, What::Asked(_)))
             .unwrap_or(&[])
@@ -564,7 +564,7 @@ impl Oracle {
         rows
     }
 
-    /// The table of deadlines, row by row: deadline, what is due, peer, unread.
+    /// The table of deadlines, row by row: deadline, action, about the peer, unread.
     fn rows_of_the_phase(
         &self,
         now: Nanos,
@@ -685,7 +685,7 @@ impl Oracle {
             .min()
     }
 
-    /// The log from the latest asking on, or all of it.
+    /// Returns the log from the latest request of a ping on, or all of it.
     fn not_asked_since(&self) -> &[Line] {
         match self.since_asked() {
             [] => &self.log,
@@ -819,7 +819,7 @@ impl Oracle {
         }
     }
 
-    /// The begin of the latest grace, which entering a phase forgets (SPEC G-9).
+    /// Returns when the latest grace began. Entering a phase ends it (SPEC G-9).
     fn grace(&self) -> Option<Nanos> {
         self.log
             .iter()
@@ -829,15 +829,15 @@ impl Oracle {
             .map(|line| line.at)
     }
 
-    /// What is left of a grace.
+    /// Returns how much of a grace is left.
     pub(crate) fn grace_left(&self, now: Timestamp) -> Option<Duration> {
         let end = self.grace()? + length(self.config().stall_tolerance())?;
         let left = end - self.clamp(now);
         (left > 0 && end <= LAST).then(|| duration(left))
     }
 
-    /// A limit shortened by a random part (SPEC S-13), drawn from the seed and the ping's number
-    /// (SPEC S-30); 0 is the number of the connection's life.
+    /// Shortens a limit by a random part (SPEC S-13), drawn from the seed and the ping's number
+    /// (SPEC S-30); 0 stands for the connection's lifetime.
     fn less_jitter(&self, limit: Option<Duration>, number: u64) -> Option<Nanos> {
         let limit = length(limit)?;
         let billionths = (self.config().jitter() * 1e9).round() as Nanos;
@@ -869,7 +869,7 @@ impl Oracle {
         self.last(|line| line.meaning.sent)
     }
 
-    /// When that last was so; all clocks start when the connection opens (SPEC E-48).
+    /// Returns when `was` last held; all clocks start when the connection opens (SPEC E-48).
     fn last(&self, was: impl Fn(&Line) -> bool) -> Nanos {
         let line = self.log.iter().rev().find(|line| was(line));
         line.map_or_else(|| self.opened(), |line| line.at)
@@ -881,7 +881,7 @@ impl Oracle {
         Some(&self.log[last..])
     }
 
-    /// When the connection opened; while it never did, when the policy was created.
+    /// Returns when the connection opened; if it never did, when the policy was created.
     fn opened(&self) -> Nanos {
         let opened = self.log.iter().find(|line| line.phase == Phase::Open);
         opened.unwrap_or(&self.log[0]).at
@@ -924,7 +924,7 @@ impl Oracle {
     }
 }
 
-/// The bytes received so far of a message or frame that is not whole (SPEC E-3).
+/// Returns the bytes received so far of an incomplete message or frame (SPEC E-3).
 fn partial_total(log: &[Line]) -> u64 {
     log.iter()
         .rev()

@@ -1,4 +1,4 @@
-//! The echo server without the crate: what the Autobahn cases are compared with.
+//! The echo server without the crate, with which the results of the Autobahn cases are compared.
 //!
 //! `--runtime` is `tokio`, `smol` or `async-std`. Its sockets and their settings are those of
 //! `echo.rs`, and so is its first line.
@@ -65,7 +65,7 @@ async fn on_async_std(listener: TcpListener) -> io::Result<()> {
     }
 }
 
-/// Echoes the data messages as they came, until the connection ends.
+/// Echoes the data messages unchanged, until the connection ends.
 async fn converse<S>(opened: tungstenite::Result<S>)
 where
     S: Stream<Item = tungstenite::Result<Message>>
@@ -75,7 +75,7 @@ where
     let Ok(mut socket) = opened else { return };
     while let Some(Ok(message)) = socket.next().await {
         if matches!(message, Message::Text(_) | Message::Binary(_)) {
-            // Its failure is the end of the stream, too.
+            // If this fails, the stream ends too.
             let _ = socket.send(message).await;
         }
     }

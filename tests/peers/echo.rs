@@ -1,18 +1,19 @@
-//! An echo server with timeouts from the environment, on each runtime: for tests, and to try settings on.
+//! An echo server with timeouts from the environment, on each runtime: for tests, and to try
+//! settings on.
 //!
 //! ```text
 //! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example echo -- --runtime tokio --addr 127.0.0.1:8080
 //! ```
 //!
-//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--addr HOST:PORT` is where it listens, by
-//! default a free port of 127.0.0.1. `--heartbeat text` asks the peer with text messages, `ping` and
-//! `pong`, in place of frames; `engine.io` and `phoenix` are the heartbeats of these protocols, so that
-//! their clients can connect. `--label NAME` names the connections in the log: `NAME-1`, `NAME-2` and so
-//! on. The example `client` connects to it.
+//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--addr HOST:PORT` is the address
+//! to listen on, by default a free port of 127.0.0.1. `--heartbeat text` pings the peer with text
+//! messages, `ping` and `pong`, in place of frames; `engine.io` and `phoenix` are the heartbeats of
+//! these protocols, so that their clients can connect. `--label NAME` names the connections in the
+//! log: `NAME-1`, `NAME-2` and so on. The example `client` connects to it.
 //!
-//! The first line on standard output tells the address, so that a script can wait for it. The log goes
-//! to standard error; `RUST_LOG=ws_timeout=debug` shows each ping. A bad environment or bad arguments
-//! end it with 2.
+//! The first line on standard output is the address, so that a script can wait for it. The log goes
+//! to standard error; `RUST_LOG=ws_timeout=debug` shows each ping. It exits with 2 after a bad
+//! environment or bad arguments.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -102,8 +103,8 @@ struct Server {
     connections: AtomicU64,
 }
 
-/// How long to wait when no connection can be accepted: with too many open files, as a rule, some have to
-/// close first.
+/// How long to wait if no connection can be accepted: with too many open files, some have to close
+/// first.
 const RESPITE: Duration = Duration::from_millis(100);
 
 async fn on_tokio(listener: TcpListener, server: Arc<Server>) -> io::Result<Infallible> {
@@ -111,7 +112,7 @@ async fn on_tokio(listener: TcpListener, server: Arc<Server>) -> io::Result<Infa
     loop {
         match listener.accept().await {
             Ok((tcp, peer)) => {
-                // A socket that takes no options is as good as gone: its first read says so.
+                // A socket that accepts no options is usually closed: its first read reports that.
                 let _ = tcp.set_nodelay(true);
                 let label = server.label(peer);
                 let transport = Metered::socket(tcp);
@@ -195,7 +196,7 @@ impl Server {
     }
 }
 
-/// Echoes the data messages as they came, until the connection ends. How it ended, the crate logs.
+/// Echoes the data messages unchanged, until the connection ends. The crate logs how it ended.
 async fn converse<S, T>(
     opening: impl Future<Output = Result<TimeoutSocket<S, T>, Error<tungstenite::Error>>>,
     label: String,
@@ -218,8 +219,8 @@ async fn converse<S, T>(
     }
     while let Some(Ok(message)) = socket.next().await {
         if matches!(message, Message::Text(_) | Message::Binary(_)) {
-            // Once the connection closes nothing can be sent, but the peer may still have something to
-            // say before it answers the Close frame: read on.
+            // Once the connection is closing nothing can be sent, but the peer may still send
+            // something before it answers the Close frame: keep reading.
             if let Err(error) = socket.send(message).await {
                 log::debug!("{label}: not echoed: {error}");
             }

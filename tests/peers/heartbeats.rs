@@ -78,7 +78,7 @@ impl Heartbeat {
         }
     }
 
-    /// What a server says first.
+    /// Returns the first message of a server.
     #[allow(dead_code, reason = "`line_client` has no use for it")]
     pub fn greeting(self, config: &TimeoutConfig) -> Option<Message> {
         let millis = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_millis());

@@ -1,21 +1,23 @@
-//! A client on each runtime, for tests: sends each line of its input, and prints a line for each event. It
-//! stays connected while its input is open. `examples/client.rs` is a simple one.
+//! A client on each runtime, for tests: sends each line of its input, and prints a line for each
+//! event. It stays connected while its input is open. `examples/client.rs` is a simple one.
 //!
 //! ```text
 //! WS_PING_INTERVAL=5 WS_PONG_TIMEOUT=10 cargo run --example line_client -- --runtime tokio ws://127.0.0.1:8080
 //! ```
 //!
-//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--heartbeat` is `frame` (the default),
-//! `text`, `engine.io` or `phoenix`, for servers of these protocols. The last argument is the address of the
-//! server, here that of the command in the example `echo`; there is no TLS here.
+//! `--runtime` is `tokio` (the default), `smol` or `async-std`. `--heartbeat` is `frame` (the
+//! default), `text`, `engine.io` or `phoenix`, for servers of these protocols. The last argument is
+//! the address of the server, here that of the command in the example `echo`; there is no TLS here.
 //!
-//! At the end of its input it closes the connection, drops what still comes, and ends with 0. So it does
-//! at once where there is no input, as in a service or after `</dev/null`. `tail -f /dev/null |` before it
-//! is an input that stays open and says nothing.
+//! At the end of its input it closes the connection, discards what still arrives, and exits with 0.
+//! If there is no input, as in a service or after `</dev/null`, it does so at once. `tail -f
+//! /dev/null
+//! ` before it is an input that stays open and is silent.
 //!
-//! The events are on standard output: `opened`, `received`, `closed`, or `failed` and why, which may be
-//! a limit. The log goes to standard error; `RUST_LOG=ws_timeout=debug` shows each ping. A connection that
-//! failed ends it with 1, a bad environment or bad arguments with 2.
+//! The events are on standard output: `opened`, `received`, `closed`, or `failed` with the reason,
+//! which may be a limit. The log goes to standard error; `RUST_LOG=ws_timeout=debug` shows each
+//! ping. It exits with 1 if the connection failed, and with 2 after a bad environment or bad
+//! arguments.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     match run(arguments, loaded.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Connection(error)) => {
-            // Whoever reads the events may have gone; there is nobody to tell then.
+            // The reader of the events may have gone.
             let _ = say(format_args!("failed: {error}"));
             ExitCode::FAILURE
         }
@@ -180,7 +182,7 @@ where
     let mut socket = socket.with_label("client");
     say(format_args!("opened"))?;
     loop {
-        // Neither of the two loses anything when the other is first.
+        // Whichever is ready first, the other loses nothing.
         tokio::select! {
             received = socket.recv() => match received? {
                 Some(Message::Text(text)) => say(format_args!("received {text}"))?,
@@ -191,7 +193,7 @@ where
                 None => return Ok(()),
             },
             line = lines.recv() => match line {
-                // Read on after a send that failed: the stream tells how it all ended.
+                // Keep reading after a failed send: the stream returns how the connection ended.
                 Some(line) => if let Err(error) = socket.send(Message::text(line)).await {
                     log::info!("not sent: {error}");
                 },
@@ -206,7 +208,7 @@ where
     }
 }
 
-/// Reads the input in a thread of its own, since that can block and only ends with the program.
+/// Reads the input in its own thread, since that can block and only ends with the program.
 fn lines_of_input() -> Lines {
     let (send, receive) = mpsc::channel(1);
     thread::spawn(move || {
@@ -223,7 +225,7 @@ fn say(event: fmt::Arguments) -> io::Result<()> {
     writeln!(io::stdout(), "{event}")
 }
 
-/// How a Close frame is told.
+/// Displays a Close frame.
 struct Code(Option<CloseFrame>);
 
 impl fmt::Display for Code {
@@ -260,7 +262,7 @@ impl From<io::Error> for Failure {
 struct Arguments {
     runtime: Runtime,
     heartbeat: Heartbeat,
-    /// Host and port, of the request.
+    /// Host and port of the request.
     address: String,
     request: Request,
 }

@@ -1,5 +1,6 @@
-//! Networks in which packets vanish without a word. Each is the loopback of a network namespace that the
-//! thread of a row enters, and that is gone with that thread, however it ends. Needs root, `ip` and `nft`.
+//! Networks in which packets vanish silently. Each is the loopback of a network namespace that the
+//! thread of a row enters, and that disappears with that thread, however it ends. Needs root, `ip`
+//! and `nft`.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +14,7 @@ use ws_timeout::{CloseHandshake, CloseReason, PongEvidence, TimeoutConfigBuilder
 use crate::peers::{PING, PONG, bare, frame, payload};
 use crate::{End, MS, Ours, SILENCE, converse, limits, on_each_runtime};
 
-/// What vanishes.
+/// The packets that vanish.
 #[derive(Clone, Copy)]
 enum Lost {
     Both,
@@ -23,11 +24,11 @@ enum Lost {
     Answers,
 }
 
-/// What a peer does when the network is gone.
+/// What a peer does after the network is lost.
 #[derive(Clone, Copy)]
 enum Peer {
     Answers,
-    /// It knows of nothing and sends on, pongs that answer nothing.
+    /// It keeps sending pongs that answer nothing.
     Talks,
 }
 
@@ -52,7 +53,7 @@ fn a_peer_whose_answers_vanish_is_disconnected() {
     blackhole(Lost::Answers, limits(), Peer::Answers);
 }
 
-/// Lets the peer answer three pings, then the packets vanish.
+/// Lets the peer answer three pings, then drops the packets.
 #[track_caller]
 fn blackhole(lost: Lost, config: TimeoutConfigBuilder, peer: Peer) {
     let tried = thread::spawn(move || own_network().and_then(|()| vanish(lost, 1)));
@@ -68,14 +69,14 @@ fn blackhole(lost: Lost, config: TimeoutConfigBuilder, peer: Peer) {
         let (over, is_over) = channel::<()>();
         let peer = thread::spawn(move || {
             let mut tcp = bare(TcpStream::connect(address).unwrap());
-            // What it says goes out though nothing is acknowledged.
+            // Its data is sent although nothing is acknowledged.
             tcp.set_nodelay(true).unwrap();
             for _ in 0..3 {
                 let ping = payload(&mut tcp, PING).unwrap();
                 tcp.write_all(&frame(PONG, &ping)).unwrap();
             }
             vanish(lost, address.port()).unwrap();
-            // No end of the connection comes through either.
+            // The end of the connection does not get through either.
             while is_over.recv_timeout(50 * MS) == Err(RecvTimeoutError::Timeout) {
                 if let Peer::Talks = peer {
                     tcp.write_all(&frame(PONG, b"")).unwrap();
@@ -96,13 +97,13 @@ fn blackhole(lost: Lost, config: TimeoutConfigBuilder, peer: Peer) {
     });
 }
 
-/// Takes this thread, and all that it starts, into a network that has nothing but a loopback.
+/// Moves this thread, and all that it starts, into a network with only a loopback.
 fn own_network() -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("unshare: {error}"))?;
     run("ip", &["link", "set", "lo", "up"], "")
 }
 
-/// Lets packets of connections to `port` vanish on their way in, so that nobody is told.
+/// Drops packets to `port` on their way in, without a reply.
 fn vanish(lost: Lost, port: u16) -> Result<(), String> {
     let to_server = format!("tcp dport {port} drop");
     let to_peer = format!("tcp sport {port} drop");

@@ -1,4 +1,5 @@
-//! Clients that come, talk, stall, vanish and come back, for as long as is asked: what they leave behind.
+//! Clients that connect, send, stall, vanish and reconnect for a configurable time, and what they
+//! leave behind.
 //!
 //! ```sh
 //! CHURN_SECONDS=600 cargo test --release --test runtimes churn -- --ignored --nocapture
@@ -20,7 +21,7 @@ use crate::{MS, SECOND, on_each_runtime};
 
 const CLIENTS: u32 = 500;
 
-/// What a server holds.
+/// The resources that a server holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Held {
     descriptors: usize,
@@ -50,7 +51,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
             .enable_all()
             .build()
             .unwrap();
-        // Once for what a server sets up once, and for the allocator to find its size.
+        // Once for what a server sets up once, and for the allocator to reach its size.
         clients.block_on(churn(&address, Duration::from_secs(seconds / 4 + 1)));
         let before = settle(&server);
         clients.block_on(churn(&address, Duration::from_secs(seconds)));
@@ -66,7 +67,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     });
 }
 
-/// What the server holds once no connection is left.
+/// Returns what the server holds once no connection is left.
 fn settle(server: &Process) -> Held {
     let mut held = Held::of(server);
     loop {
@@ -93,7 +94,7 @@ impl Held {
     }
 }
 
-/// Clients of every kind come again and again until `length` is over.
+/// Clients of every kind connect again and again until `length` is over.
 async fn churn(address: &str, length: Duration) {
     let clients = (0..CLIENTS).map(|number| async move {
         let mut visit = u64::from(number);
@@ -102,7 +103,7 @@ async fn churn(address: &str, length: Duration) {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             let stay = MS * ((visit >> 33) as u32 % 2000);
-            // A server that is done with a client may say so at any point.
+            // A server that disconnects a client may do so at any point.
             let _ = client(address, number % 5, stay).await;
         }
     });
@@ -119,7 +120,7 @@ async fn client(address: &str, kind: u32, stay: Duration) -> Result<(), tungsten
     }
     let (mut socket, _) = client_async("ws://localhost/", tcp).await?;
     match kind {
-        // Talks, and leaves in order.
+        // Sends messages, and closes in order.
         1 => {
             let talk = async {
                 loop {
@@ -138,13 +139,13 @@ async fn client(address: &str, kind: u32, stay: Duration) -> Result<(), tungsten
                 Err(_) => socket.close(None).await,
             }
         }
-        // Listens, and vanishes.
+        // Reads, and vanishes.
         2 => {
             let listen = async { while let Some(Ok(_)) = socket.next().await {} };
             let _ = timeout(stay, listen).await;
             Ok(())
         }
-        // Answers nothing until it is let go.
+        // Answers nothing until it is disconnected.
         3 => {
             let transport = socket.get_mut();
             while transport.read(&mut [0; 64]).await? > 0 {}

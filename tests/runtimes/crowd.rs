@@ -1,4 +1,5 @@
-//! Ten thousand connections at once, half of which die. The server and the clients are a process each.
+//! Ten thousand connections at once, half of which die. The server and the clients are separate
+//! processes.
 
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
@@ -19,19 +20,19 @@ use crate::process::Process;
 
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Long enough for the one thread of so many clients on a busy machine.
+/// Long enough for the single thread of all clients on a busy machine.
 const PONG_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long what was written may take to another process of a busy machine.
+/// How long written bytes may take to reach another process on a busy machine.
 const ON_ITS_WAY: Duration = SECOND;
 
-/// Of so many clients that live one may answer late, or the test has shown nothing.
+/// At most one in this many live clients may answer late, or the test shows nothing.
 const ONE_LATE_OF: usize = 100;
 
-/// By how much the server of so many may be late on a busy machine.
+/// How late the server may be on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
 
-/// The most memory that a connection of the server may take, in KiB, its task, socket and buffers.
+/// The most memory that a connection of the server may use, in KiB: its task, socket and buffers.
 const MOST_KIB: f64 = 10.0;
 
 #[test]
@@ -86,7 +87,7 @@ fn half_die(runtime: Runtime) {
             verdicts.insert(verdict.port, verdict);
         }
     }
-    // All others have answered since, and live, unless they were ended.
+    // All others have answered since, and are still open unless they were ended.
     clients.say("count");
     assert_eq!(reply(&clients, &mut accounts), "all");
     let ended = judge(&server, verdicts, &clients, accounts);
@@ -113,7 +114,7 @@ fn half_die(runtime: Runtime) {
     );
 }
 
-/// What the clients reply, and before it the accounts of those that have ended.
+/// Returns the clients' reply, and before it collects the accounts of those that have ended.
 #[track_caller]
 fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
     loop {
@@ -125,7 +126,7 @@ fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
     }
 }
 
-/// The next that the server says of a connection's end.
+/// Returns the server's next report of a connection's end.
 #[track_caller]
 fn next_verdict(server: &Process) -> Verdict {
     let line = server.line();
@@ -137,8 +138,8 @@ fn next_verdict(server: &Process) -> Verdict {
     verdict
 }
 
-/// Compares each verdict with the account of the client that it ended, and the other way round; gives how
-/// many there are.
+/// Compares each verdict with the account of the client that it ended, and the other way round.
+/// Returns how many there are.
 #[track_caller]
 fn judge(
     server: &Process,
@@ -169,7 +170,7 @@ fn judge(
     ended
 }
 
-/// Ten thousand, or as many as a process may open here, which is said then.
+/// Returns ten thousand, or as many as a process may open here, and prints that number then.
 fn as_many_as_may_be() -> usize {
     const ALL: u64 = 10_000;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -182,15 +183,15 @@ fn as_many_as_may_be() -> usize {
     all.try_into().unwrap()
 }
 
-/// Lets this process open as many files as it may.
+/// Raises this process's limit on open files as far as possible.
 pub fn open_many_files() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
 }
 
-/// The clients. What they do they are told in lines: to open connections until there are so many; to let half
-/// of them die, and say which; to wait until each of the others has answered a ping since or ended. A client
-/// that ends says what it did.
+/// The clients. They receive commands, a line each: to open connections up to a number; to let half
+/// of them die, and print which; to wait until each of the others has answered a ping since or
+/// ended. A client that ends prints its account.
 pub fn clients() {
     open_many_files();
     let (heard, orders) = mpsc::unbounded_channel();
@@ -255,8 +256,8 @@ async fn answer(client: &mut Client, account: &mut Account) -> io::Result<()> {
     account.answer(client, &payload).await
 }
 
-/// Answers pings for as long as the connection lasts, and says so when it does for the first time after the
-/// others are dead, or has ended.
+/// Answers pings for as long as the connection lasts. Reports when it has answered one for the
+/// first time after the others died, or has ended.
 async fn live(
     mut client: Client,
     dying: watch::Receiver<bool>,
@@ -277,8 +278,8 @@ async fn live(
     }
 }
 
-/// Answers pings until it is told to die, says that it does, and then keeps its socket and reads no more. If
-/// it has ended before, there is nothing to say.
+/// Answers pings until it must die, reports that it does, and then keeps its socket and reads no
+/// more. Reports nothing if the connection has ended before.
 async fn die_at(
     mut client: Client,
     mut dying: watch::Receiver<bool>,

@@ -1,4 +1,4 @@
-//! Peers that end the connection in their way, and peers that will not.
+//! Peers that end the connection in different ways, and peers that do not.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -43,7 +43,7 @@ fn an_end_without_a_close_is_a_failure_and_not_a_timeout() {
 fn a_reset_is_a_failure_and_not_a_timeout() {
     use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-    // With no time to linger, the kernel resets the connection when the socket is dropped.
+    // With a linger time of zero, the kernel resets the connection when the socket is dropped.
     let peer = |tcp| {
         let at_once = nix::libc::linger {
             l_onoff: 1,
@@ -74,7 +74,7 @@ fn a_close_is_answered_and_the_transport_dropped_though_the_peer_keeps_it() {
     );
 }
 
-/// A client waits for its server to hang up, as RFC 6455 asks, but not for ever.
+/// A client waits for its server to hang up, as RFC 6455 asks, but not forever.
 #[test]
 fn a_client_leaves_a_server_that_closes_and_keeps_the_transport() {
     let peer = |tcp: TcpStream| {
@@ -83,7 +83,7 @@ fn a_client_leaves_a_server_that_closes_and_keeps_the_transport() {
         tcp.write_all(&[0x88, 2, 0x0F, 0xA1]).unwrap();
         let mut wire = Vec::new();
         tcp.read_to_end(&mut wire).unwrap();
-        // A masked frame with the code and no more.
+        // A masked frame with the code and nothing else.
         let reply = wire.last_chunk::<8>().unwrap();
         assert!(reply.starts_with(&[0x88, 0x82]), "{wire:?}");
     };

@@ -1,4 +1,4 @@
-//! Who is to blame for a connection that ended: what both of its sides say, on one clock.
+//! Which side is to blame for a connection that ended: the accounts of both sides, on one clock.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,15 +10,15 @@ use ws_timeout::{Timer as _, Timestamp};
 
 use crate::peers::crowd::Client;
 
-/// That a ping was not answered in time, as the server has it.
+/// The server's account of a ping that was not answered in time.
 #[derive(Debug)]
 pub struct Verdict {
     pub port: u16,
     pub silent: Duration,
     pub unanswered: Duration,
-    /// Pings asked for, this one included.
+    /// Pings requested, this one included.
     pings: u64,
-    /// When it was given, or a little before.
+    /// When the verdict came, or a little before.
     pub at: Duration,
 }
 
@@ -30,7 +30,7 @@ pub struct Account {
     pongs: u64,
     /// When the last of its pongs had been written.
     written: Duration,
-    /// Whether it has read all that the server sent, up to its Close frame.
+    /// Whether it has read everything that the server sent, up to its Close frame.
     read_to_close: bool,
 }
 
@@ -46,8 +46,8 @@ impl Verdict {
         }
     }
 
-    /// Whether the peer did all that could be asked of it: the pong was written so long before it was due
-    /// that it was there then, or the ping never came.
+    /// Returns whether the verdict is wrong, since the peer did everything in time: the pong was
+    /// written early enough to have arrived, or the ping never arrived.
     pub fn is_wrong(
         &self,
         account: &Account,
@@ -60,7 +60,7 @@ impl Verdict {
         answered || never_asked
     }
 
-    /// From what its `Display` gave.
+    /// Parses what its `Display` writes.
     pub fn heard(line: &str) -> Option<Self> {
         let [silent, unanswered, port, pings, at] = numbers(line)?;
         Some(Self {
@@ -92,7 +92,7 @@ impl Account {
         }
     }
 
-    /// Waits for a ping; gives its payload.
+    /// Waits for a ping, and returns its payload.
     pub async fn hear(&mut self, client: &mut Client) -> io::Result<Vec<u8>> {
         let ping = client.ping().await;
         self.read_to_close = client.closed;
@@ -106,7 +106,7 @@ impl Account {
         Ok(())
     }
 
-    /// From what its `Display` gave.
+    /// Parses what its `Display` writes.
     pub fn heard(line: &str) -> Option<Self> {
         let [port, pongs, written, read_to_close] = numbers(line)?;
         Some(Self {
@@ -126,18 +126,19 @@ impl fmt::Display for Account {
     }
 }
 
-/// So many numbers, and nothing else.
+/// Parses exactly `N` numbers.
 fn numbers<const N: usize>(line: &str) -> Option<[u64; N]> {
     let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
     numbers.ok()?.try_into().ok()
 }
 
-/// The time now on the monotonic clock, which is one for all processes.
+/// Returns the time on the monotonic clock, which all processes share.
 pub fn monotonic() -> Duration {
     clock_gettime(ClockId::Monotonic).try_into().unwrap()
 }
 
-/// The origin of the clocks of this process's sockets, or a little before, on the monotonic clock.
+/// Returns the origin of the clocks of this process's sockets, or a little before, on the monotonic
+/// clock.
 fn origin() -> Duration {
     let now = monotonic();
     let timer = Timer::new();
@@ -145,7 +146,7 @@ fn origin() -> Duration {
     now - Duration::from_nanos(since_origin.as_nanos())
 }
 
-/// Says it beside what the test harness keeps to itself.
+/// Prints a line that the test harness does not capture.
 pub fn say(line: &str) {
     io::stderr()
         .write_all(format!("{line}\n").as_bytes())

@@ -1,4 +1,5 @@
-//! Peers that ping without pause. The server is a process of its own, so that what it takes can be told.
+//! Peers that ping without pause. The server is a separate process, so that its CPU time and memory
+//! can be measured.
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
@@ -31,7 +32,7 @@ fn a_peer_that_pings_without_pause_is_answered_at_constant_cost() {
             "{memory} KiB, and then {memory_then}"
         );
 
-        // The flood pauses, and the server has nothing to do but to ping now and then.
+        // The flood pauses, and the server only pings now and then.
         let before = server.cpu();
         for _ in 0..5 {
             peer.answer();
@@ -48,14 +49,14 @@ fn a_peer_that_exceeds_max_ping_rate_is_disconnected() {
         let server = serve(runtime, &[("WS_MAX_PING_RATE", "20")]);
         let peer = Flooder::open(&server.line());
         let sent = peer.flood_unread();
-        // A minute's worth is let pass.
+        // The pings of one minute are allowed at once.
         assert!(sent > 60 * 20, "{sent} pings");
         let end = server.line();
         assert!(end.starts_with("ping_flood "), "{end}");
     });
 }
 
-/// Nothing more is read of it once 256 KiB of pongs wait.
+/// The server reads no more from it once 256 KiB of pongs are waiting.
 #[test]
 fn a_peer_that_pings_without_pause_and_never_reads_is_disconnected() {
     const MOST_KIB: u64 = 1024;
@@ -79,7 +80,7 @@ fn serve(runtime: Runtime, limits: &[(&str, &str)]) -> Process {
     Process::start("server", &[&[("RUNTIME", &*runtime)], limits].concat())
 }
 
-/// A client that floods its server, and reads what that answers.
+/// A client that floods its server, and reads the answers.
 struct Flooder {
     tcp: TcpStream,
     read: BufReader<TcpStream>,
@@ -93,7 +94,7 @@ impl Flooder {
         Self { tcp, read }
     }
 
-    /// Sends so many pings, as fast as they go out, and reads the pong of each.
+    /// Sends this many pings, as fast as possible, and reads the pong of each.
     fn flood(&mut self, pings: u32) {
         let mut tcp = self.tcp.try_clone().unwrap();
         let writer = thread::spawn(move || {
@@ -109,7 +110,8 @@ impl Flooder {
         writer.join().unwrap();
     }
 
-    /// Sends long pings, and reads nothing, until the server has gone; gives how many it sent.
+    /// Sends long pings, and reads nothing, until the server has disconnected. Returns how many it
+    /// sent.
     fn flood_unread(mut self) -> usize {
         const SOME: usize = 100;
         let pings = frame(PING, &[0; 125]).repeat(SOME);
@@ -120,13 +122,13 @@ impl Flooder {
         sent
     }
 
-    /// Waits for a ping of the server's, and answers it.
+    /// Waits for a ping of the server, and answers it.
     fn answer(&mut self) {
         let payload = self.next(PING);
         self.tcp.write_all(&frame(PONG, &payload)).unwrap();
     }
 
-    /// The payload of the next frame with this opcode.
+    /// Returns the payload of the next frame with this opcode.
     fn next(&mut self, opcode: u8) -> Vec<u8> {
         loop {
             let mut head = [0; 2];

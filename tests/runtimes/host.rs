@@ -1,4 +1,5 @@
-//! The runtimes, each behind the same few functions: start it, give it a task, open a socket, block it.
+//! The runtimes, each behind the same few functions: start it, spawn a task, open a socket, block
+//! it.
 
 use std::fmt;
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use tungstenite::Message;
 use tungstenite::protocol::WebSocketConfig;
 use ws_timeout::{Error, Metered, Status, TimeoutSocket, Timeouts, Timer};
 
-/// Those that the contract holds on.
+/// The runtimes that the contract covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Runtime {
     Tokio,
@@ -28,7 +29,7 @@ pub const RUNTIMES: [Runtime; 4] = [
     Runtime::AsyncStd,
 ];
 
-/// A guarded socket on any of them.
+/// A `TimeoutSocket` on any of them.
 pub trait Guarded:
     Stream<Item = Result<Message, Failure>> + Sink<Message, Error = Failure> + Unpin + Send
 {
@@ -44,7 +45,7 @@ pub enum Role {
 }
 
 impl Runtime {
-    /// The one that displays as this.
+    /// Returns the runtime that displays as `name`.
     #[track_caller]
     pub fn named(name: &str) -> Self {
         let mut runtimes = RUNTIMES.into_iter();
@@ -53,7 +54,7 @@ impl Runtime {
             .unwrap()
     }
 
-    /// Runs the opening handshake over `tcp` and guards the socket. To be awaited on this runtime.
+    /// Runs the opening handshake over `tcp` and wraps the socket. Must be awaited on this runtime.
     pub async fn open(
         self,
         role: Role,
@@ -137,7 +138,7 @@ where
     }
 }
 
-/// A runtime at work, until it is dropped. (That of async-std is one for the whole process, and stays.)
+/// A running runtime, until it is dropped. (That of async-std is global, and keeps running.)
 pub struct Host {
     tasks: Tasks,
     /// How many threads run tasks.
@@ -157,7 +158,8 @@ impl Host {
         Self::start_with_events(runtime, 1024)
     }
 
-    /// The same, where tokio's reactor hears of at most `events` sockets in one turn; 1024 are its default.
+    /// The same, but tokio's reactor notices at most `events` sockets in one turn; the default is
+    /// 1024.
     pub fn start_with_events(runtime: Runtime, events: usize) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (tasks, threads, thread) = match runtime {
@@ -202,10 +204,10 @@ impl Host {
         }
     }
 
-    /// Blocks all threads of the runtime at once, right after they have woken whatever `wake` wakes, and waits
-    /// until they go on.
+    /// Blocks all threads of the runtime at once, right after they have run `wake`, and waits until
+    /// they continue.
     pub fn block(&self, length: Duration, wake: impl Fn() + Clone + Send + 'static) {
-        // Two that block the threads of one runtime would wait for each other.
+        // Two threads that block one runtime would wait for each other.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _one = matches!(self.tasks, Tasks::AsyncStd).then(|| ONE_AT_A_TIME.lock());
         let all_here = Arc::new(Barrier::new(self.threads));
@@ -225,7 +227,7 @@ impl Host {
             });
         }
         drop(over);
-        // Nothing is ever sent: it ends with the last of the senders.
+        // Nothing is ever sent: it fails once the last sender is dropped.
         assert!(all_over.recv().is_err());
     }
 }
@@ -234,7 +236,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It fails if a task has, which was told where it did.
+            // It fails if a task has failed, which that task has reported.
             let _ = thread.join();
         }
     }

@@ -1,6 +1,6 @@
-//! One contract for every runtime: a guarded connection on a real socket, and peers that behave and
-//! misbehave, each a thread or a process of its own. A limit is never cut short, and kept within
-//! `PATIENCE` for a busy machine.
+//! One contract for every runtime: a `TimeoutSocket` over a real socket, and peers that behave and
+//! misbehave, each in its own thread or process. A limit never expires early, and expires within
+//! `PATIENCE` on a busy machine.
 
 #![cfg_attr(
     not(target_os = "linux"),
@@ -64,10 +64,10 @@ use replayed::assert_replays;
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// By how much a busy machine may be late.
+/// How late an event may be on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What our side is and does.
+/// Our side and its behaviour.
 #[derive(Clone, Copy)]
 enum Ours {
     /// A server that echoes.
@@ -78,15 +78,15 @@ enum Ours {
     Client,
 }
 
-/// How a guarded connection ended.
+/// How a connection of ours ended.
 #[derive(Debug)]
 enum End {
     /// Without error, at this age, with this code in the peer's Close frame.
     Closed(Option<u16>, Duration),
-    /// The socket inside failed.
+    /// The inner socket failed.
     Socket(tungstenite::Error),
     TimedOut(Verdict),
-    /// With an error that no stream should end in.
+    /// With an error that no stream should return.
     #[expect(dead_code, reason = "is there to be seen in what a failing test says")]
     Other(Failure),
 }
@@ -129,7 +129,7 @@ fn contract(ours: Ours, config: TimeoutConfig, peer: fn(TcpStream), right: fn(&E
     });
 }
 
-/// Runs `row` for each runtime, all side by side; a panic names the runtime as the thread.
+/// Runs `row` for each runtime, all in parallel; a panic names the runtime as the thread.
 #[track_caller]
 fn on_each_runtime(row: impl Fn(Runtime) + Sync) {
     let row = &row;
@@ -192,7 +192,7 @@ async fn guarded(runtime: Runtime, tcp: TcpStream, ours: Ours, timeouts: &Timeou
     while let Some(message) = socket.next().await {
         match message {
             Ok(message) if message.is_text() || message.is_binary() => {
-                // Why a send failed, the stream tells.
+                // The stream returns why a send failed.
                 let _ = socket.send(message).await;
             }
             Ok(Message::Close(frame)) => code = frame.map(|frame| frame.code.into()),
@@ -214,7 +214,7 @@ fn limits() -> TimeoutConfigBuilder {
         .jitter(0.0)
 }
 
-/// Until a silent peer is let go under [`limits`].
+/// When a silent peer is disconnected under [`limits`].
 const SILENCE: Duration = Duration::from_millis(1200);
 
 #[test]
@@ -254,7 +254,7 @@ fn the_alarm_of_async_io_is_never_early_and_fires_once() {
             poll_fn(|cx| timer.poll(cx)).await;
             assert!(timer.now() >= at);
         }
-        // Set anew before it rang: only the later one rings.
+        // Set again before it fired: only the later setting fires.
         let start = timer.now();
         timer.set(start + 10 * MS);
         poll_fn(|cx| {

@@ -1,6 +1,7 @@
-//! Peers that send without pause, as many as the runtime has threads, and their neighbours: one that talks, a
-//! stranger that connects, and one that is silent. Beside other tests, each may take a second longer, and longer
-//! still on a machine on which a thread that sleeps wakes up late. Strictly:
+//! Peers that send without pause, as many as the runtime has threads, and their neighbours: one
+//! that sends messages, one that connects, and one that is silent. Beside other tests, each may take
+//! a second longer, and longer still on a machine on which sleeping threads wake up late. To run
+//! them alone, without that second:
 //!
 //! ```sh
 //! NEIGHBOURS_ALONE=1 cargo test --release --test runtimes neighbours -- --test-threads 1 --nocapture
@@ -21,7 +22,7 @@ use crate::peers::{PING, PONG, bare, frame, handshake, until_dropped};
 use crate::process::Process;
 use crate::{MS, SECOND};
 
-/// When the silent one is let go: the next ping, and the wait for its answer.
+/// When the silent peer is disconnected: the next ping, and the wait for its answer.
 const SILENCE: Duration = Duration::from_millis(600);
 
 #[test]
@@ -39,7 +40,7 @@ fn messages_without_pause_delay_no_neighbour() {
     flood(&[], &frame(0x2, b"x").repeat(4000));
 }
 
-/// All of one message, which has no end.
+/// All of this is one message, which never ends.
 /// Guards rule 23.
 #[test]
 fn fragments_without_pause_delay_no_neighbour() {
@@ -98,7 +99,7 @@ fn flood(first: &[u8], endless: &[u8]) {
             let (stranger, silent) = (stranger.join().unwrap(), silent.join().unwrap());
             over.store(true, Ordering::Relaxed);
             for attacker in &attackers {
-                // The server may have let it go.
+                // The server may have disconnected it.
                 let _ = attacker.shutdown(std::net::Shutdown::Both);
             }
             let busy = busy.join().unwrap();
@@ -126,7 +127,7 @@ fn attackers(runtime: Runtime) -> impl Iterator<Item = ()> {
     std::iter::repeat_n((), threads)
 }
 
-/// Talks for so long.
+/// Sends messages for `length`, and returns the slowest echo.
 fn slowest_echo(socket: &mut WebSocket<TcpStream>, length: Duration) -> Duration {
     let start = Instant::now();
     let mut slowest = Duration::ZERO;
@@ -140,7 +141,7 @@ fn slowest_echo(socket: &mut WebSocket<TcpStream>, length: Duration) -> Duration
     slowest
 }
 
-/// By how much a thread that sleeps wakes up late, at worst: the machine is busy.
+/// Returns how late a sleeping thread wakes up at worst, on a busy machine.
 fn oversleeps(over: &AtomicBool) -> Duration {
     let mut worst = Duration::ZERO;
     while !over.load(Ordering::Relaxed) {

@@ -14,7 +14,7 @@ use crate::{MS, SECOND};
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PONG_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// In the middle between the second and the third ping.
+/// Halfway between the second and the third ping.
 const BREAK: Duration = Duration::from_millis(2500);
 
 /// When the third pong is overdue, from when the connection opened.
@@ -48,7 +48,7 @@ fn a_partition_that_heals_in_time_has_no_effect() {
     let verdict = simulate(async {
         tokio::time::sleep(BREAK).await;
         turmoil::hold("server", "peer");
-        // The third ping waits for almost as long as it may.
+        // The third ping waits almost until it is overdue.
         tokio::time::sleep(OVERDUE - 50 * MS - BREAK).await;
         turmoil::release("server", "peer");
     });
@@ -68,8 +68,8 @@ fn a_partition_that_heals_too_late_ends_the_connection() {
     assert_eq!(verdict.status.age, OVERDUE + TURNS);
 }
 
-/// Six seconds of a server and a peer that answers, with `faults` from when the connection is open; gives the
-/// verdict if there was one.
+/// Simulates six seconds of a server and a peer that answers, with `faults` from when the
+/// connection is open. Returns the verdict, if there was one.
 fn simulate(faults: impl Future<Output = ()> + Send + 'static) -> Option<Verdict> {
     let mut simulation = turmoil::Builder::new()
         .simulation_duration(10 * SECOND)

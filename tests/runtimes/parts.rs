@@ -12,7 +12,7 @@ use crate::evidence::Verdict;
 use crate::host::{Host, Runtime};
 use crate::{End, Ours, guarded, peers};
 
-/// A client that answers pings; it says so when it has answered three.
+/// A client that answers pings, and prints a line once it has answered three.
 pub fn client() {
     let mut socket = peers::handshake(TcpStream::connect(variable("ADDRESS")).unwrap());
     let mut pings = 0;
@@ -25,9 +25,10 @@ pub fn client() {
     }
 }
 
-/// A server on the runtime that is asked for, with its limits from the environment; it says where it
-/// listens, and how each of its connections ended: on a timeout with the silence, the age of the ping that was
-/// not answered, the port of the peer, the number of pings and when that was. With `RECORD` it adds the trace.
+/// A server on the runtime that the variable names, with its limits from the environment. It prints
+/// where it listens, and how each of its connections ended: for a timeout the silence, the age of
+/// the unanswered ping, the port of the peer, the number of pings and the time. With `RECORD` it
+/// adds the trace.
 pub fn server() {
     crate::crowd::open_many_files();
     let runtime = Runtime::named(&variable("RUNTIME"));

@@ -1,4 +1,4 @@
-//! What the peers are made of.
+//! The building blocks of the peers.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -10,12 +10,13 @@ pub fn handshake(tcp: TcpStream) -> WebSocket<TcpStream> {
     tungstenite::client("ws://localhost/", tcp).unwrap().0
 }
 
-/// The same, and then the bare transport: nothing is answered any more that the peer does not answer itself.
+/// The same, but returns the bare transport: from then on only the peer's own code answers
+/// anything.
 pub fn bare(tcp: TcpStream) -> TcpStream {
     handshake(tcp).get_ref().try_clone().unwrap()
 }
 
-/// The opening handshake of a client as it is on the wire.
+/// The request of a client's opening handshake.
 pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\
     Host: localhost\r\n\
     Upgrade: websocket\r\n\
@@ -27,7 +28,7 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
 
-/// A short masked frame as a client puts it on the wire.
+/// Returns a short masked frame of a client.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     assert!(length < 126, "no short frame");
@@ -36,8 +37,8 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The payload of the next frame, which must be a short one with this opcode; `None` if the connection has
-/// ended.
+/// Returns the payload of the next frame, which must be short and have this opcode; `None` if the
+/// connection has ended.
 pub fn payload(tcp: &mut TcpStream, opcode: u8) -> Option<Vec<u8>> {
     let mut head = [0; 2];
     tcp.read_exact(&mut head).ok()?;
@@ -54,7 +55,7 @@ pub fn until_dropped(mut tcp: TcpStream) {
     while tcp.read(&mut buffer).is_ok_and(|read| read > 0) {}
 }
 
-/// Clients in great number, on one thread: no more than what a client needs to answer pings.
+/// Large numbers of clients on one thread, which do no more than answer pings.
 pub mod crowd {
     use std::io;
     use std::net::SocketAddr;
@@ -66,7 +67,7 @@ pub mod crowd {
 
     pub struct Client {
         stream: BufStream<TcpStream>,
-        /// Its own port, by which its server knows it.
+        /// Its own port, which identifies it to the server.
         pub port: u16,
         /// Whether the server's Close frame was read.
         pub closed: bool,
@@ -94,7 +95,7 @@ pub mod crowd {
             })
         }
 
-        /// The payload of the next ping; no other frame may come.
+        /// Returns the payload of the next ping; no other frame may arrive.
         pub async fn ping(&mut self) -> io::Result<Vec<u8>> {
             let mut head = [0; 2];
             self.stream.read_exact(&mut head).await?;

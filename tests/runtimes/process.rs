@@ -1,5 +1,6 @@
-//! Another process, for what only a process can show: that it is stopped, what memory and CPU it takes, how
-//! many files it may open. It is this very program, which runs one ignored test that plays a part.
+//! Another process, for what only a process can show: that it is stopped, how much memory and CPU
+//! it takes, how many files it may open. It runs this same program, with one ignored test that
+//! plays a part.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -14,8 +15,8 @@ use crate::parts;
 const PART: &str = "WS_TIMEOUT_TEST_PART";
 
 /// Another process. It is killed when this is dropped or when the thread that started it ends, even
-/// while it is stopped. It speaks in lines on its standard error, which the test harness leaves
-/// alone.
+/// while it is stopped. It prints lines on its standard error, which the test harness does not
+/// capture.
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -43,7 +44,7 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Its next line.
+    /// Returns its next line.
     #[track_caller]
     pub fn line(&self) -> String {
         const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ impl Process {
         line.expect("the other process has something to say")
     }
 
-    /// What it has said that nobody has asked for yet.
+    /// Returns the lines that it has printed and that nothing has read yet.
     pub fn said(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
@@ -60,7 +61,7 @@ impl Process {
     #[track_caller]
     pub fn expect(&self, line: &str) {
         let heard = self.line();
-        // What it says when it fails is longer than a line.
+        // Its output on failure is longer than a line.
         assert!(heard == line, "{heard} {:?}", self.said());
     }
 
@@ -72,12 +73,12 @@ impl Process {
         self.child.id()
     }
 
-    /// The memory that it takes now, in KiB.
+    /// Returns the memory that it uses now, in KiB.
     pub fn memory(&self) -> u64 {
         self.kib("VmRSS:")
     }
 
-    /// The most memory that it ever took, in KiB.
+    /// Returns the most memory that it has used, in KiB.
     pub fn most_memory(&self) -> u64 {
         self.kib("VmHWM:")
     }
@@ -89,7 +90,7 @@ impl Process {
         kib.parse().unwrap()
     }
 
-    /// The CPU time that its threads have taken.
+    /// Returns the CPU time that its threads have used.
     pub fn cpu(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
         let nanoseconds = threads.map(|thread| -> u64 {

@@ -1,4 +1,4 @@
-//! Peers that read slowly and steadily. For longer, with buffers as the kernel makes them:
+//! Peers that read slowly and steadily. To run them for longer, with the kernel's default buffers:
 //!
 //! ```sh
 //! READ_SECONDS=120 cargo test --release --test runtimes readers -- --nocapture
@@ -54,7 +54,7 @@ fn reads(
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         if let Some(bytes) = buffer {
-            // Those that it accepts get the same.
+            // The sockets that it accepts get the same size.
             set_socket_send_buffer_size(&listener, bytes).unwrap();
         }
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -62,7 +62,7 @@ fn reads(
             let tcp = TcpStream::connect(address).unwrap();
             set_socket_recv_buffer_size(&tcp, 16 << 10).unwrap();
             let stopped_after = read_at(&mut bare(tcp.try_clone().unwrap()), rate, length);
-            // It holds its end until ours is gone.
+            // It keeps its end open until ours is closed.
             assert!(stopped.recv().is_err());
             stopped_after
         });
@@ -84,7 +84,7 @@ fn reads(
     });
 }
 
-/// Returns for how long it has read.
+/// Returns how long it has read.
 #[expect(clippy::disallowed_methods, reason = "the peer keeps time")]
 fn read_at(tcp: &mut TcpStream, rate: Rate, length: Duration) -> Duration {
     let start = Instant::now();

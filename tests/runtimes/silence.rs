@@ -133,7 +133,7 @@ fn a_pong_that_comes_before_the_ping_does_not_answer_it() {
     }
 }
 
-/// Where all that is heard is a sign of life, such pongs are one too.
+/// If everything received is a sign of life, so are such pongs.
 #[test]
 fn an_unsolicited_pong_is_a_sign_of_life() {
     let peer = |tcp| {

@@ -1,4 +1,4 @@
-//! Threads of our own that are blocked, which costs no healthy peer its connection.
+//! Blocked threads of our own, which must not disconnect a healthy peer.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,19 +19,19 @@ use crate::host::{Host, Runtime};
 use crate::peers::crowd::Client;
 use crate::{End, MS, Ours, SECOND, connection, limits, on_each_runtime};
 
-/// So many connections live through each block, each at a phase of its own.
+/// How many connections stay open through each block, each at a different phase.
 const TRIES: usize = 200;
 
-/// Of how many sockets tokio's reactor hears in one turn: of so few that these connections take as many turns
-/// as thousands do where nothing is set.
+/// How many sockets tokio's reactor notices in one turn: so few that these connections take as many
+/// turns as thousands do with the default.
 const EVENTS: usize = 16;
 
 const PONG_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// How long what was written may take to be there to read.
+/// How long written bytes may take to arrive.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
-/// Of so many clients one may answer late, or the test has shown nothing.
+/// At most one in this many clients may answer late, or the test shows nothing.
 const ONE_LATE_OF: usize = 100;
 
 /// Guards rule 2.
@@ -68,25 +68,25 @@ fn block_all(limits: fn() -> TimeoutConfigBuilder) {
 /// A runtime with the server's end of many connections.
 struct Trial {
     host: Host,
-    /// Wakes all their tasks. When a block is over, they go on before the reactor has had its turn: what the
-    /// runtime has cached of the sockets does not show what has arrived.
+    /// Wakes all their tasks. When a block is over, they run before the reactor has turned: the
+    /// readiness that the runtime has cached does not show what has arrived.
     news: Arc<Notify>,
     said: Receiver<Said>,
-    /// How many pings each of the clients that live has answered, by their ports.
+    /// How many pings each of the live clients has answered, by their ports.
     pongs: HashMap<u16, u32>,
-    /// Of those that have ended, what one side has said and the other has not yet.
+    /// For connections that have ended: the account of one side, if the other's is missing.
     ended: HashMap<u16, (Account, io::Error)>,
     let_go: HashMap<u16, End>,
     late: usize,
 }
 
-/// What the two sides say.
+/// A message from either side.
 enum Said {
     Opened(u16),
     Answered(u16),
-    /// By the client; and why.
+    /// From the client, with the reason.
     Ended(Account, io::Error),
-    /// By the server, whose clock was made just after this instant.
+    /// From the server, whose clock was created just after this instant.
     LetGo(u16, End),
 }
 
@@ -100,8 +100,8 @@ impl Trial {
         thread::spawn(move || clients(address, &say));
 
         let host = Host::start_with_events(runtime, EVENTS);
-        // Without a heartbeat, the alarm that is set is that of the pong. With one, some are about to look for no
-        // reason of the peer's when the block begins.
+        // Without a heartbeat, the alarm is set for the pong. With one, some sockets are about to
+        // poll without a reason from the peer when the block begins.
         let seldom = Arc::new(config.no_heartbeat_interval().build().unwrap());
         let often = Arc::new(config.heartbeat_interval(PONG_TIMEOUT / 4).build().unwrap());
         let news = Arc::new(Notify::new());
@@ -136,7 +136,7 @@ impl Trial {
         trial
     }
 
-    /// Waits until each that lives has answered so many pings from now on.
+    /// Waits until each live client has answered this many more pings.
     #[track_caller]
     fn all_answer(&mut self, pings: u32) {
         self.listen_until("all is heard that was said", |_| true);
@@ -148,7 +148,8 @@ impl Trial {
         });
     }
 
-    /// Takes in what is said until that is so and nothing more is there, and judges those that end.
+    /// Receives messages until `is_so` and no more are queued, and judges the connections that
+    /// ended.
     #[track_caller]
     fn listen_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let until = monotonic() + 20 * SECOND;
@@ -194,7 +195,7 @@ impl Trial {
         }
     }
 
-    /// Compares what the two sides say of a connection that has ended.
+    /// Compares the accounts of both sides of a connection that has ended.
     #[track_caller]
     fn judge(&mut self, port: u16) {
         let (account, why) = self.ended.remove(&port).unwrap();
@@ -219,8 +220,8 @@ impl Trial {
     }
 }
 
-/// Peers that answer each ping, some at once and some after half the pong timeout: so there are always pings
-/// in flight of every age up to that.
+/// Peers that answer each ping, some at once and some after half the pong timeout, so there are
+/// always pings in flight of every age up to that.
 fn clients(address: SocketAddr, say: &Sender<Said>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -236,7 +237,7 @@ fn clients(address: SocketAddr, say: &Sender<Said>) {
     });
 }
 
-/// Answers pings until the connection ends, or nobody wants to hear of it.
+/// Answers pings until the connection ends or the test is over.
 async fn live(address: SocketAddr, delay: Duration, say: Sender<Said>) {
     let mut client = Client::open(address).await.unwrap();
     let mut account = Account::new(&client);

@@ -1,4 +1,4 @@
-//! A peer whose process is stopped: its kernel goes on acknowledging what comes for it.
+//! A peer whose process is stopped: its kernel still acknowledges what arrives.
 
 use std::net::TcpListener;
 use std::thread;

@@ -466,7 +466,7 @@ enum Event {
 
 #[derive(Clone, Copy)]
 enum Death {
-    /// Nothing that the peer sends arrives any more.
+    /// Nothing that the peer sends from now on arrives.
     Mute,
     /// The peer stops reading, so it answers nothing.
     Deaf,

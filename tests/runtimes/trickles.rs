@@ -1,4 +1,4 @@
-//! Peers that send or take too little: nothing, a byte now and then, or just enough.
+//! Peers that send or read too little: nothing, a byte now and then, or just enough.
 
 use std::io::Write;
 use std::thread;
@@ -27,7 +27,7 @@ fn a_missing_handshake_times_out() {
 #[test]
 fn a_trickling_handshake_times_out() {
     let peer = |mut tcp: std::net::TcpStream| {
-        // Without what ends it, or it might be done in time.
+        // Without the last byte, or the handshake might complete in time.
         for byte in &REQUEST[..REQUEST.len() - 1] {
             if tcp.write_all(&[*byte]).is_err() {
                 break;
@@ -74,7 +74,7 @@ fn a_large_message_at_a_steady_rate_arrives() {
         tcp.write_all(&frame(CLOSE, &[3, 232])).unwrap();
         until_dropped(tcp);
     };
-    // It takes 2.5 seconds, in which no pong can come.
+    // The message takes 2.5 seconds, in which no pong can arrive.
     contract(Ours::Echo, limits().build().unwrap(), peer, |end| {
         matches!(end, End::Closed(Some(1000), _))
     });
@@ -84,7 +84,7 @@ fn a_large_message_at_a_steady_rate_arrives() {
 fn a_peer_that_never_reads_is_disconnected() {
     let peer = |tcp| {
         let mut tcp = bare(tcp);
-        // It holds its end until the server's is gone, which a write then notices.
+        // It keeps its end open until the server's is closed, which a write then detects.
         tcp.set_write_timeout(Some(10 * SECOND)).unwrap();
         while tcp.write_all(&frame(PONG, &[])).is_ok() {
             thread::park_timeout(20 * MS);

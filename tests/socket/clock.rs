@@ -1,4 +1,5 @@
-//! Clocks: those of one process, days, a suspended machine, and one that moves whenever it is read.
+//! Clocks: the common origin in a process, limits of days, a suspended machine, and a clock that
+//! advances at each read.
 
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -18,7 +19,7 @@ use ws_timeout::{CloseReason, Received, TimeoutSocket, Timestamp};
 
 use crate::support::{Channel, Client, DAY, MS, Room, SECOND, bare, timed_out};
 
-/// A clock that moves by a millisecond whenever it is read, of a runtime that never gets its turn.
+/// A clock that advances by a millisecond at each read, of a runtime that never gets its turn.
 #[derive(Default)]
 struct Hasty {
     millis: AtomicU64,
@@ -137,7 +138,7 @@ fn read_clock(timer: &impl ws_timeout::Timer) -> Timestamp {
     timer.timestamp(timer.now())
 }
 
-/// Or their sockets would not fire together with timer slack.
+/// Otherwise their sockets would not fire together with timer slack.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "time has to pass")]
 fn timers_of_one_process_share_an_origin() {
@@ -173,7 +174,7 @@ fn a_clock_that_was_paused_before_the_first_timer_runs() {
     });
 }
 
-/// An alarm is set a day ahead at most, and looked at again.
+/// An alarm is set at most a day ahead, and then set again.
 /// Guards rule 18.
 #[test]
 fn limits_of_days_expire_on_time() {

@@ -135,7 +135,7 @@ async fn a_close_behind_a_full_buffer_is_bounded() {
     timed_out(reader.await.unwrap().unwrap());
 }
 
-/// tungstenite drops a Close frame for good if its buffer has no room for it.
+/// tungstenite drops a Close frame permanently if its buffer has no room for it.
 /// Guards rules 11 and 14.
 #[tokio::test(start_paused = true)]
 async fn a_close_frame_is_sent_once_there_is_room_for_it() {
@@ -351,7 +351,7 @@ async fn a_close_frame_that_crossed_a_verdict_answers_it() {
     server.await.unwrap();
 }
 
-/// The reading half meets the end while the other waits on a transport that stays full.
+/// The reading half detects the end while the sending half waits on a transport that stays full.
 /// Guards rule 12.
 #[tokio::test(start_paused = true)]
 async fn a_writer_that_waits_learns_of_the_end() {

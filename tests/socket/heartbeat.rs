@@ -97,7 +97,8 @@ async fn a_heartbeat_of_text_may_come_in_pieces() {
     client.abort();
 }
 
-/// Both sides of GraphQL over WebSocket: a payload may come with each message, and goes back with a pong.
+/// Both sides of GraphQL over WebSocket: a payload may come with each message, and is returned with
+/// a pong.
 fn graphql<S, T>(socket: TimeoutSocket<S, T>) -> TimeoutSocket<S, T>
 where
     S: Stream<Item = Result<Message, WsError>> + Sink<Message, Error = WsError>,
@@ -268,7 +269,7 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
     let verdict = timed_out(server.recv().await);
     took(start, 5 * SECOND);
     assert_eq!(verdict.reason, CloseReason::IdleTimeout);
-    // Known when the heartbeat came, and a whole turn of the limit ago.
+    // `silent` is less than the time since the heartbeat came, and a whole turn of the limit.
     let silent = verdict.status.silent;
     assert!(silent >= SECOND && silent <= SECOND + 40 * MS, "{silent:?}");
 }
@@ -315,13 +316,14 @@ async fn both_sides_may_use_the_same_words() {
     assert_eq!(server.recv().await.unwrap(), None);
     let (status, closed) = client.await.unwrap();
     assert_eq!(closed.unwrap(), Some(1000));
-    // Whoever asks first has spoken and been answered: the other need not ask.
+    // The side that pings first has sent and received: the other need not ping.
     let pings = server.status().pings_sent + status.pings_sent;
     let pongs = server.status().pongs_received + status.pongs_received;
     assert_eq!((pings, pongs), (10, 10));
 }
 
-/// An answer that the transport does not take at once leaves when there is room, and is bounded meanwhile.
+/// A reply that the transport does not accept at once is sent when there is room, and its wait is
+/// limited.
 #[tokio::test(start_paused = true)]
 async fn an_answer_waits_for_room_and_is_bounded() {
     for reads in [true, false] {

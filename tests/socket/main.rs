@@ -1,5 +1,5 @@
-//! The socket on tokio: its clock paused over an in-memory transport wherever that can show the thing,
-//! a real socket where only that can.
+//! The socket on tokio: its clock paused over an in-memory transport where that is enough, a real
+//! socket where it is not.
 
 mod clock;
 mod close;

@@ -1,4 +1,4 @@
-//! Receives: what arrives, what is over in time, and what a spent budget does not cost.
+//! Receives: what arrives, what times out, and what a spent budget must not affect.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -69,7 +69,7 @@ async fn a_dropped_receive_and_a_dropped_send_lose_nothing() {
     }
 }
 
-/// tokio answers `Pending` to every read once a task has done much in one turn; the pong is there.
+/// tokio returns `Pending` to every read once a task has done much in one turn; the pong is there.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_is_not_taken_for_silence() {
@@ -86,12 +86,12 @@ async fn a_spent_budget_is_not_taken_for_silence() {
     );
     let mut ping = [0; 10];
     client.read_exact(&mut ping).await.unwrap();
-    // More than the turns after which all that had arrived has been seen.
+    // More than the turns after which everything that had arrived has been noticed.
     for _ in 0..20 {
         client.write_all(&frame(2, &[0; 4088])).await.unwrap();
     }
     client.write_all(&frame(0xA, &ping[2..])).await.unwrap();
-    // The task comes back late, to a pong that was there in time behind data.
+    // The task resumes late, to a pong that arrived in time behind data.
     tokio::time::sleep(SECOND).await;
     for _ in 0..20 {
         poll_fn(|cx| {
@@ -112,7 +112,7 @@ async fn a_spent_budget_is_not_taken_for_silence() {
     assert_eq!(server.status().pongs_received, 1);
 }
 
-/// So large a message takes more than one turn to read.
+/// A message of this size takes more than one turn to read.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_does_not_time_out_a_receive() {
@@ -163,8 +163,8 @@ async fn text_binary_and_json_arrive() {
     }
 }
 
-/// A program's main task, which tokio polls without a worker: it may do 128 operations in a turn, and
-/// everything is `Pending` after that until the next one.
+/// A program's main task, which tokio polls without a worker: it may do 128 operations in a turn,
+/// and then everything is `Pending` until the next one.
 /// Guards rule 2.
 #[test]
 fn a_main_task_that_spends_its_budget_continues() {
@@ -189,7 +189,7 @@ fn a_main_task_that_spends_its_budget_continues() {
             client.send(Message::text("x")).await.unwrap();
         }
 
-        // A handshake that begins with nothing left.
+        // A handshake that begins with a spent budget.
         while tokio::task::coop::has_budget_remaining() {
             poll_fn(|cx| {
                 let _ = pin!(tokio::task::coop::consume_budget()).poll(cx);

@@ -1,4 +1,4 @@
-//! Sends: what waits, what fails, and what is given up.
+//! Sends: what waits, what fails, and what is dropped.
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
@@ -64,7 +64,7 @@ async fn a_large_write_does_not_time_out_while_its_bytes_move() {
     reader.abort();
 }
 
-/// `forward` flushes whenever it is polled: a flush that wakes its own task would never rest.
+/// `forward` flushes whenever it is polled: a flush that wakes its own task would loop forever.
 /// Guards rule 21.
 #[tokio::test(start_paused = true)]
 async fn a_flush_does_not_wake_its_own_task() {
@@ -128,7 +128,7 @@ async fn a_write_that_fails_is_not_a_timeout() {
         assert!(server.recv().await.unwrap().is_none());
     }
 
-    // The half that sends is told why, the other that it is over.
+    // The sending half gets the reason, the reading half the end.
     let (read, _kept) = duplex(1024);
     let (write, gone) = duplex(1024);
     drop(gone);
@@ -148,8 +148,8 @@ async fn a_write_that_fails_is_not_a_timeout() {
     assert!(stream.next().await.is_none());
 }
 
-/// A ping takes the place that was promised to a message, and the peer's Close comes before the message
-/// can go: whoever flushes is told.
+/// A ping takes the place that was reserved for a message, and the peer's Close arrives before the
+/// message can be sent: the next flush reports that.
 /// Guards rule 10.
 #[tokio::test(start_paused = true)]
 async fn a_promised_message_is_not_lost_silently() {
@@ -202,7 +202,8 @@ async fn a_flush_after_a_clean_end_succeeds() {
     ));
 }
 
-/// Nothing may be said to have left that has not: not when the reader was the one to meet the failure.
+/// A lost write must not be reported as sent, even if the reader was the half that detected the
+/// failure.
 #[tokio::test(start_paused = true)]
 async fn a_flush_or_close_after_a_loss_fails() {
     let (read, _kept) = duplex(1024);
@@ -284,7 +285,7 @@ async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
         (CloseReason::MessageTimeout, CloseHandshake::NotSent)
     );
     assert!(verdict.status.write_waits, "{}", verdict.status);
-    // What every later call says, until the stream has said it once.
+    // The error of every later call, until the stream has returned it once.
     assert_eq!(
         timed_out(server.send_text("more").await).reason,
         verdict.reason
@@ -307,7 +308,7 @@ async fn a_send_with_its_own_limit_still_obeys_those_of_the_connection() {
     took(start, SECOND);
 }
 
-/// The futures of the calls can be spawned, whatever is sent: a value is serialized by the call, so its
+/// The futures of the calls can be spawned, whatever is sent: the call serializes the value, so its
 /// future holds neither the value nor a borrow of it.
 #[tokio::test]
 async fn the_futures_of_the_calls_are_send_for_every_value() {

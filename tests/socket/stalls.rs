@@ -1,4 +1,4 @@
-//! Blocked threads, over real sockets: they cost no healthy peer its connection.
+//! Blocked threads, over real sockets: they must not disconnect a healthy peer.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,8 +15,8 @@ use ws_timeout::{Metered, Received};
 use crate::exact::wrap;
 use crate::support::{MS, bare, frame, over};
 
-/// Twenty healthy peers, whose pongs wait in the kernel while the one thread of their server is blocked
-/// beyond the pong timeout: what the runtime has cached of the sockets does not show them.
+/// Twenty healthy peers, whose pongs wait in the kernel while the one thread of their server is
+/// blocked beyond the pong timeout: the readiness that the runtime has cached does not show them.
 /// Guards rule 2.
 #[test]
 fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
@@ -89,7 +89,7 @@ fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
             )]
             std::thread::sleep(Duration::from_millis(420));
 
-            // The task goes on before the reactor has had its turn.
+            // The task continues before the reactor has turned.
             for socket in &mut sockets {
                 let ended = socket.next().now_or_never();
                 assert!(ended.is_none(), "a healthy peer was let go: {ended:?}");
@@ -100,8 +100,8 @@ fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
     clients.join().unwrap();
 }
 
-/// The same for a write: the peer has read all that was there while the thread was blocked, and the runtime
-/// has not heard of the room.
+/// The same for a write: the peer has read everything while the thread was blocked, and the runtime
+/// has not noticed the room.
 /// Guards rule 6.
 #[test]
 fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
@@ -126,7 +126,7 @@ fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
         let meter = transport.meter();
         let config = bare().message_timeout(300 * MS).no_stall_tolerance();
         let mut server = over(config, transport).await.with_meter(meter);
-        // Some life before: the reactor has turned since the socket's clock began.
+        // Some traffic before: the reactor has turned since the socket's clock began.
         assert_eq!(
             server.recv_timeout(20 * MS).await.unwrap(),
             Received::TimedOut
@@ -143,7 +143,7 @@ fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
         )]
         std::thread::sleep(Duration::from_millis(420));
 
-        // The task goes on before the reactor has had its turn.
+        // The task continues before the reactor has turned.
         let second = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx))).await;
         assert!(
             !matches!(second, Poll::Ready(Err(_))),
@@ -157,7 +157,7 @@ fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
     assert!(reader.join().unwrap() > LENGTH as u64);
 }
 
-/// How many bytes a connection on this machine takes before somebody reads.
+/// Returns how many bytes a connection on this machine accepts before its peer reads.
 fn window() -> usize {
     use std::io::Write;
 
@@ -172,8 +172,8 @@ fn window() -> usize {
     taken
 }
 
-/// While this thread is blocked the peer makes room: what the reactor has not seen is not held against it,
-/// even where the caller allows no time at all.
+/// While this thread is blocked the peer makes room. What the reactor has not noticed does not
+/// count against the peer, even if the caller allows no time at all.
 #[test]
 fn a_blocked_thread_does_not_time_out_a_send() {
     use std::io::Read;
@@ -207,7 +207,7 @@ fn a_blocked_thread_does_not_time_out_a_send() {
     }
 }
 
-/// While this thread is blocked a message comes in good time, which the reactor has not seen.
+/// While this thread is blocked a message arrives in time, which the reactor has not noticed.
 /// Guards rule 2.
 #[test]
 fn a_blocked_thread_does_not_time_out_a_receive() {
@@ -233,7 +233,7 @@ fn a_blocked_thread_does_not_time_out_a_receive() {
             let received = receiving.await.unwrap();
             assert_eq!(received, Received::Message(Message::text("in time")));
         }
-        // What was there before the call is in time, whatever that allows.
+        // Anything that arrived before the call is in time, whatever the call allows.
         peer.write_all(&frame(1, b"before")).unwrap();
         std::thread::park_timeout(400 * MS);
         let received = server.recv_timeout(Duration::ZERO).await.unwrap();

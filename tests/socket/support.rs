@@ -1,4 +1,4 @@
-//! A socket and its peer over a pipe, on the paused clock of tokio.
+//! A socket and its peer over a pipe, on tokio's paused clock.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -25,13 +25,14 @@ pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everything off but the closing handshake, which has five seconds, and the tolerance of stalls.
+/// Everything off except the closing handshake, which has five seconds, and the tolerance of
+/// stalls.
 pub fn bare() -> TimeoutConfigBuilder {
     let tolerance = TimeoutConfig::DEFAULT.stall_tolerance().unwrap();
     off().stall_tolerance(tolerance)
 }
 
-/// A guarded server and its client over a pipe that holds `capacity` bytes each way.
+/// A server's `TimeoutSocket` and its client over a pipe that holds `capacity` bytes each way.
 pub async fn pair(config: TimeoutConfigBuilder, capacity: usize) -> (Guarded, Client) {
     let (server, client) = duplex(capacity);
     let server =
@@ -41,7 +42,7 @@ pub async fn pair(config: TimeoutConfigBuilder, capacity: usize) -> (Guarded, Cl
     (wrap(config.build().unwrap(), server), client)
 }
 
-/// A guarded and metered server, and the bare transport of its client.
+/// A server's metered `TimeoutSocket`, and the bare transport of its client.
 pub async fn metered(
     config: TimeoutConfigBuilder,
 ) -> (Guarded<Metered<DuplexStream>>, DuplexStream) {
@@ -69,8 +70,8 @@ pub fn timed_out<T: std::fmt::Debug>(result: Result<T, Error<WsError>>) -> Verdi
     }
 }
 
-/// Asserts that `since` was `expected` ago, to the few milliseconds by which an alarm rings late, and those
-/// in which the reactor turns before the peer is judged, twice at most.
+/// Asserts that `since` was `expected` ago, plus the few milliseconds by which an alarm fires late
+/// and in which the reactor turns before a verdict, at most twice.
 #[track_caller]
 pub fn took(since: Instant, expected: Duration) {
     let elapsed = since.elapsed();
@@ -80,7 +81,7 @@ pub fn took(since: Instant, expected: Duration) {
     );
 }
 
-/// Reads as a living client does, until the connection ends; gives the code of the Close frame.
+/// Reads as a live client does, until the connection ends. Returns the code of the Close frame.
 pub async fn live(mut client: Client) -> Option<u16> {
     let mut code = None;
     while let Some(Ok(message)) = client.next().await {
@@ -91,7 +92,7 @@ pub async fn live(mut client: Client) -> Option<u16> {
     code
 }
 
-/// A masked frame as a client puts it on the wire.
+/// Returns a masked frame of a client.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match u8::try_from(payload.len()) {
@@ -106,7 +107,7 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A guarded server over a transport of the caller's.
+/// A server's `TimeoutSocket` over a transport of the caller.
 pub async fn over<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     config: TimeoutConfigBuilder,
     transport: IO,
@@ -116,7 +117,7 @@ pub async fn over<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     wrap(config.build().unwrap(), socket)
 }
 
-/// A sink that has room when it is told, and nothing to flush, as channels do.
+/// A sink that has room when the test says so, and nothing to flush, as with channels.
 pub struct Channel {
     pub room: Arc<Mutex<Room>>,
     /// Whether there is always one more message to read.

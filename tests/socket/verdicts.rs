@@ -1,4 +1,4 @@
-//! Which verdict comes, when, and what it says.
+//! Which verdict comes, when, and what it contains.
 
 use std::future::pending;
 use std::time::Duration;
@@ -264,7 +264,7 @@ async fn a_trickling_message_is_aborted() {
         CloseReason::SlowReceive
     );
     let elapsed = start.elapsed();
-    // Five seconds to begin with, and a tenth of a second for each of at most fifteen bytes.
+    // Five seconds at first, and a tenth of a second for each of at most fifteen bytes.
     assert!(
         elapsed > 5 * SECOND && elapsed < 7 * SECOND,
         "took {elapsed:?}"
@@ -282,7 +282,7 @@ async fn a_trickling_message_is_aborted() {
     );
 }
 
-/// Each of these is due before the reading half first looks, so no alarm was ever set for it.
+/// Each of these is due before the reading half first polls, so no alarm was ever set for it.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_has_passed_at_the_first_poll_is_decided() {
     let idle = bare()
@@ -320,7 +320,7 @@ async fn a_deadline_that_has_passed_at_the_first_poll_is_decided() {
     );
     took(start, SECOND);
 
-    // The sending half looks first, and leaves silence to the reading half.
+    // The sending half polls first, and leaves silence to the reading half.
     let (server, _client) = pair(idle, 1024).await;
     tokio::time::sleep(2 * SECOND).await;
     let (mut sink, mut stream) = server.split();

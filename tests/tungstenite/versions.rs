@@ -1,5 +1,5 @@
-//! One contract for each version of tungstenite: the newtype and the adapter carry every kind of message,
-//! and the timeouts of a socket over them hold.
+//! One contract for each version of tungstenite: the newtype and the adapter carry every kind of
+//! message, and the timeouts of a socket over them hold.
 
 use std::time::Duration;
 

@@ -26,9 +26,9 @@ macro_rules! ensure {
 }
 pub(super) use ensure;
 
-/// What the claims need to know of the past. Lengths are in units.
+/// What the claims need to know of the past. Durations are in units.
 ///
-/// The history adds as few states as it can: a length stays zero if no claim asks for it, and stops
+/// The history adds as few states as it can: a duration stays zero if no claim needs it, and stops
 /// where more makes no difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct History {
@@ -38,14 +38,14 @@ pub(super) struct History {
     closing: u8,
     /// How late the next poll is.
     late: u8,
-    /// How much of that is taken off `punctual_silence` already.
+    /// How much of that is already subtracted from `punctual_silence`.
     late_counted: u8,
     /// Since the last inbound event or the last bytes that excuse the peer, less the time for which
     /// SPEC E-49 excuses the peer.
     silence: u8,
     /// The same, less the lateness of polls.
     punctual_silence: u8,
-    /// The part of `silence` in which the next ping was due and not asked for.
+    /// The part of `silence` in which the next ping was due and not requested.
     ping_missed: u8,
     /// Whether a ping was flushed during `silence`.
     ping_flushed: bool,
@@ -53,19 +53,19 @@ pub(super) struct History {
     first_flush: u8,
     /// Whether a ping was flushed since the last inbound event that was not flushed at once.
     slow_ping: bool,
-    /// Whether the ping that was asked for waits.
+    /// Whether the requested ping is waiting.
     ping_waits: bool,
-    /// Since the last ping was asked for.
+    /// Since the last ping was requested.
     asked: u8,
     /// Since the flush of a ping that is not answered yet.
     unanswered: u8,
     /// Whether a ping is out.
     ping_out: bool,
-    /// Bytes of a message that is not whole.
+    /// Bytes of an incomplete message.
     partial: u8,
 }
 
-/// The length since something that has not happened.
+/// The duration since something that has not happened.
 const NONE: u8 = u8::MAX;
 
 impl History {
@@ -89,7 +89,7 @@ impl History {
         }
     }
 
-    /// Lets a unit pass. Returns whether it may: a poll that is overdue must come at last.
+    /// Lets a unit pass. Returns whether it may: an overdue poll must come at last.
     pub(super) fn wait(&mut self, world: &World, before: &Reference, overdue: bool) -> bool {
         if overdue {
             if self.late >= world.max_late {
@@ -125,7 +125,7 @@ impl History {
         true
     }
 
-    /// Notes an event. `before` and `after` are the reference without it and with it.
+    /// Records an event. `before` and `after` are the reference without it and with it.
     pub(super) fn observe(
         &mut self,
         world: &World,
@@ -175,7 +175,7 @@ impl History {
             self.first_flush = NONE;
             self.slow_ping = false;
         }
-        // A flush of our own puts off the next ping, so none is missed any more.
+        // A flush of our own postpones the next ping, so none is missed any more.
         let due = |reference: &Reference| reference.deadline(limits, DeadlineKind::NextPing);
         if progress && due(after) > due(before) {
             self.ping_missed = 0;
@@ -206,7 +206,7 @@ impl History {
         }
     }
 
-    /// Notes the flush of a ping that took so long to leave (SPEC E-49).
+    /// Records the flush of a ping that took `took` units to be sent (SPEC E-49).
     fn flush_late(&mut self, world: &World, claims: &Claims, took: u64) {
         let took = took / world.unit;
         if claims.tolerance == 0 || took <= claims.tolerance {
@@ -388,7 +388,7 @@ struct Claims {
     pong: Option<u64>,
     /// In scope `inbound`.
     idle: Option<u64>,
-    /// How long a peer has to answer a ping, before it is closed for silence.
+    /// How long a peer has to answer a ping before it is closed for silence.
     answer: Option<u64>,
     tolerance: u64,
 }

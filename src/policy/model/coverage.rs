@@ -1,4 +1,4 @@
-//! What an exploration must reach, so that what it finds to hold means something.
+//! What an exploration must reach, so that its results mean something.
 
 use std::vec::Vec;
 
@@ -63,11 +63,11 @@ impl Verdict {
 /// A rule that applies so rarely that the worlds might never reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Rule {
-    /// A ping is asked for late, and the peer is excused.
+    /// A ping is requested late, and the peer is excused.
     AskedLate,
     /// A ping is flushed late, and the peer is excused.
     FlushedLate,
-    /// A ping is asked for although the idle row is due.
+    /// A ping is requested although the idle row is due.
     AskedBeforeIdle,
     /// A ping's clock restarts while it waits.
     RestartedAsked,

@@ -27,8 +27,7 @@ pub(super) struct Node<'w> {
     pub(super) config: usize,
 }
 
-/// Of the steps that lead to a known key, every so many lead to a check that the nodes are
-/// equivalent.
+/// One in this many steps that lead to a known key leads to a check that the nodes are equivalent.
 const CHECK_EVERY: usize = 64;
 
 /// Takes every step from every node. Stops at the first failure.

@@ -1,8 +1,8 @@
-//! Which nodes are one: those that decide the same from here on.
+//! Which nodes are equivalent: those that decide the same from here on.
 //!
-//! A key holds what is left of a policy and its reference when time counts from now and everything
-//! that cannot matter any more is left out. Ages that do matter are exact, since the lateness of a
-//! poll is measured from them.
+//! A key contains what remains of a policy and its reference when time counts from now and
+//! everything that no longer matters is left out. Ages that matter are exact, since the lateness of
+//! a poll is measured from them.
 
 use super::claims::History;
 use super::explore::Node;
@@ -203,7 +203,7 @@ impl Facts {
         let idle =
             |inbound| world.any(|limits| limits.idle.is_some() && limits.inbound_scope == inbound);
 
-        // From when the next ping counts. A ping that was asked for will be flushed later than all.
+        // From when the next ping counts. A requested ping will be flushed later than everything.
         let pings = world.any(|limits| limits.ping.is_some()) && !asked;
         let any = pings && world.any(|limits| limits.any_evidence);
         let strict = pings && world.any(|limits| !limits.any_evidence);
@@ -265,7 +265,7 @@ impl Facts {
         })
     }
 
-    /// Returns whether a deadline about the peer lies at or before the begin of a grace, or still
+    /// Returns whether a deadline about the peer lies at or before the start of a grace, or still
     /// could.
     fn grace_matters(&self, world: &World, began: Nanos) -> bool {
         let covers = |from: Nanos, limit: Option<Nanos>| {
@@ -301,7 +301,7 @@ impl Facts {
         (units <= world.max_age).then_some(Some(units as u8))
     }
 
-    /// Returns a deadline that does come, relative to now. `None` if it is too long past.
+    /// Returns a deadline that will expire, relative to now. `None` if it expired too long ago.
     fn offset(&self, world: &World, at: Nanos) -> Option<Units> {
         if at == NEVER {
             return Some(None);

@@ -10,8 +10,8 @@
 //!
 //! Many nodes decide the same from here on, such as those that differ only in the time that has
 //! passed. They have one [`Key`](key::Key), and the search continues from the first of them only.
-//! So it comes to an end, although it covers sequences of any length. To find a key that leaves out
-//! too much, some nodes that share a key take all steps side by side.
+//! So it terminates, although it covers sequences of any length. To find a key that leaves out too
+//! much, some nodes that share a key take all steps side by side.
 //!
 //! A world fails if policy and reference differ or if one of the [`claims`] does not hold. Then the
 //! test prints the steps that lead there, and no fewer steps lead to a failure.

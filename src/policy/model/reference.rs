@@ -1,4 +1,4 @@
-//! The tables of the specification once more, one field for each fact that they name.
+//! The tables of the specification again, one field for each fact that they name.
 //!
 //! The reference is written from docs/SPEC.md alone and shares no code with the policy. The policy
 //! merges fields, leaves rows out and skips work to be small and fast; the reference does none of
@@ -15,10 +15,10 @@ use super::{
     TimeoutConfig, TimeoutPolicy, Timestamp,
 };
 
-/// An instant or a length, in nanoseconds.
+/// An instant or a duration, in nanoseconds.
 pub(super) type Nanos = u64;
 
-/// The deadline that never comes: one past the last representable instant, and also one that is
+/// The deadline that never expires: one past the last representable instant, or of a limit that is
 /// off.
 pub(super) const NEVER: Nanos = u64::MAX;
 
@@ -40,9 +40,9 @@ pub(super) struct Reference {
     /// When the last ping was flushed; before the first, the opening.
     pub(super) ping_flushed: Nanos,
     pub(super) ping: Ping,
-    /// How many pings were asked for.
+    /// How many pings were requested.
     pub(super) pings: u64,
-    /// Whether a probe made a ping due that was not asked for yet.
+    /// Whether a probe made a ping due that was not requested yet.
     pub(super) ping_due: bool,
     /// Whether the first pong of the latest ping is still to come.
     pub(super) pong_awaited: bool,
@@ -360,7 +360,7 @@ impl Reference {
         }
     }
 
-    /// Asks for the ping that was due at `due` (SPEC E-37, E-38).
+    /// Requests the ping that was due at `due` (SPEC E-37, E-38).
     fn ask(&mut self, due: Nanos) {
         if self.ping_flushed <= self.last_inbound.max(self.last_excused) {
             self.excuse(due);
@@ -409,7 +409,7 @@ impl Reference {
         instant(next.unwrap_or(NEVER))
     }
 
-    /// When a deadline expires, a grace aside; `NEVER` if it is not in the table now.
+    /// When a deadline expires, without regard to a grace; `NEVER` if it is not in the table now.
     pub(super) fn deadline(&self, limits: &Limits, kind: DeadlineKind) -> Nanos {
         let rows = self.rows(limits);
         let row = rows.iter().find(|row| row.kind == kind && row.at != NEVER);
@@ -512,7 +512,7 @@ impl Reference {
         self.now = self.now.max(now.as_nanos());
     }
 
-    /// Compares everything that a policy can be asked. The error names the first difference.
+    /// Compares everything that a policy can be queried for. The error names the first difference.
     pub(super) fn compare<C: Borrow<TimeoutConfig>>(
         &self,
         limits: &Limits,

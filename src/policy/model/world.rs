@@ -26,7 +26,7 @@ pub(super) struct World {
     pub(super) max_late: u8,
     pub(super) steps: Vec<Step>,
     /// States in which something that matters is older than this many units are not explored. There
-    /// are such states only where a probe can be put off again and again, and where a changed
+    /// are such states only where a probe can be postponed again and again, and where a changed
     /// configuration makes old facts matter.
     pub(super) max_age: u64,
 }
@@ -84,7 +84,7 @@ pub(super) enum Step {
     Poll,
     PollUnread,
     Observe(Event),
-    /// The peer sends that many pings at once.
+    /// The peer sends this many pings at once.
     Pings(u32),
     /// The pong of the latest ping, or of the one before it.
     PongOfLatest,
@@ -409,8 +409,8 @@ impl World {
         limit.map(|nanos| nanos / self.unit)
     }
 
-    /// Returns the longest silence before a verdict, in units, where polls are never late and no
-    /// end of the connection's lifetime comes before it.
+    /// Returns the longest silence before a verdict, in units, if polls are never late and the
+    /// connection's lifetime does not end before it.
     pub(super) fn exact_bound(&self) -> Option<u64> {
         let lifetime = self.units(self.limits[0].connection);
         self.bound()

@@ -1,11 +1,11 @@
-//! Drives the policy where there is neither std nor an allocator, and where a panic cannot be linked.
+//! Drives the policy without std or an allocator, and where a panic cannot be linked.
 //!
-//! Were the core to touch `std`, this would not compile, since std has a panic handler of its own; were
-//! it to touch `alloc`, it would not link, for want of an allocator. The handler here calls a function
-//! that does not exist, so it does not link either if any path of the policy could panic.
+//! If the policy used `std`, this would not compile, since std has its own panic handler. If it
+//! used `alloc`, it would not link, for lack of an allocator. The handler here calls a function
+//! that does not exist, so it does not link either if any path of the policy can panic.
 //!
-//! Every public function of the policy is called with values that the compiler cannot know: they come
-//! from the program's arguments. Exits with 0.
+//! Every public function of the policy is called with values that the compiler cannot know: they
+//! come from the program's arguments. Exits with 0.
 #![no_std]
 #![no_main]
 
