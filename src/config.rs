@@ -537,14 +537,16 @@ limits! {
     /// The `until` of [`Action::Idle`](crate::Action::Idle) is never further away than this.
     /// Default 30 s. Off: `until` is the next deadline. The limit changes when the policy is polled
     /// and never what it decides.
-    heartbeat_interval(duration), maybe_heartbeat_interval, no_heartbeat_interval, HeartbeatInterval,
+    heartbeat_interval(duration), maybe_heartbeat_interval, no_heartbeat_interval,
+    HeartbeatInterval,
     "Not the ping interval: returns the limit on the time between two polls";
 
     /// Limits the connection's lifetime, measured from when it opened, busy or not.
     ///
     /// Default 300 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Closes with
     /// code 1001. Off: the lifetime is unlimited.
-    connection_timeout(duration), maybe_connection_timeout, no_connection_timeout, ConnectionTimeout,
+    connection_timeout(duration), maybe_connection_timeout, no_connection_timeout,
+    ConnectionTimeout,
     "Returns the limit on the connection's lifetime";
 
     /// Limits how long a write may wait without progress, measured from when it started to wait or
