@@ -75,7 +75,7 @@ enum Peer {
     SlowHandshake,
     LosesClose,
     Floods,
-    // The rest are healthy.
+    // All others are healthy.
     Quiet,
     Uploads,
     OutlivesStall,
@@ -234,16 +234,16 @@ async fn serve(server: Server, stream: DuplexStream) -> Result<(), Failure> {
         }
         Server::Interval => {
             let mut socket = accept_async(stream).await?;
-            let (mut ticks, mut heard) = (interval(PING_INTERVAL), Instant::now());
+            let (mut ticks, mut last_received) = (interval(PING_INTERVAL), Instant::now());
             loop {
                 tokio::select! {
                     message = socket.next() => {
-                        heard = Instant::now();
+                        last_received = Instant::now();
                         let Some(message) = message else { break };
                         answer(&mut socket, message?).await?;
                     }
                     _ = ticks.tick() => {
-                        if heard.elapsed() > SILENCE {
+                        if last_received.elapsed() > SILENCE {
                             break;
                         }
                         socket.send(PING).await?;

@@ -44,15 +44,15 @@ pub enum Client {
     Uploads,
 }
 
-/// What a client saw.
+/// A client's account of its connection.
 pub struct Seen {
-    /// When the limit in question began to count for this client, or shortly before.
+    /// When the limit under test began to count for this client, or shortly before.
     pub start: Instant,
     /// The code of the Close frame that it received, and when.
     pub close: Option<(u16, Instant)>,
     /// When the connection was gone; `None` if the client did not observe that.
     pub gone: Option<Instant>,
-    /// By how much the bytes that it sent extended the limit.
+    /// How much the bytes that it sent extended the limit.
     pub earned: Duration,
 }
 
@@ -110,10 +110,10 @@ impl Seen {
     }
 }
 
-// ---- the good ----
+// ---- clients that behave ----
 
-/// How long the healthy client stays connected: only its pongs keep it from being idle.
-pub fn healthy_life(config: &TimeoutConfig) -> Duration {
+/// Returns how long the healthy client stays connected: only its pongs keep it from being idle.
+pub fn healthy_duration(config: &TimeoutConfig) -> Duration {
     longer_than_idle(config)
 }
 
@@ -124,7 +124,7 @@ async fn healthy(stage: &Stage) -> Result<Seen, Failure> {
     echo(&mut socket, Message::binary(vec![1, 2, 3])).await?;
 
     let mut pings = 0;
-    let until = start + healthy_life(&stage.config);
+    let until = start + healthy_duration(&stage.config);
     while let Ok(next) = timeout_at(until, socket.next()).await {
         match next {
             Some(Ok(Message::Ping(_))) => pings += 1,
@@ -144,14 +144,14 @@ async fn healthy(stage: &Stage) -> Result<Seen, Failure> {
 /// How many pings are answered late.
 const LATE_PONGS: u32 = 3;
 
-/// How long a late pong takes.
+/// Returns how long a late pong takes.
 fn late_by(config: &TimeoutConfig) -> Duration {
     config.pong_timeout().unwrap_or_default() / 2
 }
 
-/// How long the client that answers late stays connected: the next ping is due as soon as it has
-/// answered, or `ping_interval` after the ping before.
-pub fn late_life(config: &TimeoutConfig) -> Duration {
+/// Returns how long the client that answers late stays connected: the next ping is due as soon as
+/// it has answered, or `ping_interval` after the ping before.
+pub fn late_duration(config: &TimeoutConfig) -> Duration {
     let interval = config.ping_interval().unwrap_or_default();
     interval + late_by(config) + late_by(config).max(interval) * (LATE_PONGS - 1)
 }
@@ -176,15 +176,15 @@ async fn answers_late(stage: &Stage) -> Result<Seen, Failure> {
 const PIECE: usize = 4 << 10;
 const PIECE_EVERY: Duration = Duration::from_millis(100);
 
-/// How long the upload takes: only its bytes keep the client from being idle.
-pub fn upload_life(config: &TimeoutConfig) -> Duration {
+/// Returns how long the upload takes: only its bytes keep the client from being idle.
+pub fn upload_duration(config: &TimeoutConfig) -> Duration {
     longer_than_idle(config)
 }
 
 async fn uploads(stage: &Stage) -> Result<Seen, Failure> {
     let start = now();
     let (mut reader, mut writer) = raw::open(stage.address, None).await?;
-    let pieces = upload_life(&stage.config)
+    let pieces = upload_duration(&stage.config)
         .div_duration_f64(PIECE_EVERY)
         .ceil() as usize;
     let message: Vec<u8> = (0..pieces * PIECE).map(|at| (at % 251) as u8).collect();
@@ -216,7 +216,7 @@ async fn uploads(stage: &Stage) -> Result<Seen, Failure> {
     Ok(Seen::new(start, reader.until_gone(stage.narrator).await))
 }
 
-/// Long enough that the policy would close a connection that it took for idle.
+/// Returns a duration after which the policy would close a connection that it considers idle.
 fn longer_than_idle(config: &TimeoutConfig) -> Duration {
     config.idle_timeout().unwrap_or_default() + Duration::from_secs(1)
 }
@@ -224,7 +224,7 @@ fn longer_than_idle(config: &TimeoutConfig) -> Duration {
 /// The payload of a Close frame with code 1000.
 const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 
-// ---- the bad ----
+// ---- clients that misbehave ----
 
 async fn silent(stage: &Stage) -> Result<Seen, Failure> {
     let start = now();
@@ -319,7 +319,7 @@ async fn talks(stage: &Stage) -> Result<Seen, Failure> {
     let mut close = None;
     while let Some(message) = stream.next().await {
         match message? {
-            Message::Close(frame) => close = Some(told(stage.narrator, frame)),
+            Message::Close(frame) => close = Some(report_close(stage.narrator, frame)),
             Message::Text(_) => {
                 echoes += 1;
                 heard_back.add_permits(1);
@@ -360,7 +360,7 @@ async fn resets(stage: &Stage) -> Result<Seen, Failure> {
     })
 }
 
-// ---- what those share that use a library ----
+// ---- shared by the clients that use a library ----
 
 type Socket = WebSocketStream<TcpStream>;
 
@@ -393,7 +393,7 @@ async fn close(socket: &mut Socket, narrator: Narrator) -> Result<End, Failure> 
     let mut close = None;
     while let Some(message) = socket.next().await {
         if let Message::Close(frame) = message? {
-            close = Some(told(narrator, frame));
+            close = Some(report_close(narrator, frame));
         }
     }
     narrator.say("client: gone");
@@ -401,7 +401,7 @@ async fn close(socket: &mut Socket, narrator: Narrator) -> Result<End, Failure> 
 }
 
 /// Reports a Close frame, and returns its code and when it came.
-fn told(narrator: Narrator, frame: Option<CloseFrame>) -> (u16, Instant) {
+fn report_close(narrator: Narrator, frame: Option<CloseFrame>) -> (u16, Instant) {
     let code = frame.map_or(raw::NO_CODE, |frame| frame.code.into());
     narrator.say(format_args!("client: a Close with code {code}"));
     (code, now())

@@ -47,26 +47,26 @@ impl Expected {
 
     /// A limit expires, and the client does not answer the Close frame: the first cause stays.
     pub fn ignored(reason: CloseReason, config: &TimeoutConfig) -> Self {
-        let told = Self::verdict(reason, config);
+        let answered = Self::verdict(reason, config);
         Self {
             ended: Ended::Verdict(reason, CloseHandshake::Unanswered),
-            after: told.after + config.close_timeout(),
-            ..told
+            after: answered.after + config.close_timeout(),
+            ..answered
         }
     }
 
-    /// No limit expires before the client closes the connection after `life`.
-    pub fn to_live(life: Duration) -> Self {
+    /// No limit expires before the client closes the connection after `age`.
+    pub fn closed_by_client(age: Duration) -> Self {
         const NORMAL: u16 = 1000;
         Self {
             ended: Ended::Cleanly,
-            close: Some((NORMAL, life)),
-            after: life,
+            close: Some((NORMAL, age)),
+            after: age,
         }
     }
 
-    /// The connection breaks. That involves no limit, and the server notices it at once.
-    pub fn to_fail() -> Self {
+    /// The connection breaks. No limit is involved, and the server detects it at once.
+    pub fn failed() -> Self {
         Self {
             ended: Ended::Failed,
             close: None,

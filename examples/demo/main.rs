@@ -130,24 +130,24 @@ fn cases() -> Result<Vec<Case>, ConfigError> {
         .jitter(0.0)
         .build()?;
     // A client that never stops talking exceeds no other limit.
-    let short_life = base
+    let short_lifetime = base
         .to_builder()
         .connection_timeout(Duration::from_secs(2))
         .message_timeout(Duration::from_secs(6))
         .build()?;
     // Without pings to answer, a client with nothing to say is idle.
-    let idle_soon = base
+    let short_idle = base
         .to_builder()
         .idle_timeout(Duration::from_secs(2))
         .no_ping_interval()
         .build()?;
 
-    let lives = |client, life| Case {
+    let closes = |client, age| Case {
         client,
         config: base,
-        expected: Expected::to_live(life),
+        expected: Expected::closed_by_client(age),
     };
-    let meets = |client, reason, config| Case {
+    let times_out = |client, reason, config| Case {
         client,
         config,
         expected: Expected::verdict(reason, &config),
@@ -156,22 +156,22 @@ fn cases() -> Result<Vec<Case>, ConfigError> {
         Case {
             client: Client::Resets,
             config: base,
-            expected: Expected::to_fail(),
+            expected: Expected::failed(),
         },
-        meets(Client::SendsNoHandshake, HandshakeTimeout, base),
-        meets(Client::TricklesHandshake, HandshakeTimeout, base),
-        meets(Client::Frozen, MessageTimeout, base),
-        meets(Client::Talks, ConnectionTimeout, short_life),
+        times_out(Client::SendsNoHandshake, HandshakeTimeout, base),
+        times_out(Client::TricklesHandshake, HandshakeTimeout, base),
+        times_out(Client::Frozen, MessageTimeout, base),
+        times_out(Client::Talks, ConnectionTimeout, short_lifetime),
         Case {
             client: Client::IgnoresClose,
-            config: idle_soon,
-            expected: Expected::ignored(IdleTimeout, &idle_soon),
+            config: short_idle,
+            expected: Expected::ignored(IdleTimeout, &short_idle),
         },
-        meets(Client::Silent, PongTimeout, base),
-        meets(Client::TricklesFrame, SlowReceive, base),
-        lives(Client::AnswersLate, clients::late_life(&base)),
-        lives(Client::Healthy, clients::healthy_life(&base)),
-        lives(Client::Uploads, clients::upload_life(&base)),
+        times_out(Client::Silent, PongTimeout, base),
+        times_out(Client::TricklesFrame, SlowReceive, base),
+        closes(Client::AnswersLate, clients::late_duration(&base)),
+        closes(Client::Healthy, clients::healthy_duration(&base)),
+        closes(Client::Uploads, clients::upload_duration(&base)),
     ])
 }
 
@@ -228,7 +228,7 @@ impl Case {
     }
 }
 
-/// What a client knows.
+/// The information that a client has.
 struct Stage {
     address: SocketAddr,
     config: TimeoutConfig,
@@ -274,7 +274,7 @@ struct Outcome {
     runtime: Runtime,
     /// How long after the limit began to count the server ended the connection, if it did.
     took: Option<Duration>,
-    /// What is wrong, if anything is.
+    /// The differences from the expected end.
     wrong: Vec<String>,
 }
 

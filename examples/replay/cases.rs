@@ -13,7 +13,7 @@ use ws_timeout::{
     TimeoutConfig, TimeoutPolicy, Timestamp,
 };
 
-/// What plays a case: one connection.
+/// Plays a case: one connection.
 pub trait Player {
     fn observe(&mut self, now: Timestamp, event: Event);
     fn set_config(&mut self, now: Timestamp, config: TimeoutConfig);
@@ -124,7 +124,7 @@ struct UpTo {
     written_ns: Option<u64>,
 }
 
-/// What a policy did with a case.
+/// The outcome of a case.
 #[derive(Serialize)]
 pub struct Outcome<'a> {
     name: &'a str,
@@ -134,18 +134,18 @@ pub struct Outcome<'a> {
     end: Value,
 }
 
-/// The cases of a file, or what is wrong with it.
+/// Parses the cases of a file, or returns what is wrong with it.
 pub fn read(text: &str) -> Result<Vec<Case>, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 impl Case {
-    /// Plays the case through a policy, or says what in it cannot be understood.
+    /// Plays the case through a policy, or returns what in it cannot be understood.
     pub fn run(&self) -> Result<Outcome<'_>, String> {
         self.run_on(|config, opening| self.policy(config, opening))
     }
 
-    /// The policy with which the case begins.
+    /// Returns the policy with which the case begins.
     pub fn policy(&self, config: TimeoutConfig, opening: bool) -> TimeoutPolicy {
         let start = if opening {
             TimeoutPolicy::opening
@@ -155,9 +155,9 @@ impl Case {
         start(config, self.seed, Timestamp::from_nanos(self.start_ns))
     }
 
-    /// Plays the case through what `start` makes of a configuration, and whether the case begins
-    /// with the opening handshake. Unless the case was recorded, it begins at the origin, with the
-    /// seed 0.
+    /// Plays the case through the player that `start` returns for a configuration, and for whether
+    /// the case begins with the opening handshake. Unless the case was recorded, it begins at the
+    /// origin, with the seed 0.
     pub fn run_on<P: Player>(
         &self,
         start: impl FnOnce(TimeoutConfig, bool) -> P,
@@ -177,13 +177,13 @@ impl Case {
         })
     }
 
-    /// Whether a step polls while input may be unread.
+    /// Returns whether a step polls while input may be unread.
     #[allow(dead_code, reason = "a fleet never does")]
     pub fn polls_unread(&self) -> bool {
         self.steps.iter().any(|step| step.unread)
     }
 
-    /// What differs between the outcome and what the case expects, a line each.
+    /// Returns the differences between the outcome and what the case expects, a line each.
     pub fn differences(&self, outcome: &Outcome) -> Vec<String> {
         let mut lines = Vec::new();
         for (index, (step, actions)) in self.steps.iter().zip(&outcome.actions).enumerate() {
@@ -280,7 +280,7 @@ impl Step {
     }
 }
 
-/// The configuration that differs from the defaults by `changes`, without jitter.
+/// Returns the configuration that differs from the defaults by `changes`, without jitter.
 fn config(changes: &Map<String, Value>) -> Result<TimeoutConfig, String> {
     let mut builder = TimeoutConfig::builder().jitter(0.0);
     for (key, value) in changes {
@@ -349,7 +349,7 @@ fn encode(action: Action, player: &impl Player) -> Value {
     }
 }
 
-/// The number of a ping, or `null` for an ID that none of the player's pings has.
+/// Returns the number of a ping, or `null` for an ID that none of the player's pings has.
 fn number_of(id: PingId, player: &impl Player) -> Option<u64> {
     (1..=player.summary().pings_sent).find(|&number| player.ping_id(number) == id)
 }

@@ -8,10 +8,10 @@ use ws_timeout::{Event, Phase, Timestamp};
 use crate::story::{Moment, Story, What};
 use crate::words::{count, span};
 
-/// In a diagram of more lines than this, a run of routine becomes a line for each of its lanes.
-const MOST_LINES: usize = 24;
+/// In a diagram with more lines than this, a run of routine becomes a line for each of its lanes.
+const MAX_LINES: usize = 24;
 /// Shorter runs stay as they are.
-const SHORTEST_RUN: usize = 4;
+const MIN_RUN: usize = 4;
 
 /// A line of the diagram.
 struct Line {
@@ -19,7 +19,7 @@ struct Line {
     /// From whom to whom, in mermaid's arrows.
     arrow: &'static str,
     text: String,
-    /// What a healthy connection does all the time: where, and a noun for it.
+    /// For the routine of a healthy connection: its lane, and a noun.
     routine: Option<(Lane, &'static str)>,
     /// Whether a ping is unanswered after it.
     awaits: bool,
@@ -32,7 +32,7 @@ enum Lane {
     Pings,
 }
 
-/// The diagram in a fenced block of Markdown.
+/// Returns the diagram in a fenced block of Markdown.
 pub fn diagram(story: &Story) -> String {
     let mut out = String::from("```mermaid\nsequenceDiagram\n");
     out += "    participant Peer\n    participant Socket\n    participant Policy\n";
@@ -40,7 +40,7 @@ pub fn diagram(story: &Story) -> String {
     let mut awaits = false;
     let lines = lines(story);
     for run in lines.chunk_by(|a, b| a.routine.is_some() && b.routine.is_some()) {
-        let collapse = lines.len() > MOST_LINES && run.len() >= SHORTEST_RUN;
+        let collapse = lines.len() > MAX_LINES && run.len() >= MIN_RUN;
         if collapse {
             summarize(&mut out, story, run);
         }
@@ -60,7 +60,7 @@ pub fn diagram(story: &Story) -> String {
     out + "```"
 }
 
-/// The bar on the peer's line, for as long as a ping is unanswered.
+/// Writes the bar on the peer's line, which lasts as long as a ping is unanswered.
 fn follow(out: &mut String, awaits: &mut bool, now: bool) {
     if *awaits != now {
         *out += if now {
@@ -80,7 +80,7 @@ fn note(out: &mut String, over: &str, text: &str) {
     message(out, &format!("Note over {over}"), text);
 }
 
-/// Mermaid interprets `#` and `;`, and a browser interprets anything that resembles a tag.
+/// Escapes `#` and `;`, which Mermaid interprets, and anything that a browser would take for a tag.
 fn escape(text: &str) -> String {
     text.chars()
         .map(|char| match char {
@@ -91,7 +91,7 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-/// What a run contains of one lane.
+/// The sum of a run in one lane.
 struct Sum {
     lane: Lane,
     /// How often each noun occurs.
@@ -161,7 +161,7 @@ fn lines(story: &Story) -> Vec<Line> {
         if let (What::Event(Event::PingSent(_)), Some(number)) = (&moment.what, moment.ping) {
             sent.insert(number, moment.at);
         }
-        let Some((arrow, text)) = tell(story, moment, &sent) else {
+        let Some((arrow, text)) = describe(story, moment, &sent) else {
             continue;
         };
         lines.push(Line {
@@ -175,7 +175,7 @@ fn lines(story: &Story) -> Vec<Line> {
     lines
 }
 
-/// The lane and the noun of what is routine; an empty noun is not counted.
+/// Returns the lane and the noun of routine; an empty noun is not counted.
 fn routine(moment: &Moment, rest: &[Moment]) -> Option<(Lane, &'static str)> {
     let ponged = || {
         let pong = |later: &Moment| matches!(later.what, What::Event(Event::Pong(_)));
@@ -200,7 +200,7 @@ fn routine(moment: &Moment, rest: &[Moment]) -> Option<(Lane, &'static str)> {
     })
 }
 
-fn tell(
+fn describe(
     story: &Story,
     moment: &Moment,
     sent: &HashMap<u64, Timestamp>,

@@ -1,4 +1,4 @@
-//! Three peers that misbehave, and what a configuration does about each.
+//! Three peers that misbehave, and how a configuration handles each.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use ws_timeout::{Action, Event, TimeoutConfig, TimeoutPolicy, Timestamp};
 use crate::cases::Player;
 use crate::story::{Narrator, Story};
 
-/// A peer that sends some messages, reads everything and answers pings, until it no longer does.
+/// A peer that sends some messages, reads everything and answers pings, and then stops.
 struct Peer {
     name: &'static str,
     healthy_seconds: u64,
-    /// What it sends in each second after that, counted from 1.
+    /// The event that it sends in each second after that, counted from 1.
     sends: fn(u64) -> Option<Event>,
     /// Whether it still reads then.
     reads: bool,
@@ -42,7 +42,7 @@ const PEERS: [Peer; 3] = [
     },
 ];
 
-/// For how many seconds a healthy peer sends a message in each.
+/// For how many seconds a healthy peer sends a message per second.
 const TALKATIVE: u64 = 5;
 
 /// How long a healthy peer takes to answer a ping.
@@ -51,7 +51,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(40);
 /// The seconds after which a connection that is still open counts as one that stays.
 const PATIENCE: u64 = 7200;
 
-/// What happens to each peer. Limits are not shortened at random.
+/// Plays each peer, without jitter.
 pub fn stories(config: TimeoutConfig) -> Result<Vec<Story>, String> {
     let config = config.to_builder().jitter(0.0).build();
     let config = config.map_err(|error| error.to_string())?;

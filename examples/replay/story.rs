@@ -8,11 +8,11 @@ use ws_timeout::{
 use crate::cases::{Case, Player, Summary};
 use crate::words;
 
-/// What the pictures are drawn from.
+/// The data that the pictures are drawn from.
 pub struct Story {
     pub name: String,
     pub moments: Vec<Moment>,
-    /// When the policy was created. Times count from then on.
+    /// When the policy was created. Times are relative to it.
     pub start: Timestamp,
     /// When the connection ended, or else the latest instant of the case.
     pub end: Timestamp,
@@ -55,9 +55,9 @@ pub struct End {
     /// A short name, such as `idle_timeout`.
     pub name: &'static str,
     pub sentence: String,
-    /// Whether it is what went wrong: the first verdict, unless that was planned.
+    /// Whether it is the failure: the first verdict, unless that was planned.
     pub failed: bool,
-    /// Whether the connection had not ended when the case did.
+    /// Whether the connection was still open at the end of the case.
     pub still: bool,
 }
 
@@ -79,7 +79,8 @@ impl Story {
         }
     }
 
-    /// How it ended, in at most a few steps: a verdict, then the end of the closing handshake.
+    /// Returns how it ended, in at most a few steps: a verdict, then the end of the closing
+    /// handshake.
     pub fn ends(&self) -> Vec<End> {
         let mut ends: Vec<_> = self
             .moments
@@ -138,7 +139,7 @@ impl Story {
         })
     }
 
-    /// An instant in seconds since the start, such as `25.04 s`.
+    /// Returns an instant in seconds since the start, such as `25.04 s`.
     pub fn seconds(&self, at: Timestamp) -> String {
         words::seconds(at.saturating_duration_since(self.start))
     }
@@ -182,7 +183,7 @@ impl<'a> Narrator<'a> {
         }
     }
 
-    /// Polls, and writes down what that decides.
+    /// Polls, and records the decision.
     fn polled(
         &mut self,
         now: Timestamp,

@@ -23,7 +23,7 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
 @media (prefers-color-scheme: dark) { text { fill: #9198a1 } .bad { fill: #f85149 } }
 ";
 
-/// What a mark means, in the order of the legend.
+/// The meaning of a mark, in the order of the legend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
     Message,
@@ -95,7 +95,7 @@ fn path(class: &str, d: impl Display) -> String {
 pub struct Sheet {
     body: String,
     used: BTreeSet<Mark>,
-    /// Where the next thing goes.
+    /// Where the next element goes.
     pub y: f64,
 }
 

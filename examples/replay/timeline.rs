@@ -10,14 +10,14 @@ use crate::story::{End, Story, What};
 use crate::svg::{LANE, LEFT, Mark, RIGHT, Sheet};
 use crate::words::{count, limit, rate, seconds, span};
 
-/// The timeline of one case.
+/// Draws the timeline of one case.
 pub fn of_story(story: &Story) -> String {
     let mut sheet = Sheet::default();
     panel(&mut sheet, story);
     sheet.finish(&story.name)
 }
 
-/// What limits do to each of some peers.
+/// Draws the effect of limits on several peers.
 pub fn of_limits(config: &TimeoutConfig, stories: &[Story]) -> String {
     let mut sheet = Sheet::default();
     let limits = format!(
@@ -84,7 +84,7 @@ fn panel(sheet: &mut Sheet, story: &Story) {
     }
 }
 
-/// A line down to the name of the end, each in a row of its own.
+/// Draws a line down to the name of each end, each in its own row.
 fn end_of(sheet: &mut Sheet, axis: &Axis, top: f64, end: &End) {
     let x = axis.x(end.at);
     let (near, anchor) = if x > (LEFT + RIGHT) / 2.0 {
@@ -151,8 +151,8 @@ fn pings(sheet: &mut Sheet, story: &Story, axis: &Axis) {
     draw(sheet, axis, &sent);
 }
 
-/// A lane for each deadline that had less than half of its time left at some point. Returns the
-/// others, and how much they had left at least.
+/// Draws a lane for each deadline that had less than half of its time left at some point. Returns
+/// the others, and the least time that they had left.
 fn deadlines(sheet: &mut Sheet, story: &Story, axis: &Axis) -> Vec<String> {
     use DeadlineKind::*;
     let mut far = Vec::new();
@@ -189,7 +189,7 @@ fn deadlines(sheet: &mut Sheet, story: &Story, axis: &Axis) -> Vec<String> {
             let from = set.from.max(axis.from);
             let to = set.to.min(set.at).max(from);
             let (x, end) = (axis.x(from), axis.x(to));
-            // Of many settings in a pixel, some are enough.
+            // Of many settings in one pixel, some are enough.
             if end - drawn > 0.3 {
                 let (high, low) = (height(set.left(from)), height(set.left(to)));
                 let _ = write!(
@@ -241,8 +241,8 @@ struct Axis {
 }
 
 impl Axis {
-    /// All of the story, or of a long one the end: four times what it takes to notice a silent
-    /// peer.
+    /// Covers the whole story, or only the end of a long one: four times the time to detect a
+    /// silent peer.
     fn of(story: &Story) -> Self {
         let bound = story.config.detection_bound().unwrap_or(Duration::MAX);
         let length = story.end.saturating_duration_since(story.start);
@@ -265,7 +265,7 @@ impl Axis {
         LEFT + done.min(1.0) * (RIGHT - LEFT)
     }
 
-    /// Round lengths since the start, as many as have room for their labels.
+    /// Returns round durations since the start, as many as have room for their labels.
     fn ticks(&self, start: Timestamp) -> impl Iterator<Item = Duration> {
         let since = |at: Timestamp| at.saturating_duration_since(start);
         let (from, to) = (since(self.from).as_nanos(), since(self.to).as_nanos());
@@ -279,7 +279,7 @@ impl Axis {
     }
 }
 
-/// A time in which something was so.
+/// A time for which a state lasted.
 struct Interval {
     from: Timestamp,
     to: Timestamp,
@@ -287,7 +287,7 @@ struct Interval {
     goes_on: bool,
 }
 
-/// When a state of the open connection, or the closing handshake, began and ended.
+/// Returns when a state of the open connection, or the closing handshake, began and ended.
 fn intervals(story: &Story, holds: impl Fn(&Status) -> bool) -> Vec<Interval> {
     let mut intervals = Vec::new();
     let mut since = None;
@@ -324,12 +324,12 @@ struct Setting {
 }
 
 impl Setting {
-    /// The time left at an instant.
+    /// Returns the time left at an instant.
     fn left(&self, now: Timestamp) -> Duration {
         self.at.saturating_duration_since(now)
     }
 
-    /// How long the deadline had expired when it was moved or acted upon.
+    /// Returns how long the deadline had expired when it was moved or acted upon.
     fn overdue(&self) -> Duration {
         self.to.saturating_duration_since(self.at)
     }

@@ -8,10 +8,10 @@ use ws_timeout::{
 
 use crate::story::{Moment, What};
 
-/// Why the policy ends a connection, with what was measured and its limit.
+/// Returns why the policy ends a connection, with the measured value and its limit.
 ///
-/// `before` is the status that led to the verdict, `config` the limits then, and `moments` is what
-/// came before.
+/// `before` is the status that led to the verdict, `config` the limits then, and `moments` the
+/// events before it.
 pub fn why(
     reason: CloseReason,
     before: &Status,
@@ -92,7 +92,7 @@ pub fn why(
             ("the closing handshake took".into(), length(start), limit)
         }
         CloseReason::SlowReceive => {
-            // Of a long message, what counts is the end.
+            // Only the end of a long message counts.
             let recent = now.as_nanos().saturating_sub(30_000_000_000);
             let start = since(moments, |status| status.partial_bytes > 0).unwrap_or(now);
             let from = start.max(Timestamp::from_nanos(recent));
@@ -146,7 +146,7 @@ pub fn why(
     format!("{what} {} (limit {limit}){after}", span(measured))
 }
 
-/// Since when something holds of the status, if it holds now.
+/// Returns since when something holds of the status, if it holds now.
 fn since(moments: &[Moment], holds: impl Fn(&Status) -> bool) -> Option<Timestamp> {
     let held = moments
         .iter()
@@ -155,7 +155,7 @@ fn since(moments: &[Moment], holds: impl Fn(&Status) -> bool) -> Option<Timestam
     held.last().map(|moment| moment.at)
 }
 
-/// Of the probes or drains that wait, the earliest to expire: when it came, and the limit it set.
+/// Returns when the earliest of the probes or drains to expire came, and the limit that it set.
 fn asked(moments: &[Moment], kind: DeadlineKind) -> Option<(Timestamp, Duration)> {
     // A ping that waits to be written hides the deadline of its probe.
     let since = since(moments, |status| {
@@ -170,7 +170,7 @@ fn asked(moments: &[Moment], kind: DeadlineKind) -> Option<(Timestamp, Duration)
     asked.min_by_key(|(at, within)| at.checked_add(*within))
 }
 
-/// A length, such as `60.035 s` or `39 ms`.
+/// Returns a duration, such as `60.035 s` or `39 ms`.
 pub fn span(length: Duration) -> String {
     let (value, unit) = match length.as_nanos() {
         0 | 1_000_000_000.. => (length.as_secs_f64(), "s"),
@@ -180,28 +180,28 @@ pub fn span(length: Duration) -> String {
     format!("{} {unit}", short(value))
 }
 
-/// A limit, or `off`.
+/// Returns a limit, or `off`.
 pub fn limit(limit: Option<Duration>) -> String {
     limit.map_or("off".into(), span)
 }
 
-/// Such as `240 bytes a second`, or `off`.
+/// Returns a rate, such as `240 bytes a second`, or `off`.
 pub fn rate(rate: Option<u32>, noun: &str) -> String {
     rate.map_or("off".into(), |rate| count(rate.into(), noun) + " a second")
 }
 
-/// A length in seconds, however short, such as `0.039 s`.
+/// Returns a duration in seconds, however short, such as `0.039 s`.
 pub fn seconds(length: Duration) -> String {
     format!("{} s", short(length.as_secs_f64()))
 }
 
-/// At most three decimals, and no more than are needed.
+/// Formats with at most three decimals, and no more than are needed.
 fn short(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').into()
 }
 
-/// Such as `1 ping` or `2 pings`.
+/// Returns a count, such as `1 ping` or `2 pings`.
 pub fn count(number: u64, noun: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{s}")

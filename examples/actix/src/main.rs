@@ -33,7 +33,7 @@ use ws_timeout::{
 };
 
 /// How many messages may wait for room before the handler stops reading.
-const MOST_WAITING: usize = 16;
+const MAX_WAITING: usize = 16;
 
 /// Echoes until the connection ends, and returns what the policy knew then.
 async fn guard(mut session: Session, mut stream: MessageStream, config: &TimeoutConfig) -> Status {
@@ -56,7 +56,7 @@ async fn guard(mut session: Session, mut stream: MessageStream, config: &Timeout
             Action::SendPing(id) => {
                 let ping = Message::Ping(id.payload().to_vec().into());
                 waiting.push_back((ping, Event::PingSent(id)));
-                // The ping has to leave before silence may count.
+                // The ping must be sent before silence may count.
                 all_read = false;
                 continue;
             }
@@ -77,7 +77,7 @@ async fn guard(mut session: Session, mut stream: MessageStream, config: &Timeout
         // 2. Wait for a message, for room for one, or for the deadline. actix reads the transport
         //    in a task of its own; `yield_now` lets that read what has arrived before the policy
         //    decides.
-        let reads = waiting.len() < MOST_WAITING;
+        let reads = waiting.len() < MAX_WAITING;
         let may_wait = all_read || !reads;
         let deadline = async {
             match until {
@@ -157,8 +157,8 @@ async fn echo(
     rt::spawn(async move {
         let status = guard(session, stream, &config).await;
         println!("the server has ended the connection: {status}");
-        // A Close frame leaves now or never: a peer that reads has it, and one that does not read
-        // would keep actix writing.
+        // A Close frame is sent now or never: a peer that reads has received it, and one that does
+        // not would keep actix writing.
         rt::time::sleep(Duration::from_millis(100)).await;
         if let Some(transport) = transport {
             let _ = transport.shutdown(Shutdown::Both);

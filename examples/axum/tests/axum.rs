@@ -99,8 +99,8 @@ async fn next<T>(values: &mut mpsc::UnboundedReceiver<T>) -> Option<T> {
         .expect("nothing came")
 }
 
-/// A handler that answers with the limit that its socket would have.
-async fn tell_limit(upgrade: TimeoutUpgrade) -> String {
+/// A handler that returns the limit that its socket would have.
+async fn return_limit(upgrade: TimeoutUpgrade) -> String {
     format!("{:?}", upgrade.config().message_timeout().unwrap())
 }
 
@@ -130,7 +130,7 @@ async fn send_to_slow_reader(metered: bool) -> (Option<CloseReason>, Duration) {
         false => serve(app).await,
     };
     let tcp = TcpSocket::new_v4().unwrap();
-    // Or the kernel takes half of the message at once.
+    // Otherwise the kernel accepts half of the message at once.
     tcp.set_recv_buffer_size(64 << 10).unwrap();
     let tcp = tcp.connect(address).await.unwrap();
     let (client, _) = client_async("ws://localhost/", tcp).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_socket_over_http_2_has_no_meter() {
             .await
             .unwrap();
     tokio::spawn(connection);
-    // After an answer the client knows that the server takes WebSockets.
+    // After an answer the client knows that the server accepts WebSockets.
     let request = Request::get(format!("http://{address}/none")).body(Empty::<Bytes>::new());
     requests.send_request(request.unwrap()).await.unwrap();
     let request = Request::connect(format!("http://{address}/"))
@@ -233,19 +233,19 @@ async fn the_innermost_timeouts_of_the_request_count() {
     let alone = Arc::new(with_message_timeout(4 * SECOND));
     let of_one = |upgrade: TimeoutUpgrade| {
         let upgrade = upgrade.with_config(with_message_timeout(5 * SECOND));
-        tell_limit(upgrade)
+        return_limit(upgrade)
     };
     let layered = Router::new()
-        .route("/", any(tell_limit))
-        .route("/layer", any(tell_limit).layer(inner.clone()))
-        .route("/extension", any(tell_limit).layer(Extension(inner)))
+        .route("/", any(return_limit))
+        .route("/layer", any(return_limit).layer(inner.clone()))
+        .route("/extension", any(return_limit).layer(Extension(inner)))
         .route("/one", any(of_one))
         .layer(timeouts.clone());
     let app = Router::new()
         .nest("/layered", layered.clone())
         .merge(layered)
-        .route("/config", any(tell_limit).layer(Extension(alone)))
-        .route("/none", any(tell_limit));
+        .route("/config", any(return_limit).layer(Extension(alone)))
+        .route("/none", any(return_limit));
     let address = serve(app).await;
     for (path, limit) in [
         ("/", "2s"),
@@ -442,9 +442,9 @@ async fn the_layer_logs_the_limits_and_the_warnings_once() {
     let timeouts = Timeouts::new(config(TimeoutConfig::builder().ping_interval(77 * SECOND)));
     let route = timeouts.with_config(config(TimeoutConfig::builder().ping_interval(20 * SECOND)));
     let _app: Router = Router::new()
-        .route("/a", any(tell_limit))
-        .route("/b", any(tell_limit).layer(route.clone()))
-        .route("/c", any(tell_limit).layer(route))
+        .route("/a", any(return_limit))
+        .route("/b", any(return_limit).layer(route.clone()))
+        .route("/c", any(return_limit).layer(route))
         .layer(timeouts.clone())
         .layer(timeouts)
         .with_state(()); // layers what is above

@@ -65,7 +65,7 @@ impl Server {
 
     async fn connect(&self, path: &str) -> Client {
         let tcp = TcpSocket::new_v4().unwrap();
-        // Or the kernel takes a large part of a message that nobody reads.
+        // Otherwise the kernel accepts a large part of a message that the client does not read.
         tcp.set_recv_buffer_size(64 << 10).unwrap();
         let tcp = tcp.connect(self.address.parse().unwrap()).await.unwrap();
         let url = format!("ws://{}{path}", self.address);
@@ -94,7 +94,7 @@ impl Server {
         kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
         let mut log = String::new();
         let ended = timeout(within, async {
-            // Until its end: if nobody reads the log, the server waits in the middle of a line.
+            // Read the log to its end: otherwise the server blocks in the middle of a line.
             self.log.get_mut().read_to_string(&mut log).await.unwrap();
             self.process.wait().await.unwrap()
         });
@@ -196,7 +196,7 @@ async fn a_thousand_clients_are_drained_at_sigterm() {
             Some(Ok(Message::Close(Some(frame)))) => frame.code,
             other => panic!("expected a Close frame, got {other:?}"),
         };
-        // The answer leaves, and the server hangs up.
+        // The answer is sent, and the server hangs up.
         assert!(client.next().await.is_none());
         close
     }));

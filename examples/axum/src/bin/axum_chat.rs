@@ -83,11 +83,11 @@ async fn join(State(room): State<Sender<Message>>, upgrade: TimeoutUpgrade) -> R
 /// Reads until the connection ends, and writes in another task.
 async fn chat(socket: TimeoutSocket<WebSocket, Timer>, room: Sender<Message>) {
     let (mut sink, mut stream) = socket.split();
-    let mut said = room.subscribe();
+    let mut messages = room.subscribe();
     let writer = tokio::spawn(async move {
         loop {
             // The error is `Lagged`: the client was too slow, and has missed some.
-            let Ok(message) = said.recv().await else {
+            let Ok(message) = messages.recv().await else {
                 continue;
             };
             if sink.send(message).await.is_err() {
