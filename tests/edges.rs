@@ -63,8 +63,14 @@ fn rows() -> Vec<Row> {
     let begun = vec![(ms(1_000), CloseStart)];
     let close = row(Kind::Close, Abort(reason), close, begun, ms(6_000));
     let reason = Reason::ConnectionTimeout;
-    let life = off().connection_timeout(secs(300));
-    let life = row(Kind::Connection, Close(reason), life, vec![], ms(300_000));
+    let lifetime = off().connection_timeout(secs(300));
+    let lifetime = row(
+        Kind::Connection,
+        Close(reason),
+        lifetime,
+        vec![],
+        ms(300_000),
+    );
     let drained = vec![(ms(1_000), Drain { within: secs(1) })];
     let drain = row(Kind::Drain, Close(Reason::Drain), off(), drained, ms(2_000));
     let reason = Reason::MessageTimeout;
@@ -130,7 +136,7 @@ fn rows() -> Vec<Row> {
         close,
         Row {
             peer: false,
-            ..life
+            ..lifetime
         },
         Row {
             peer: false,

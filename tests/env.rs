@@ -890,9 +890,9 @@ fn from_env_reads_the_environment() {
                 command.env("OTHER", OsStr::from_bytes(b"\xff"));
                 command.args(["--exact", "from_env_reads_the_environment"]);
                 let output = command.env(CHILD, child).envs(vars).output().unwrap();
-                let said = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success(), "{child}: {said}");
-                assert!(said.contains("1 passed"), "{child}: {said}");
+                let stdout = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success(), "{child}: {stdout}");
+                assert!(stdout.contains("1 passed"), "{child}: {stdout}");
             }
         }
     }

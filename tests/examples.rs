@@ -771,8 +771,8 @@ fn line_client_fails_with_the_limit_that_ended_the_connection() {
         let client = Typist::start("line_client", &["--runtime", runtime, &echo.url()], &short);
         assert_eq!(client.next_event(), "opened", "{runtime}");
         let end = client.next_event();
-        let said = "failed: close answered: connection_timeout: open for ";
-        assert!(end.starts_with(said), "{end}");
+        let prefix = "failed: close answered: connection_timeout: open for ";
+        assert!(end.starts_with(prefix), "{end}");
         assert_eq!(client.status().code(), Some(1), "{runtime}");
     }
 }
@@ -785,9 +785,9 @@ fn line_client_waits_for_a_server_for_at_most_handshake_timeout() {
         let short = [("WS_HANDSHAKE_TIMEOUT", "0.1")];
         let (status, out, err) = run("line_client", &["--runtime", runtime, &url], &short);
         assert_eq!(status.code(), Some(1), "{runtime}: {err}");
-        let said =
+        let prefix =
             "failed: dropped: handshake_timeout: the opening handshake was incomplete after ";
-        assert!(out.starts_with(said), "{out}");
+        assert!(out.starts_with(prefix), "{out}");
     }
 }
 

@@ -440,7 +440,7 @@ impl Both {
             let next = self.fleet.next_deadline();
             assert!(
                 next.is_some_and(|next| next <= earliest.max(self.latest)),
-                "next look at {next:?}, though something is due at {earliest}"
+                "next poll at {next:?}, though something is due at {earliest}"
             );
         }
     }

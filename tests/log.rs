@@ -41,7 +41,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
         verdict.text,
         "silent: closing: idle_timeout: received nothing for 60.015 s (limit 60 s); age 60.015 s; 0 pings, 0 pongs"
     );
-    verdict.says(&[
+    verdict.has(&[
         ("event", "verdict"),
         ("label", "silent"),
         ("limit", "idle_timeout"),
@@ -54,7 +54,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
         closed.text,
         "silent: closed after 60.015 s: idle_timeout, close answered"
     );
-    closed.says(&[("event", "closed"), ("limit", "idle_timeout")]);
+    closed.has(&[("event", "closed"), ("limit", "idle_timeout")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +204,7 @@ async fn a_failed_handshake_is_logged_with_its_label() {
         verdict.text,
         "late: dropped: handshake_timeout: the opening handshake was incomplete after 1.015 s (limit 1 s)"
     );
-    verdict.says(&[("event", "verdict"), ("limit", "handshake_timeout")]);
+    verdict.has(&[("event", "verdict"), ("limit", "handshake_timeout")]);
 
     let (server, client) = duplex(64);
     drop(client);
@@ -212,9 +212,9 @@ async fn a_failed_handshake_is_logged_with_its_label() {
     gone.with_label("gone").await.unwrap_err();
     let [error] = lines("gone");
     assert_eq!(error.level, Level::Info);
-    let said = "gone: the opening handshake failed: ";
-    assert!(error.text.starts_with(said), "{}", error.text);
-    error.says(&[("event", "handshake_error")]);
+    let prefix = "gone: the opening handshake failed: ";
+    assert!(error.text.starts_with(prefix), "{}", error.text);
+    error.has(&[("event", "handshake_error")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,7 +232,7 @@ async fn a_planned_end_is_not_a_warning() {
         verdict.text,
         "drained: closing: drain: requested by this program; age 7 s; 0 pings, 0 pongs"
     );
-    verdict.says(&[("limit", "drain"), ("code", "1001")]);
+    verdict.has(&[("limit", "drain"), ("code", "1001")]);
 
     let mut aged = silent("aged", builder().connection_timeout(3 * SECOND)).await;
     aged.recv().await.unwrap_err();
@@ -242,7 +242,7 @@ async fn a_planned_end_is_not_a_warning() {
         line.text,
         "aged: closing: connection_timeout: open for 3 s (limit 3 s); 0 pings, 0 pongs"
     );
-    line.says(&[("limit", "connection_timeout"), ("allowed_ms", "3000")]);
+    line.has(&[("limit", "connection_timeout"), ("allowed_ms", "3000")]);
 
     let config = builder().connection_timeout(30 * SECOND).jitter(0.5);
     let mut aged = silent("jittered", config).await;
@@ -260,11 +260,11 @@ async fn a_send_with_its_own_limit_logs_that_limit() {
     let large = "x".repeat(1000);
     let sent = socket.send_text_timeout(large, 300 * SECOND / 1000).await;
     let error = sent.unwrap_err().to_string();
-    let said = "dropped: message_timeout: a send did not complete in time (limit 300 ms, set by the caller); age ";
-    assert!(error.starts_with(said), "{error}");
+    let prefix = "dropped: message_timeout: a send did not complete in time (limit 300 ms, set by the caller); age ";
+    assert!(error.starts_with(prefix), "{error}");
     let [_, verdict, _] = lines("hurried");
     assert_eq!(verdict.text, format!("hurried: {error}"));
-    verdict.says(&[("limit", "message_timeout"), ("allowed_ms", "300")]);
+    verdict.has(&[("limit", "message_timeout"), ("allowed_ms", "300")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +297,7 @@ async fn the_log_says_which_side_closed() {
         let by = format!("by this side with code {code}, the peer answered with code {code}");
         assert_eq!(closed.level, level);
         assert_eq!(closed.text, format!("{label}: closed after 0 s {by}"));
-        closed.says(&[("event", "closed"), ("code", &code.to_string())]);
+        closed.has(&[("event", "closed"), ("code", &code.to_string())]);
     }
 
     let (mut socket, mut client) = pair("kicked again", builder()).await;
@@ -394,7 +394,7 @@ struct Line {
 
 impl Line {
     #[track_caller]
-    fn says(&self, expected: &[(&str, &str)]) {
+    fn has(&self, expected: &[(&str, &str)]) {
         for &(key, value) in expected {
             assert_eq!(self.values.get(key).map(String::as_str), Some(value));
         }

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::off;
-use oracle::case::{Call, Case, HEADER, Recipe, STEP, Said, What, When, latest, make};
+use oracle::case::{Call, Case, HEADER, Recipe, RelativeEvent, STEP, What, When, latest, make};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -152,20 +152,20 @@ fn c5_polls_with_nothing_due_change_nothing() {
     for_all(256, (any_case(), any::<u64>()), |(case, seed)| {
         let mut dice = Dice::new(seed);
         let mut plain = case.policy();
-        let mut looked_at = case.policy();
+        let mut polled = case.policy();
         let mut last = latest(&plain);
         for (now, call) in case.trace() {
             let now = now.max(last);
             for _ in 0..dice.below(3) {
                 let ahead = now.as_nanos() - last.as_nanos();
-                let look = Timestamp::from_nanos(last.as_nanos() + dice.up_to(ahead));
-                if looked_at.next_deadline().is_none_or(|due| due > look) {
+                let at = Timestamp::from_nanos(last.as_nanos() + dice.up_to(ahead));
+                if polled.next_deadline().is_none_or(|due| due > at) {
                     let call =
                         dice.one_of(&[Call::Poll, Call::PollUnread, Call::Observe(Event::Tick)]);
-                    make(&mut looked_at, look, call);
+                    make(&mut polled, at, call);
                 }
             }
-            assert_eq!(make(&mut looked_at, now, call), make(&mut plain, now, call));
+            assert_eq!(make(&mut polled, now, call), make(&mut plain, now, call));
             last = now;
         }
     });
@@ -224,7 +224,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
         id: PingId,
         /// The last instant at which the peer may answer; `None` until the ping is flushed.
         answer_by: Option<Timestamp>,
-        heard: bool,
+        answered: bool,
     }
 
     let unfit = |what: What| is_set_config(what) || is_probe(what) || what.is_deadly();
@@ -244,9 +244,9 @@ fn c7_a_peer_that_answers_is_never_aborted() {
             let Latest {
                 id,
                 answer_by,
-                heard,
+                answered,
             } = ping.get()?;
-            let answer_by = answer_by.filter(|&by| !heard && by <= next)?;
+            let answer_by = answer_by.filter(|&by| !answered && by <= next)?;
             let time_left = answer_by.saturating_duration_since(now.get()).as_nanos() as u64;
             let when = Timestamp::from_nanos(now.get().as_nanos() + dice.all_or_less(time_left));
             // A write that has to wait, and is then sent, gives the peer more time.
@@ -271,9 +271,9 @@ fn c7_a_peer_that_answers_is_never_aborted() {
                             || event == Event::Pong(Some(latest.id))
                     }
                 };
-                latest.heard |= fits;
+                latest.answered |= fits;
                 let by = timeout.and_then(|timeout| now.get().checked_add(timeout));
-                if event == Event::PingSent(latest.id) && !latest.heard {
+                if event == Event::PingSent(latest.id) && !latest.answered {
                     latest.answer_by = latest.answer_by.or(by);
                 }
                 // The ping counts as flushed now (SPEC E-34).
@@ -287,7 +287,7 @@ fn c7_a_peer_that_answers_is_never_aborted() {
                     ping.set(Some(Latest {
                         id,
                         answer_by: None,
-                        heard: false,
+                        answered: false,
                     }));
                 }
                 Some(Action::Abort(reason)) => assert_ne!(reason, CloseReason::PongTimeout),
@@ -308,7 +308,7 @@ fn c8_a_silent_peer_is_detected_in_time() {
         let mut dice = Dice::new(seed);
         let mut driver = Driver::new(config, seed);
         for _ in 0..dice.below(40) {
-            driver.live(&mut dice);
+            driver.step_with_peer(&mut dice);
         }
         if driver.policy.phase() != Phase::Open {
             return;
@@ -319,7 +319,7 @@ fn c8_a_silent_peer_is_detected_in_time() {
         let mut closing: Option<Patience> = None;
         while !driver.is_over() {
             let before = driver.policy.clone();
-            let (event, late) = driver.be_alone(&mut dice);
+            let (event, late) = driver.step_alone(&mut dice);
             let waits = before.status(Timestamp::ZERO).ping_unsent.is_some();
             if waits && is_progress(event) || restarts_ping_in_flight(event, &before) {
                 open = Patience::new(driver.now, bound + 2 * tolerance);
@@ -496,13 +496,13 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
 #[test]
 fn c10_no_traffic_outlives_the_connection_timeout() {
     for_all(256, calls_but(is_set_config), |case| {
-        let life = case.recipes[0].config().connection_timeout();
+        let lifetime = case.recipes[0].config().connection_timeout();
         let mut opened = (!case.opening).then(|| latest(&case.policy()));
         case.play(|before, _, _, action, after| {
             if before.phase() == Phase::Opening && after.phase() == Phase::Open {
                 opened = Some(latest(after));
             }
-            let end = opened.and_then(|opened| opened.checked_add(life?));
+            let end = opened.and_then(|opened| opened.checked_add(lifetime?));
             let (Some(end), Phase::Open, Some(action)) = (end, after.phase(), action) else {
                 return;
             };
@@ -584,18 +584,18 @@ fn c12_nothing_that_a_peer_sends_delays_other_verdicts() {
     for_all(256, calls_but(is_set_config), |case| {
         case.play(|_, now, _, _, policy| {
             let before = policy.status(now);
-            for said in everything_but_a_close(policy) {
+            for sent in everything_but_a_close(policy) {
                 let asked = before.ping_unsent.is_some();
-                if asked && said == Event::Pong(Some(policy.ping_id(policy.pings_sent()))) {
+                if asked && sent == Event::Pong(Some(policy.ping_id(policy.pings_sent()))) {
                     continue;
                 }
-                let mut heard = policy.clone();
-                heard.observe(now, said);
-                let after = heard.status(now);
+                let mut other = policy.clone();
+                other.observe(now, sent);
+                let after = other.status(now);
                 for kind in OTHER {
                     let (before, after) = (before.deadlines.get(kind), after.deadlines.get(kind));
                     let kept = before.is_none() || after.is_some() && after <= before;
-                    assert!(kept, "{said:?} moves {kind:?} from {before:?} to {after:?}");
+                    assert!(kept, "{sent:?} moves {kind:?} from {before:?} to {after:?}");
                 }
             }
         });
@@ -642,8 +642,8 @@ fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
                     continue;
                 }
                 for _ in 0..dice.below(3) {
-                    let said = dice.one_of(&everything_but_a_close(&talking));
-                    talking.observe(now, said);
+                    let sent = dice.one_of(&everything_but_a_close(&talking));
+                    talking.observe(now, sent);
                     silent.observe(now, Event::Tick);
                 }
                 assert_eq!(make(&mut talking, now, call), make(&mut silent, now, call));
@@ -965,9 +965,9 @@ fn tame_case() -> impl Strategy<Value = Case> {
         }
         case.steps.retain(|step| match (step.when, step.what) {
             (When::BeforeTheLast(_) | When::Later(..FIRST_OF_A_UNIT), _) => false,
-            (_, What::Observe(said) | What::Handle(said)) => !matches!(
-                said,
-                Said::Probe(..FIRST_OF_A_UNIT) | Said::Drain(..FIRST_OF_A_UNIT)
+            (_, What::Observe(relative) | What::Handle(relative)) => !matches!(
+                relative,
+                RelativeEvent::Probe(..FIRST_OF_A_UNIT) | RelativeEvent::Drain(..FIRST_OF_A_UNIT)
             ),
             _ => true,
         });
@@ -1013,7 +1013,7 @@ fn is_set_config(what: What) -> bool {
 fn is_probe(what: What) -> bool {
     matches!(
         what,
-        What::Observe(Said::Probe(_)) | What::Handle(Said::Probe(_))
+        What::Observe(RelativeEvent::Probe(_)) | What::Handle(RelativeEvent::Probe(_))
     )
 }
 
@@ -1156,16 +1156,16 @@ impl Driver {
     }
 
     /// Takes a step at whose end the peer sends something.
-    fn live(&mut self, dice: &mut Dice) {
-        self.be_alone(dice);
+    fn step_with_peer(&mut self, dice: &mut Dice) {
+        self.step_alone(dice);
         let pong = Event::Pong(Some(self.policy.ping_id(self.policy.pings_sent())));
-        let said = [pong, Event::Recv, Event::Ping, Event::Pong(None)];
-        self.handle(self.now, dice.one_of(&said));
+        let sent = [pong, Event::Recv, Event::Ping, Event::Pong(None)];
+        self.handle(self.now, dice.one_of(&sent));
     }
 
     /// Takes a step without a peer: polls when due, or too late, or has something to send before.
     /// Returns the event, and how late its poll was.
-    fn be_alone(&mut self, dice: &mut Dice) -> (Event, Duration) {
+    fn step_alone(&mut self, dice: &mut Dice) -> (Event, Duration) {
         let until = self.until.map_or(self.now.as_nanos(), Timestamp::as_nanos);
         let ahead = until - self.now.as_nanos();
         let event = match (dice.below(12), self.unsent) {

@@ -18,7 +18,7 @@ mod oracle;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oracle::case::Said::{
+use oracle::case::RelativeEvent::{
     Closed, Drain, More, Opened, PeerClose, PingSent, Pings, Pong, PongBefore, Probe, Recv, SendOk,
     SendProgress, SendStart, Tick,
 };
@@ -71,16 +71,16 @@ fn replay(folder: &Path, run: impl Fn(&[u8])) {
 
 /// Plays the case and returns every action except `Idle`, as text.
 fn actions(case: &Case) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     case.play(|_, _, _, action, policy| {
-        said.extend(match action {
+        lines.extend(match action {
             Some(Action::SendPing(_)) => Some(format!("ping {}", policy.pings_sent())),
             Some(Action::Close(reason)) => Some(format!("close {reason}")),
             Some(Action::Abort(reason)) => Some(format!("abort {reason}")),
             Some(Action::Idle { .. }) | None => None,
         });
     });
-    said
+    lines
 }
 
 struct Seed {

@@ -51,7 +51,7 @@ const BLOCK: Duration = Duration::from_millis(1500);
 const LATE: Duration = Duration::from_millis(3);
 
 /// How long a connection is watched.
-const LIFE: Duration = Duration::from_secs(12);
+const WATCHED: Duration = Duration::from_secs(12);
 
 proptest! {
     #![proptest_config(config())]
@@ -59,38 +59,38 @@ proptest! {
     /// Guards rules 11 and 27.
     #[test]
     fn a_punctual_peer_is_never_disconnected(mut plan in plan()) {
-        let mut life = Life::new(&mut plan, None);
-        while life.now() < LIFE {
-            life.turn(&mut plan);
-            prop_assert!(life.end.is_none(), "at {:?}: {:?}", life.now(), life.end);
+        let mut run = Simulation::new(&mut plan, None);
+        while run.now() < WATCHED {
+            run.turn(&mut plan);
+            prop_assert!(run.end.is_none(), "at {:?}: {:?}", run.now(), run.end);
         }
-        assert_replays(&life.trace().to_string());
+        assert_replays(&run.trace().to_string());
     }
 
     /// Guards rule 27.
     #[test]
-    fn a_dead_peer_is_disconnected_in_its_bound_with_few_polls(mut plan in plan(), dies in 0_u32..6000) {
+    fn a_dead_peer_is_disconnected_in_time_with_few_polls(mut plan in plan(), dies in 0_u32..6000) {
         let dies = dies * MS;
-        let mut life = Life::new(&mut plan, Some(dies));
-        while life.now() < dies {
-            life.turn(&mut plan);
-            prop_assert!(life.end.is_none(), "at {:?}: {:?}", life.now(), life.end);
+        let mut run = Simulation::new(&mut plan, Some(dies));
+        while run.now() < dies {
+            run.turn(&mut plan);
+            prop_assert!(run.end.is_none(), "at {:?}: {:?}", run.now(), run.end);
         }
-        let tolerance = life.socket.config().stall_tolerance().unwrap_or_default();
+        let tolerance = run.socket.config().stall_tolerance().unwrap_or_default();
         let turns = (LATE + MS) * (2 * plan.turns + 10);
-        let bound = life.socket.config().detection_bound().unwrap();
-        let verdict = life.now() + bound + plan.align * 2 + tolerance * 2 + turns;
+        let bound = run.socket.config().detection_bound().unwrap();
+        let verdict = run.now() + bound + plan.align * 2 + tolerance * 2 + turns;
         let end = verdict + CLOSE_TIMEOUT + tolerance + turns;
-        life.polls = 0;
-        while life.end.is_none() {
-            life.turn(&mut plan);
-            let (now, status) = (life.now(), life.socket.status());
+        run.polls = 0;
+        while run.end.is_none() {
+            run.turn(&mut plan);
+            let (now, status) = (run.now(), run.socket.status());
             prop_assert!(status.phase != Phase::Open || now <= verdict, "{now:?}, later than {verdict:?}: {status}");
             prop_assert!(now <= end, "{now:?}, later than {end:?}: {status}");
         }
         let most = 200 + 10 * plan.turns;
-        prop_assert!(life.polls < most, "{} polls", life.polls);
-        assert_replays(&life.trace().to_string());
+        prop_assert!(run.polls < most, "{} polls", run.polls);
+        assert_replays(&run.trace().to_string());
     }
 }
 
@@ -206,14 +206,14 @@ impl Plan {
 }
 
 /// A connection, its two tasks and their runtime.
-struct Life {
+struct Simulation {
     world: Shared,
     socket: TimeoutSocket<Wire, Alarm>,
     reader: Arc<Woken>,
     writer: Arc<Woken>,
     sending: Sending,
     /// When the peer last sent something of its own accord.
-    said: Duration,
+    last_sent: Duration,
     recorder: Recorder,
     end: Option<Error<WsError>>,
     polls: u32,
@@ -226,7 +226,7 @@ enum Sending {
     Flushes,
 }
 
-impl Life {
+impl Simulation {
     fn new(plan: &mut Plan, dies: Option<Duration>) -> Self {
         let world = Shared::default();
         world.lock().turns = plan.turns;
@@ -245,7 +245,7 @@ impl Life {
             reader,
             writer: Arc::default(),
             sending: Sending::Nothing,
-            said: Duration::ZERO,
+            last_sent: Duration::ZERO,
             end: None,
             polls: 0,
         }
@@ -315,8 +315,10 @@ impl Life {
             world.coming.push_back((at, Message::text("data")));
         }
         if !plan.asks && world.coming.is_empty() {
-            self.said += plan.delay(IDLE_TIMEOUT - MS);
-            world.coming.push_back((self.said, Message::text("data")));
+            self.last_sent += plan.delay(IDLE_TIMEOUT - MS);
+            world
+                .coming
+                .push_back((self.last_sent, Message::text("data")));
         }
         let nothing_waits = world.held.is_empty() && self.sending == Sending::Nothing;
         if nothing_waits && !world.full && plan.one_in(8) {

@@ -15,10 +15,11 @@ use crate::world::{Guarded, MS, Shared, data};
 /// A step of the case.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Waits this many microseconds. The first values: until the alarm, or until a nanosecond
-    /// before it.
+    /// Waits this many microseconds.
     Wait(u64),
+    /// Waits until the alarm.
     WaitForAlarm,
+    /// Waits until a nanosecond before the alarm.
     WaitAlmostForAlarm,
     Arrives(Message),
     /// The answer to the latest ping.
@@ -154,8 +155,8 @@ proptest! {
         });
         heartbeats = heartbeats.with_heartbeat_replies(|_| None);
         for step in &steps {
-            let told = step.run(&calm, &mut socket);
-            prop_assert_eq!(told, step.run(&other, &mut heartbeats), "{:?}", step);
+            let result = step.run(&calm, &mut socket);
+            prop_assert_eq!(result, step.run(&other, &mut heartbeats), "{:?}", step);
             let [status, expected] = [&socket, &heartbeats].map(|socket| format!("{:?}", socket.status()));
             prop_assert_eq!(status, expected, "after {:?}", step);
         }

@@ -44,14 +44,14 @@ fn an_abort_sends_its_reason_if_it_can_and_drops_the_transport_of_held_halves() 
         let Some(Some(Err(Error::Verdict(verdict)))) = stream.next().now_or_never() else {
             panic!("no verdict");
         };
-        let told = if full {
+        let outcome = if full {
             CloseHandshake::NotSent
         } else {
             CloseHandshake::Sent
         };
         assert_eq!(
             (verdict.reason, verdict.close_handshake),
-            (CloseReason::PongTimeout, told)
+            (CloseReason::PongTimeout, outcome)
         );
         let world = shared.world();
         assert!(world.dropped);
@@ -196,8 +196,11 @@ fn a_writer_that_waits_for_room_learns_that_the_peer_has_closed() {
     shared.world().incoming.push_back(Message::Close(None));
     assert!(socket.next().now_or_never().is_some());
     assert!(writer.0.load(Ordering::Relaxed));
-    let told = socket.poll_ready_unpin(cx);
-    assert!(matches!(told, Poll::Ready(Err(Error::Closed))), "{told:?}");
+    let outcome = socket.poll_ready_unpin(cx);
+    assert!(
+        matches!(outcome, Poll::Ready(Err(Error::Closed))),
+        "{outcome:?}"
+    );
 }
 
 /// The wake-up for it may have gone to the task that polled before.
@@ -213,7 +216,7 @@ fn an_end_that_waits_for_the_reply_comes_once_a_second_try_has_sent_it() {
         world.full = true;
     }
     assert!(socket.next().now_or_never().is_some());
-    shared.world().room_unsaid = true;
+    shared.world().room_without_wake = true;
     let end = socket.next().now_or_never();
     assert!(matches!(end, Some(None)), "{end:?}");
     assert_eq!(shared.world().sent.len(), 1);

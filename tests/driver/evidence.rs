@@ -73,7 +73,7 @@ fn input_found_after_a_fire_between_messages_is_read_before_deciding() {
     let mut socket = awaiting_a_pong(&shared, off());
     let pong = shared.pong();
     shared.world().unseen.push_back(pong);
-    shared.world().rings_meanwhile = true;
+    shared.world().fires_during_read = true;
     // From another task than the one that the alarm wakes.
     let waker = Waker::from(Arc::new(Woken::default()));
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
@@ -87,11 +87,11 @@ fn an_alarm_costs_one_read() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
-    let looks = shared.world().looks;
+    let polls = shared.world().polls;
     shared.at(SECOND);
     waits(&mut socket);
     assert_eq!(socket.status().pings_sent, 1);
-    assert_eq!(shared.world().looks - looks, 1);
+    assert_eq!(shared.world().polls - polls, 1);
 }
 
 /// Guards rules 2 and 4.

@@ -209,8 +209,8 @@ fn a_promised_message_that_is_refused_fails_the_flush() {
     shared.world().refuses = Some(data());
     socket.start_send_unpin(data()).unwrap();
     waits(&mut socket);
-    let told = socket.flush().now_or_never();
-    assert!(matches!(told, Some(Err(Error::Socket(_)))), "{told:?}");
+    let result = socket.flush().now_or_never();
+    assert!(matches!(result, Some(Err(Error::Socket(_)))), "{result:?}");
     let sent = socket.send(Message::text("next")).now_or_never();
     assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
 }
@@ -446,6 +446,6 @@ fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_an
     let pong = shared.pong();
     shared.world().incoming.push_back(pong);
     waits(&mut socket);
-    let told = socket.send(Message::text("next")).now_or_never();
-    assert!(matches!(told, Some(Err(Error::Socket(_)))), "{told:?}");
+    let result = socket.send(Message::text("next")).now_or_never();
+    assert!(matches!(result, Some(Err(Error::Socket(_)))), "{result:?}");
 }

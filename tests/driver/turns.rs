@@ -174,7 +174,7 @@ fn a_handshake_gets_all_its_turns_again_after_a_grace() {
         }
     }
     let alarm = shared.world().alarm;
-    assert!(alarm.is_none(), "not judged in the third turn: {alarm:?}");
+    assert!(alarm.is_none(), "no verdict in the third turn: {alarm:?}");
 }
 
 /// A dozen healthy peers, whose messages wait in the kernel while the thread is blocked beyond

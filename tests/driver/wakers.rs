@@ -20,13 +20,13 @@ fn a_task_that_takes_over_sees_the_fire_that_woke_the_other() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
-    shared.world().rings_meanwhile = true;
+    shared.world().fires_during_read = true;
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
     assert!(read.is_pending());
-    let heard = socket.status().pings_sent == 1 || woken.0.load(Ordering::Relaxed);
-    assert!(heard, "the ring is lost");
+    let noticed = socket.status().pings_sent == 1 || woken.0.load(Ordering::Relaxed);
+    assert!(noticed, "the fire is lost");
 }
 
 /// A transport keeps one waker for writing: that of the last task that tried.

@@ -37,17 +37,17 @@ pub struct World {
     pub unseen_room: bool,
     pub incoming: VecDeque<Message>,
     /// How often the transport was read, and how often it had a message.
-    pub looks: u32,
+    pub polls: u32,
     pub reads: u32,
     /// Whether the alarm fires during a read.
-    pub rings_meanwhile: bool,
+    pub fires_during_read: bool,
     pub ended: bool,
     /// Whether the transport accepts nothing.
     pub full: bool,
     /// Whether the inner sink has no place for a message either.
     pub no_place: bool,
     /// Whether there is room at the next try, without a wake-up.
-    pub room_unsaid: bool,
+    pub room_without_wake: bool,
     /// The message that the transport never accepts.
     pub refuses: Option<Message>,
     /// Whether it accepts no ping for now.
@@ -113,8 +113,8 @@ impl Stream for Wire {
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut world = self.0.world();
-        world.looks += 1;
-        if std::mem::take(&mut world.rings_meanwhile) {
+        world.polls += 1;
+        if std::mem::take(&mut world.fires_during_read) {
             let alarm = world.alarm.unwrap();
             drop(world);
             self.0.at(alarm);
@@ -168,7 +168,7 @@ impl Sink<Message> for Wire {
             return Poll::Ready(Err(WsError::AttackAttempt));
         }
         if world.full {
-            world.full = !world.room_unsaid;
+            world.full = !world.room_without_wake;
             world.write_waker = Some(cx.waker().clone());
             return Poll::Pending;
         }

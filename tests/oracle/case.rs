@@ -93,14 +93,14 @@ pub(crate) enum When {
 pub(crate) enum What {
     Poll,
     PollUnread,
-    Observe(Said),
-    Handle(Said),
+    Observe(RelativeEvent),
+    Handle(RelativeEvent),
     SetConfig(u8),
 }
 
 /// An event, relative to what came before.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Said {
+pub(crate) enum RelativeEvent {
     Opened,
     Recv,
     /// The total, relative to the previous one: see [`amount`].
@@ -153,12 +153,12 @@ impl Case {
     }
 
     fn compare(&self, mut models: Models) -> usize {
-        let mut told = Told {
+        let mut failing = FailingCase {
             config: self.recipes[0].config(),
             calls: Vec::new(),
         };
         self.play(|_, now, call, action, policy| {
-            told.calls.push((now, call, action));
+            failing.calls.push((now, call, action));
             models.follow(now, call, action, policy);
         })
     }
@@ -259,55 +259,55 @@ impl Case {
         match what {
             What::Poll => Call::Poll,
             What::PollUnread => Call::PollUnread,
-            What::Observe(said) => Call::Observe(self.event(said, policy)),
-            What::Handle(said) => Call::Handle(self.event(said, policy)),
+            What::Observe(relative) => Call::Observe(self.event(relative, policy)),
+            What::Handle(relative) => Call::Handle(self.event(relative, policy)),
             What::SetConfig(which) => {
                 Call::SetConfig(self.recipes[usize::from(which) % CONFIGS].config())
             }
         }
     }
 
-    fn event(&self, said: Said, policy: &TimeoutPolicy) -> Event {
+    fn event(&self, relative: RelativeEvent, policy: &TimeoutPolicy) -> Event {
         let latest = policy.pings_sent();
         let total = policy.status(Timestamp::ZERO).partial_bytes;
         let before = |back: u8| policy.ping_id(latest.saturating_sub(u64::from(back) + 1));
         let within = |code| self.recipes[0].length(code).unwrap_or(Duration::ZERO);
-        match said {
-            Said::Opened => Event::Opened,
-            Said::Recv => Event::Recv,
-            Said::More(code) => Event::RecvPartial {
+        match relative {
+            RelativeEvent::Opened => Event::Opened,
+            RelativeEvent::Recv => Event::Recv,
+            RelativeEvent::More(code) => Event::RecvPartial {
                 total: total.saturating_add(amount(code)),
             },
-            Said::Less(code) => Event::RecvPartial {
+            RelativeEvent::Less(code) => Event::RecvPartial {
                 total: total.saturating_sub(amount(code)),
             },
-            Said::Total(code) => Event::RecvPartial {
+            RelativeEvent::Total(code) => Event::RecvPartial {
                 total: amount(code),
             },
-            Said::Pings(_) => Event::Ping,
-            Said::Pong => Event::Pong(Some(policy.ping_id(latest))),
-            Said::PongBefore(back) => Event::Pong(Some(before(back))),
-            Said::PongNext => Event::Pong(Some(policy.ping_id(latest + 1))),
-            Said::PongForeign => Event::Pong(None),
-            Said::SendStart => Event::SendStart,
-            Said::SendProgress(code) => Event::SendProgress {
+            RelativeEvent::Pings(_) => Event::Ping,
+            RelativeEvent::Pong => Event::Pong(Some(policy.ping_id(latest))),
+            RelativeEvent::PongBefore(back) => Event::Pong(Some(before(back))),
+            RelativeEvent::PongNext => Event::Pong(Some(policy.ping_id(latest + 1))),
+            RelativeEvent::PongForeign => Event::Pong(None),
+            RelativeEvent::SendStart => Event::SendStart,
+            RelativeEvent::SendProgress(code) => Event::SendProgress {
                 bytes: amount(code),
             },
-            Said::SendOk => Event::SendOk,
-            Said::Flushed => Event::Flushed,
-            Said::PingSent => Event::PingSent(policy.ping_id(latest)),
-            Said::PingSentBefore(back) => Event::PingSent(before(back)),
-            Said::PingSentNext => Event::PingSent(policy.ping_id(latest + 1)),
-            Said::Probe(code) => Event::Probe {
+            RelativeEvent::SendOk => Event::SendOk,
+            RelativeEvent::Flushed => Event::Flushed,
+            RelativeEvent::PingSent => Event::PingSent(policy.ping_id(latest)),
+            RelativeEvent::PingSentBefore(back) => Event::PingSent(before(back)),
+            RelativeEvent::PingSentNext => Event::PingSent(policy.ping_id(latest + 1)),
+            RelativeEvent::Probe(code) => Event::Probe {
                 within: within(code),
             },
-            Said::Drain(code) => Event::Drain {
+            RelativeEvent::Drain(code) => Event::Drain {
                 within: within(code),
             },
-            Said::CloseStart => Event::CloseStart,
-            Said::PeerClose => Event::PeerClose,
-            Said::Closed => Event::Closed,
-            Said::Tick => Event::Tick,
+            RelativeEvent::CloseStart => Event::CloseStart,
+            RelativeEvent::PeerClose => Event::PeerClose,
+            RelativeEvent::Closed => Event::Closed,
+            RelativeEvent::Tick => Event::Tick,
         }
     }
 
@@ -492,7 +492,7 @@ type Often<T> = (u8, T);
 
 type ToWhen = fn(u8) -> When;
 type ToWhat = fn(u8, u8) -> What;
-type ToSaid = fn(u8) -> Said;
+type ToRelativeEvent = fn(u8) -> RelativeEvent;
 
 const WHENS: [Often<ToWhen>; 10] = [
     (64, |_| When::Same),
@@ -508,37 +508,41 @@ const WHENS: [Often<ToWhen>; 10] = [
 ];
 
 const WHATS: [Often<ToWhat>; 5] = [
-    (112, |kind, code| What::Observe(Said::decode(kind, code))),
-    (60, |kind, code| What::Handle(Said::decode(kind, code))),
+    (112, |kind, code| {
+        What::Observe(RelativeEvent::decode(kind, code))
+    }),
+    (60, |kind, code| {
+        What::Handle(RelativeEvent::decode(kind, code))
+    }),
     (52, |_, _| What::Poll),
     (28, |_, _| What::PollUnread),
     (4, |_, code| What::SetConfig(code)),
 ];
 
-const SAIDS: [Often<ToSaid>; 23] = [
-    (16, |_| Said::Recv),
-    (20, Said::More),
-    (6, Said::Less),
-    (6, Said::Total),
-    (16, Said::Pings),
-    (22, |_| Said::Pong),
-    (5, Said::PongBefore),
-    (2, |_| Said::PongNext),
-    (5, |_| Said::PongForeign),
-    (28, |_| Said::SendStart),
-    (26, Said::SendProgress),
-    (20, |_| Said::SendOk),
-    (16, |_| Said::Flushed),
-    (30, |_| Said::PingSent),
-    (3, Said::PingSentBefore),
-    (2, |_| Said::PingSentNext),
-    (10, Said::Probe),
-    (3, Said::Drain),
-    (1, |_| Said::CloseStart),
-    (1, |_| Said::PeerClose),
-    (1, |_| Said::Closed),
-    (13, |_| Said::Tick),
-    (4, |_| Said::Opened),
+const RELATIVE_EVENTS: [Often<ToRelativeEvent>; 23] = [
+    (16, |_| RelativeEvent::Recv),
+    (20, RelativeEvent::More),
+    (6, RelativeEvent::Less),
+    (6, RelativeEvent::Total),
+    (16, RelativeEvent::Pings),
+    (22, |_| RelativeEvent::Pong),
+    (5, RelativeEvent::PongBefore),
+    (2, |_| RelativeEvent::PongNext),
+    (5, |_| RelativeEvent::PongForeign),
+    (28, |_| RelativeEvent::SendStart),
+    (26, RelativeEvent::SendProgress),
+    (20, |_| RelativeEvent::SendOk),
+    (16, |_| RelativeEvent::Flushed),
+    (30, |_| RelativeEvent::PingSent),
+    (3, RelativeEvent::PingSentBefore),
+    (2, |_| RelativeEvent::PingSentNext),
+    (10, RelativeEvent::Probe),
+    (3, RelativeEvent::Drain),
+    (1, |_| RelativeEvent::CloseStart),
+    (1, |_| RelativeEvent::PeerClose),
+    (1, |_| RelativeEvent::Closed),
+    (13, |_| RelativeEvent::Tick),
+    (4, |_| RelativeEvent::Opened),
 ];
 
 impl Step {
@@ -594,19 +598,19 @@ impl What {
         match self {
             Self::Poll | Self::PollUnread => None,
             Self::SetConfig(code) => Some(code),
-            Self::Observe(said) | Self::Handle(said) => said.code(),
+            Self::Observe(relative) | Self::Handle(relative) => relative.code(),
         }
     }
 
     pub(crate) fn is_deadly(self) -> bool {
         match self {
-            Self::Observe(said) | Self::Handle(said) => matches!(
-                said,
-                Said::CloseStart
-                    | Said::PeerClose
-                    | Said::Closed
-                    | Said::Drain(_)
-                    | Said::Pings(128..)
+            Self::Observe(relative) | Self::Handle(relative) => matches!(
+                relative,
+                RelativeEvent::CloseStart
+                    | RelativeEvent::PeerClose
+                    | RelativeEvent::Closed
+                    | RelativeEvent::Drain(_)
+                    | RelativeEvent::Pings(128..)
             ),
             _ => false,
         }
@@ -615,17 +619,16 @@ impl What {
     /// How many calls it is: pings come in bursts too, or no peer would ever flood.
     fn times(self) -> u8 {
         match self {
-            Self::Observe(Said::Pings(times)) | Self::Handle(Said::Pings(times)) => {
-                1 + times % 4 / 3 * (times / 2)
-            }
+            Self::Observe(RelativeEvent::Pings(times))
+            | Self::Handle(RelativeEvent::Pings(times)) => 1 + times % 4 / 3 * (times / 2),
             _ => 1,
         }
     }
 }
 
-impl Said {
+impl RelativeEvent {
     fn decode(kind: u8, code: u8) -> Self {
-        pick(&SAIDS, kind)(code)
+        pick(&RELATIVE_EVENTS, kind)(code)
     }
 
     fn code(self) -> Option<u8> {
@@ -747,12 +750,12 @@ fn saturated(length: Duration) -> u64 {
 }
 
 /// Prints the calls of a case that fails.
-struct Told {
+struct FailingCase {
     config: TimeoutConfig,
     calls: Vec<(Timestamp, Call, Option<Action>)>,
 }
 
-impl Drop for Told {
+impl Drop for FailingCase {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{:?}", self.config);

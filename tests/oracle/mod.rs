@@ -58,7 +58,7 @@ enum What {
 /// The effect of an event, from the table of events (SPEC E-1 to E-16).
 #[derive(Clone, Copy, Default)]
 struct Meaning {
-    heard: bool,
+    received: bool,
     active: bool,
     sent: bool,
     /// The peer is excused up to this instant.
@@ -272,7 +272,7 @@ impl Oracle {
     }
 
     pub(crate) fn silent(&self, now: Timestamp) -> Duration {
-        duration(self.clamp(now) - self.last_heard_or_excused())
+        duration(self.clamp(now) - self.last_received_or_excused())
     }
 
     pub(crate) fn since_sent(&self, now: Timestamp) -> Duration {
@@ -358,18 +358,18 @@ impl Oracle {
             Event::Recv => Meaning {
                 active: true,
                 receive_clock_stops: true,
-                ..self.heard()
+                ..self.received()
             },
             // SPEC E-19 to E-22.
             Event::RecvPartial { total } if total > self.partial_total() => Meaning {
                 active: true,
-                ..self.heard()
+                ..self.received()
             },
             Event::RecvPartial { total } => Meaning {
                 receive_clock_stops: total == 0,
                 ..nothing
             },
-            Event::Ping => self.heard(),
+            Event::Ping => self.received(),
             Event::Pong(id) => self.pong(now, id),
             Event::SendStart => nothing,
             // SPEC E-29.
@@ -418,10 +418,10 @@ impl Oracle {
     }
 
     /// SPEC E-17, E-18.
-    fn heard(&self) -> Meaning {
+    fn received(&self) -> Meaning {
         let answers = self.config().pong_evidence() == PongEvidence::Any;
         Meaning {
-            heard: true,
+            received: true,
             ping_settled: answers,
             probe_answered: answers,
             ..Meaning::default()
@@ -456,7 +456,7 @@ impl Oracle {
 
     /// SPEC E-37, E-38.
     fn asked_late(&self, now: Nanos, deadline: Nanos) -> Meaning {
-        let first = self.last_flushed_ping() <= self.last_heard_or_excused();
+        let first = self.last_flushed_ping() <= self.last_received_or_excused();
         Meaning {
             excused: self.excuse(now, deadline).filter(|_| first),
             ..Meaning::default()
@@ -472,7 +472,7 @@ impl Oracle {
 
     /// The instant up to which the peer is excused for its silence after `since` (SPEC E-38).
     fn excuse(&self, now: Nanos, since: Nanos) -> Option<Nanos> {
-        let last = self.last_heard_or_excused();
+        let last = self.last_received_or_excused();
         let excuse = now - last.max(since);
         (excuse > 0).then_some(last + excuse)
     }
@@ -486,13 +486,13 @@ impl Oracle {
             .any(|line| matches!(line.what, What::Event(Event::Pong(id)) if of_the_latest(id)));
         // SPEC K-9.
         if !of_the_latest(id) || repeated {
-            return self.heard();
+            return self.received();
         }
         // SPEC K-5.
         let answered = Meaning {
             ping_settled: true,
             probe_answered: true,
-            ..self.heard()
+            ..self.received()
         };
         let lines = self.since_asked();
         match lines.iter().find(|line| line.meaning.ping_flushed) {
@@ -595,7 +595,7 @@ impl Oracle {
             Phase::Open => {
                 let end = self
                     .less_jitter(config.connection_timeout(), 0)
-                    .map(|life| self.opened() + life);
+                    .map(|lifetime| self.opened() + lifetime);
                 let due = Close(Reason::ConnectionTimeout);
                 row(Kind::Connection, end, due, false, false);
 
@@ -641,7 +641,7 @@ impl Oracle {
 
                 // SPEC D-20.
                 let quiet_since = match config.idle_scope() {
-                    IdleScope::Inbound => self.last_heard_or_excused(),
+                    IdleScope::Inbound => self.last_received_or_excused(),
                     IdleScope::Messages => self.last_active(),
                     scope => panic!("{scope:?} is not in the specification"),
                 };
@@ -847,11 +847,11 @@ impl Oracle {
     }
 
     fn last_heard(&self) -> Nanos {
-        self.last(|line| line.meaning.heard)
+        self.last(|line| line.meaning.received)
     }
 
     /// The later of last inbound and last excused.
-    fn last_heard_or_excused(&self) -> Nanos {
+    fn last_received_or_excused(&self) -> Nanos {
         let mut excused = self.log.iter().filter_map(|line| line.meaning.excused);
         self.last_heard().max(excused.next_back().unwrap_or(0))
     }

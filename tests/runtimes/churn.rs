@@ -56,7 +56,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         let before = settle(&server);
         clients.block_on(churn(&address, Duration::from_secs(seconds)));
         let after = settle(&server);
-        let ends = server.said().len();
+        let ends = server.unread_lines().len();
         println!("{runtime}: {ends} connections; {before:?} before, {after:?} after");
         assert_eq!(after.descriptors, before.descriptors);
         assert!(after.threads <= before.threads, "{after:?}");

@@ -120,7 +120,7 @@ fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
     loop {
         let line = clients.line();
         match line.strip_prefix("ended ") {
-            Some(account) => accounts.push(Account::heard(account).unwrap()),
+            Some(account) => accounts.push(Account::parse(account).unwrap()),
             None => return line,
         }
     }
@@ -130,7 +130,7 @@ fn reply(clients: &Process, accounts: &mut Vec<Account>) -> String {
 #[track_caller]
 fn next_verdict(server: &Process) -> Verdict {
     let line = server.line();
-    let verdict = line.strip_prefix("pong_timeout ").and_then(Verdict::heard);
+    let verdict = line.strip_prefix("pong_timeout ").and_then(Verdict::parse);
     let verdict = verdict.unwrap_or_else(|| panic!("{line}"));
     assert!(verdict.unanswered >= PONG_TIMEOUT, "{line}");
     let bound = PING_INTERVAL + PONG_TIMEOUT;
@@ -151,7 +151,7 @@ fn judge(
     while !(accounts.is_empty() && verdicts.is_empty()) {
         if accounts.is_empty() {
             let line = clients.line();
-            accounts.extend(line.strip_prefix("ended ").and_then(Account::heard));
+            accounts.extend(line.strip_prefix("ended ").and_then(Account::parse));
         }
         let account = accounts.pop().expect("a client has ended");
         while !verdicts.contains_key(&account.port) {
@@ -161,7 +161,7 @@ fn judge(
         let verdict = &verdicts[&account.port];
         assert!(
             !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
-            "a live one is lost: {verdict:?} {account:?}"
+            "a live client was lost: {verdict:?} {account:?}"
         );
         say(&format!("a client answered late: {verdict:?} {account:?}"));
         verdicts.remove(&account.port);
@@ -194,10 +194,10 @@ pub fn open_many_files() {
 /// ended. A client that ends prints its account.
 pub fn clients() {
     open_many_files();
-    let (heard, orders) = mpsc::unbounded_channel();
+    let (sender, orders) = mpsc::unbounded_channel();
     thread::spawn(move || {
         for line in io::stdin().lines() {
-            heard.send(line.unwrap()).unwrap();
+            sender.send(line.unwrap()).unwrap();
         }
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -223,7 +223,7 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<String>) {
                 while let Some(client) = opening.next().await {
                     let (client, dying) = (client.unwrap(), dying.clone());
                     if open % 2 == 0 {
-                        spawn_local(live(client, dying, answered.clone()));
+                        spawn_local(answer_pings(client, dying, answered.clone()));
                     } else {
                         spawn_local(die_at(client, dying, dies.clone()));
                     }
@@ -252,13 +252,13 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<String>) {
 
 /// Waits for a ping and answers it.
 async fn answer(client: &mut Client, account: &mut Account) -> io::Result<()> {
-    let payload = account.hear(client).await?;
+    let payload = account.read_ping(client).await?;
     account.answer(client, &payload).await
 }
 
 /// Answers pings for as long as the connection lasts. Reports when it has answered one for the
 /// first time after the others died, or has ended.
-async fn live(
+async fn answer_pings(
     mut client: Client,
     dying: watch::Receiver<bool>,
     answered: mpsc::UnboundedSender<()>,
@@ -286,13 +286,13 @@ async fn die_at(
     dies: mpsc::UnboundedSender<Option<String>>,
 ) {
     let mut account = Account::new(&client);
-    let lives = async { while answer(&mut client, &mut account).await.is_ok() {} };
+    let answering = async { while answer(&mut client, &mut account).await.is_ok() {} };
     tokio::select! {
         _ = dying.changed() => {
             dies.send(Some(client.port.to_string())).unwrap();
             pending().await
         }
-        () = lives => {
+        () = answering => {
             eprintln!("ended {account}");
             dies.send(None).unwrap();
         }

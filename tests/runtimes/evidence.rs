@@ -61,7 +61,7 @@ impl Verdict {
     }
 
     /// Parses what its `Display` writes.
-    pub fn heard(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let [silent, unanswered, port, pings, at] = numbers(line)?;
         Some(Self {
             port: port.try_into().ok()?,
@@ -93,7 +93,7 @@ impl Account {
     }
 
     /// Waits for a ping, and returns its payload.
-    pub async fn hear(&mut self, client: &mut Client) -> io::Result<Vec<u8>> {
+    pub async fn read_ping(&mut self, client: &mut Client) -> io::Result<Vec<u8>> {
         let ping = client.ping().await;
         self.read_to_close = client.closed;
         ping
@@ -107,7 +107,7 @@ impl Account {
     }
 
     /// Parses what its `Display` writes.
-    pub fn heard(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let [port, pongs, written, read_to_close] = numbers(line)?;
         Some(Self {
             port: port.try_into().ok()?,

@@ -87,7 +87,7 @@ enum End {
     Socket(tungstenite::Error),
     TimedOut(Verdict),
     /// With an error that no stream should return.
-    #[expect(dead_code, reason = "is there to be seen in what a failing test says")]
+    #[expect(dead_code, reason = "shown by the `Debug` of a failing test")]
     Other(Failure),
 }
 

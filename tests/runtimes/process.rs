@@ -35,10 +35,10 @@ impl Process {
             .spawn()
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (heard, lines) = channel();
+        let (sender, lines) = channel();
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                let _ = heard.send(line);
+                let _ = sender.send(line);
             }
         });
         Self { child, lines }
@@ -49,20 +49,20 @@ impl Process {
     pub fn line(&self) -> String {
         const PATIENCE: Duration = Duration::from_secs(60);
         let line = self.lines.recv_timeout(PATIENCE);
-        line.expect("the other process has something to say")
+        line.expect("the other process prints a line")
     }
 
     /// Returns the lines that it has printed and that nothing has read yet.
-    pub fn said(&self) -> Vec<String> {
+    pub fn unread_lines(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
     /// Waits for its next line, which must be this one.
     #[track_caller]
     pub fn expect(&self, line: &str) {
-        let heard = self.line();
+        let found = self.line();
         // Its output on failure is longer than a line.
-        assert!(heard == line, "{heard} {:?}", self.said());
+        assert!(found == line, "{found} {:?}", self.unread_lines());
     }
 
     pub fn say(&mut self, line: &str) {

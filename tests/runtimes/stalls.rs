@@ -71,23 +71,23 @@ struct Trial {
     /// Wakes all their tasks. When a block is over, they run before the reactor has turned: the
     /// readiness that the runtime has cached does not show what has arrived.
     news: Arc<Notify>,
-    said: Receiver<Said>,
+    notes: Receiver<Note>,
     /// How many pings each of the live clients has answered, by their ports.
     pongs: HashMap<u16, u32>,
     /// For connections that have ended: the account of one side, if the other's is missing.
     ended: HashMap<u16, (Account, io::Error)>,
-    let_go: HashMap<u16, End>,
+    disconnected: HashMap<u16, End>,
     late: usize,
 }
 
-/// A message from either side.
-enum Said {
+/// A note from either side.
+enum Note {
     Opened(u16),
     Answered(u16),
     /// From the client, with the reason.
     Ended(Account, io::Error),
     /// From the server, whose clock was created just after this instant.
-    LetGo(u16, End),
+    Disconnected(u16, End),
 }
 
 impl Trial {
@@ -95,8 +95,8 @@ impl Trial {
     fn begin(runtime: Runtime, config: TimeoutConfigBuilder) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (saying, said) = channel();
-        let say = saying.clone();
+        let (sender, notes) = channel();
+        let say = sender.clone();
         thread::spawn(move || clients(address, &say));
 
         let host = Host::start_with_events(runtime, EVENTS);
@@ -108,14 +108,14 @@ impl Trial {
         for number in 0..TRIES {
             let (tcp, peer) = listener.accept().unwrap();
             let config = if number % 2 == 0 { &seldom } else { &often };
-            let (config, news, say) = (config.clone(), news.clone(), saying.clone());
+            let (config, news, say) = (config.clone(), news.clone(), sender.clone());
             host.spawn(async move {
                 let mut connection = pin!(connection(runtime, tcp, Ours::Echo, config));
                 loop {
-                    let heard = pin!(news.notified());
-                    if let Either::Left((end, _)) = select(connection.as_mut(), heard).await {
+                    let notified = pin!(news.notified());
+                    if let Either::Left((end, _)) = select(connection.as_mut(), notified).await {
                         // The test may be over.
-                        let _ = say.send(Said::LetGo(peer.port(), end));
+                        let _ = say.send(Note::Disconnected(peer.port(), end));
                         break;
                     }
                 }
@@ -124,10 +124,10 @@ impl Trial {
         let mut trial = Self {
             host,
             news,
-            said,
+            notes,
             pongs: HashMap::new(),
             ended: HashMap::new(),
-            let_go: HashMap::new(),
+            disconnected: HashMap::new(),
             late: 0,
         };
         trial.listen_until("all are open", |trial| {
@@ -139,7 +139,7 @@ impl Trial {
     /// Waits until each live client has answered this many more pings.
     #[track_caller]
     fn all_answer(&mut self, pings: u32) {
-        self.listen_until("all is heard that was said", |_| true);
+        self.listen_until("all notes are received", |_| true);
         for pongs in self.pongs.values_mut() {
             *pongs = 0;
         }
@@ -148,63 +148,65 @@ impl Trial {
         });
     }
 
-    /// Receives messages until `is_so` and no more are queued, and judges the connections that
-    /// ended.
+    /// Receives notes until `is_so` holds and none are queued. Compares the accounts of connections
+    /// that ended.
     #[track_caller]
     fn listen_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let until = monotonic() + 20 * SECOND;
         loop {
-            let said = match self.said.try_recv() {
-                Ok(said) => said,
-                Err(_) if self.ended.is_empty() && self.let_go.is_empty() && is_so(self) => return,
+            let note = match self.notes.try_recv() {
+                Ok(note) => note,
+                Err(_) if self.ended.is_empty() && self.disconnected.is_empty() && is_so(self) => {
+                    return;
+                }
                 Err(_) => {
                     let left = until.saturating_sub(monotonic());
-                    self.said.recv_timeout(left).unwrap_or_else(|_| {
+                    self.notes.recv_timeout(left).unwrap_or_else(|_| {
                         let Self {
                             pongs,
                             ended,
-                            let_go,
+                            disconnected,
                             ..
                         } = self;
-                        panic!("not so in time: {what}: {pongs:?} {ended:?} {let_go:?}")
+                        panic!("not so in time: {what}: {pongs:?} {ended:?} {disconnected:?}")
                     })
                 }
             };
-            let port = match said {
-                Said::Opened(port) => {
+            let port = match note {
+                Note::Opened(port) => {
                     self.pongs.insert(port, 0);
                     continue;
                 }
-                Said::Answered(port) => {
+                Note::Answered(port) => {
                     *self.pongs.get_mut(&port).unwrap() += 1;
                     continue;
                 }
-                Said::Ended(account, why) => {
+                Note::Ended(account, why) => {
                     let port = account.port;
                     self.ended.insert(port, (account, why));
                     port
                 }
-                Said::LetGo(port, end) => {
-                    self.let_go.insert(port, end);
+                Note::Disconnected(port, end) => {
+                    self.disconnected.insert(port, end);
                     port
                 }
             };
-            if self.ended.contains_key(&port) && self.let_go.contains_key(&port) {
-                self.judge(port);
+            if self.ended.contains_key(&port) && self.disconnected.contains_key(&port) {
+                self.compare_accounts(port);
             }
         }
     }
 
     /// Compares the accounts of both sides of a connection that has ended.
     #[track_caller]
-    fn judge(&mut self, port: u16) {
+    fn compare_accounts(&mut self, port: u16) {
         let (account, why) = self.ended.remove(&port).unwrap();
-        match self.let_go.remove(&port).unwrap() {
+        match self.disconnected.remove(&port).unwrap() {
             End::TimedOut(verdict) if verdict.reason == CloseReason::PongTimeout => {
                 let verdict = Verdict::new(port, &verdict);
                 assert!(
                     !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
-                    "a live one is lost: {verdict:?} {account:?} {why}"
+                    "a live client was lost: {verdict:?} {account:?} {why}"
                 );
                 say(&format!("a client answered late: {verdict:?} {account:?}"));
             }
@@ -222,7 +224,7 @@ impl Trial {
 
 /// Peers that answer each ping, some at once and some after half the pong timeout, so there are
 /// always pings in flight of every age up to that.
-fn clients(address: SocketAddr, say: &Sender<Said>) {
+fn clients(address: SocketAddr, say: &Sender<Note>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -231,28 +233,28 @@ fn clients(address: SocketAddr, say: &Sender<Said>) {
         let mut clients = JoinSet::new();
         for number in 0..TRIES {
             let delay = PONG_TIMEOUT / 2 * number as u32 / TRIES as u32;
-            clients.spawn(live(address, delay, say.clone()));
+            clients.spawn(answer_pings(address, delay, say.clone()));
         }
         clients.join_all().await;
     });
 }
 
 /// Answers pings until the connection ends or the test is over.
-async fn live(address: SocketAddr, delay: Duration, say: Sender<Said>) {
+async fn answer_pings(address: SocketAddr, delay: Duration, say: Sender<Note>) {
     let mut client = Client::open(address).await.unwrap();
     let mut account = Account::new(&client);
-    let mut said = say.send(Said::Opened(account.port));
-    while said.is_ok() {
+    let mut sent = say.send(Note::Opened(account.port));
+    while sent.is_ok() {
         if let Err(why) = answer(&mut client, &mut account, delay).await {
-            let _ = say.send(Said::Ended(account, why));
+            let _ = say.send(Note::Ended(account, why));
             break;
         }
-        said = say.send(Said::Answered(account.port));
+        sent = say.send(Note::Answered(account.port));
     }
 }
 
 async fn answer(client: &mut Client, account: &mut Account, delay: Duration) -> io::Result<()> {
-    let payload = account.hear(client).await?;
+    let payload = account.read_ping(client).await?;
     tokio::time::sleep(delay).await;
     account.answer(client, &payload).await
 }

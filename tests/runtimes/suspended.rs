@@ -429,7 +429,7 @@ impl Verdicts {
             let parse = || {
                 let (verdict, trace) = line.split_once('[')?;
                 let (reason, numbers) = verdict.split_once(' ')?;
-                let verdict = Verdict::heard(numbers)?;
+                let verdict = Verdict::parse(numbers)?;
                 let decided = Decided {
                     reason: reason.to_owned(),
                     at: verdict.at,

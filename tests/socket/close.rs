@@ -12,7 +12,7 @@ use ws_timeout::message::tungstenite_config;
 use ws_timeout::{CloseHandshake, CloseReason, Error, TimeoutConfig};
 
 use crate::exact::wrap;
-use crate::support::{MS, SECOND, bare, frame, live, now, over, pair, timed_out, took};
+use crate::support::{MS, SECOND, bare, frame, now, over, pair, read_until_end, timed_out, took};
 
 /// Guards rule 12.
 #[tokio::test(start_paused = true)]
@@ -51,7 +51,7 @@ async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_continue() {
         .send(Message::text("still on its way"))
         .await
         .unwrap();
-    live(client).await;
+    read_until_end(client).await;
     let (data, verdict, end) = reader.await.unwrap();
     assert_eq!(data.unwrap().unwrap(), Message::text("still on its way"));
     assert_eq!(
@@ -92,7 +92,7 @@ async fn a_reset_is_an_error_of_the_socket_and_not_a_timeout() {
 #[tokio::test(start_paused = true)]
 async fn our_own_close_is_answered_with_the_code_of_the_peer() {
     let (mut server, client) = pair(bare(), 1024).await;
-    let client = tokio::spawn(live(client));
+    let client = tokio::spawn(read_until_end(client));
     assert!(matches!(
         server.close(1005, "").await,
         Err(Error::CloseCode(1005))
@@ -267,7 +267,7 @@ async fn nothing_is_sent_behind_our_own_close() {
 #[tokio::test(start_paused = true)]
 async fn a_close_that_was_only_fed_is_sent_by_the_reader() {
     let (server, client) = pair(bare(), 1024).await;
-    let client = tokio::spawn(live(client));
+    let client = tokio::spawn(read_until_end(client));
     let server = Arc::new(Mutex::new(server));
     let reader = tokio::spawn({
         let server = server.clone();
@@ -365,6 +365,6 @@ async fn a_writer_that_waits_learns_of_the_end() {
         stream.next().await,
         Some(Err(Error::Socket(WsError::Protocol(_))))
     ));
-    let told = tokio::time::timeout(SECOND, writer).await.unwrap().unwrap();
-    assert!(matches!(told, Err(Error::Closed)), "{told:?}");
+    let result = tokio::time::timeout(SECOND, writer).await.unwrap().unwrap();
+    assert!(matches!(result, Err(Error::Closed)), "{result:?}");
 }

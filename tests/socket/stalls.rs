@@ -182,10 +182,10 @@ fn a_blocked_thread_does_not_time_out_a_send() {
     for within in [200 * MS, Duration::ZERO] {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (go, told) = std::sync::mpsc::channel();
+        let (go, signal) = std::sync::mpsc::channel();
         let peer = std::thread::spawn(move || {
             let mut tcp = listener.accept().unwrap().0;
-            told.recv().unwrap();
+            signal.recv().unwrap();
             tcp.read_to_end(&mut Vec::new()).unwrap()
         });
         let runtime = tokio::runtime::Builder::new_current_thread()

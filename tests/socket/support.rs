@@ -82,7 +82,7 @@ pub fn took(since: Instant, expected: Duration) {
 }
 
 /// Reads as a live client does, until the connection ends. Returns the code of the Close frame.
-pub async fn live(mut client: Client) -> Option<u16> {
+pub async fn read_until_end(mut client: Client) -> Option<u16> {
     let mut code = None;
     while let Some(Ok(message)) = client.next().await {
         if let Message::Close(frame) = message {

@@ -11,7 +11,9 @@ use tungstenite::{Error as WsError, Message};
 use ws_timeout::runtime::tokio::open;
 use ws_timeout::{CloseHandshake, CloseReason, Error, Received, TimeoutConfig};
 
-use crate::support::{Client, MS, SECOND, bare, live, metered, now, pair, timed_out, took};
+use crate::support::{
+    Client, MS, SECOND, bare, metered, now, pair, read_until_end, timed_out, took,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_disconnected_when_its_pong_is_overdue() {
@@ -42,7 +44,7 @@ async fn a_silent_peer_is_disconnected_when_its_pong_is_overdue() {
 async fn a_live_peer_reaches_its_lifetime_and_no_other_limit() {
     let config = TimeoutConfig::builder().jitter(0.0);
     let (mut server, client) = pair(config, 1024).await;
-    let client = tokio::spawn(live(client));
+    let client = tokio::spawn(read_until_end(client));
     let start = now();
     let verdict = timed_out(server.recv().await);
     took(start, 300 * SECOND);
@@ -88,7 +90,7 @@ async fn a_receive_returns_a_message_a_timeout_the_end_or_a_verdict() {
 #[tokio::test(start_paused = true)]
 async fn a_program_that_only_sends_reaches_its_lifetime() {
     let (server, client) = pair(bare().connection_timeout(SECOND), 1024).await;
-    let client = tokio::spawn(live(client));
+    let client = tokio::spawn(read_until_end(client));
     let (mut sink, _stream) = server.split();
     let start = now();
     let verdict = loop {
@@ -184,7 +186,7 @@ async fn connections_that_opened_apart_share_a_wake_up() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_closes_within_its_time() {
     let (mut server, client) = pair(bare(), 1024).await;
-    let client = tokio::spawn(live(client));
+    let client = tokio::spawn(read_until_end(client));
     assert!(server.recv().now_or_never().is_none());
     server.drain(10 * SECOND);
     let start = now();
