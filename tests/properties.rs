@@ -475,7 +475,7 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
             // At half the rate at most, the bytes take up to half of the time that they should
             // earn.
             let waited = driver.now.saturating_duration_since(start);
-            assert!(waited < timeout * 2, "the transport goes on for {waited:?}");
+            assert!(waited < timeout * 2, "the transport stays open for {waited:?}");
             let allowed = (waited.as_nanos() * u128::from(rate) / 2_000_000_000) as u64 - taken;
             let bytes = dice.up_to(allowed);
             taken += bytes;
@@ -542,7 +542,7 @@ fn c11_every_limited_phase_ends() {
             let mut now = latest(&policy);
             while ends && policy.phase() == phase {
                 polls += 1;
-                assert!(polls < MOST_POLLS, "{phase:?} goes on and on");
+                assert!(polls < MOST_POLLS, "{phase:?} never ends");
                 if peer_lives {
                     policy.observe(now, Event::Recv);
                     policy.observe(now, Event::Pong(Some(policy.ping_id(policy.pings_sent()))));

@@ -202,7 +202,7 @@ fn a_reader_that_waits_is_woken_by_every_call_that_changes_deadlines() {
         assert!(socket.poll_next_unpin(cx).is_pending());
         assert_eq!(shared.world().alarm, None);
         call(&mut socket);
-        assert!(reader.0.load(Ordering::Relaxed), "{index} wakes nobody");
+        assert!(reader.0.load(Ordering::Relaxed), "{index} wakes no task");
         assert!(socket.poll_next_unpin(cx).is_pending());
         assert!(shared.world().alarm.is_some(), "{index} sets no alarm");
     }

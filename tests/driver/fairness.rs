@@ -40,7 +40,7 @@ fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
         messages += 1;
     }
     assert_eq!(messages, 32);
-    assert!(woken.0.load(Ordering::Relaxed), "nobody polls it again");
+    assert!(woken.0.load(Ordering::Relaxed), "no task polls it again");
     while let Poll::Ready(read) = socket.poll_next_unpin(&mut cx) {
         assert!(matches!(read, Some(Ok(_))), "{read:?}");
         messages += 1;
@@ -65,7 +65,7 @@ fn a_metered_transport_yields_without_a_verdict() {
         reads += 1;
     }
     assert_eq!(reads, 4);
-    assert!(woken.0.load(Ordering::Relaxed), "nobody polls it again");
+    assert!(woken.0.load(Ordering::Relaxed), "no task polls it again");
     // The bytes that it has counted are a sign of life at second two, and the next ping goes out.
     shared.at(2 * SECOND);
     waits(&mut socket);

@@ -323,7 +323,7 @@ fn a_reply_that_waits_for_room_is_sent_when_there_is_some() {
     shared.world().no_place = false;
     let room = shared.world().write_waker.take();
     room.unwrap().wake();
-    assert!(woken.0.load(Ordering::Relaxed), "nobody is woken");
+    assert!(woken.0.load(Ordering::Relaxed), "no task is woken");
     assert!(socket.poll_next_unpin(&mut cx).is_pending());
     assert_eq!(shared.world().sent, [Message::text("pong")]);
 }

@@ -58,7 +58,7 @@ fn a_peer_whose_answers_vanish_is_disconnected() {
 fn blackhole(lost: Lost, config: TimeoutConfigBuilder, peer: Peer) {
     let tried = thread::spawn(move || own_network().and_then(|()| vanish(lost, 1)));
     if let Err(why) = tried.join().unwrap() {
-        let skipped = format!("skipped: no network of one's own whose packets vanish, {why}\n");
+        let skipped = format!("skipped: no private network whose packets vanish, {why}\n");
         return io::stderr().write_all(skipped.as_bytes()).unwrap();
     }
     let config = config.build().unwrap();

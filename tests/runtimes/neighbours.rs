@@ -104,8 +104,8 @@ fn flood(first: &[u8], endless: &[u8]) {
             }
             let busy = busy.join().unwrap();
             println!(
-                "{runtime}: echo {echo:.0?}, handshake {stranger:.0?}, silent peer let go after \
-                 {silent:.0?}; a thread of its own woke up to {busy:.0?} late"
+                "{runtime}: echo {echo:.0?}, handshake {stranger:.0?}, silent peer disconnected after \
+                 {silent:.0?}; a sleeping thread woke up to {busy:.0?} late"
             );
             let patience = match alone {
                 true => 4 * busy,

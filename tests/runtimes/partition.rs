@@ -35,7 +35,7 @@ fn a_partition_is_detected_when_the_next_pong_is_overdue() {
             tokio::time::sleep(BREAK).await;
             network_breaks();
         });
-        let verdict = verdict.expect("the peer is let go");
+        let verdict = verdict.expect("the peer is disconnected");
         assert_eq!(verdict.reason, CloseReason::PongTimeout);
         assert_eq!(verdict.close_handshake, CloseHandshake::Sent);
         assert_eq!(verdict.status.pongs_received, 2);
@@ -63,7 +63,7 @@ fn a_partition_that_heals_too_late_ends_the_connection() {
         tokio::time::sleep(OVERDUE + 50 * MS - BREAK).await;
         turmoil::release("server", "peer");
     });
-    let verdict = verdict.expect("the peer is let go");
+    let verdict = verdict.expect("the peer is disconnected");
     assert_eq!(verdict.reason, CloseReason::PongTimeout);
     assert_eq!(verdict.status.age, OVERDUE + TURNS);
 }

@@ -70,7 +70,7 @@ fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
             poll_fn(|cx| {
                 for socket in &mut sockets {
                     let ended = socket.poll_next_unpin(cx);
-                    assert!(ended.is_pending(), "a healthy peer was let go: {ended:?}");
+                    assert!(ended.is_pending(), "a healthy peer was disconnected: {ended:?}");
                 }
                 let in_flight = sockets
                     .iter()
@@ -92,7 +92,7 @@ fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
             // The task continues before the reactor has turned.
             for socket in &mut sockets {
                 let ended = socket.next().now_or_never();
-                assert!(ended.is_none(), "a healthy peer was let go: {ended:?}");
+                assert!(ended.is_none(), "a healthy peer was disconnected: {ended:?}");
             }
         }
     });
@@ -147,7 +147,7 @@ fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
         let second = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx))).await;
         assert!(
             !matches!(second, Poll::Ready(Err(_))),
-            "a peer that reads was let go: {second:?}"
+            "a peer that reads was disconnected: {second:?}"
         );
         if second.is_pending() {
             send.await.unwrap();

@@ -510,7 +510,7 @@ fn check_idle(policy: &Policy, unread: bool) -> Result<(), String> {
     let until = match last {
         Action::Idle { until: Some(until) } => until,
         Action::Idle { until: None } => {
-            ensure!(!decides(&policy, Timestamp::MAX), "C3: not idle for ever");
+            ensure!(!decides(&policy, Timestamp::MAX), "C3: not idle forever");
             return Ok(());
         }
         _ => return Ok(()),

@@ -566,7 +566,7 @@ impl Reference {
             ),
             (
                 !open || status.ping_unsent == asked,
-                "time of a ping that was asked for",
+                "time of a requested ping",
             ),
             (
                 !open || status.ping_unanswered == in_flight,
