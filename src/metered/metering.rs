@@ -53,10 +53,10 @@ impl Metering {
         }
     }
 
-    /// Records that a control frame was received: its wire size is no part of a message. This
-    /// assumes a masking key, which only a client's frames have. So a client counts four bytes of a
-    /// message too few for each control frame within it. Without the assumption, a server would
-    /// take the keys of pings for an incomplete message that never continues.
+    /// Records that a control frame was received: its wire size is not part of a message. This
+    /// assumes a masking key, which only a client's frames have. So a client undercounts a message
+    /// by four bytes for each control frame within it. Without the assumption, a server would take
+    /// the keys of pings for an incomplete message that never continues.
     ///
     /// Returns whether the bytes that the policy took for an incomplete message were the start of
     /// this frame.

@@ -52,8 +52,8 @@ use records::Records;
 ///
 /// # Accuracy
 ///
-/// Control frames are no part of a message: the socket subtracts their size as if they were masked.
-/// At a client, which receives unmasked frames, it therefore counts four bytes of a message too few
+/// Control frames are not part of a message: the socket subtracts their size as if they were
+/// masked. A client, which receives unmasked frames, therefore undercounts a message by four bytes
 /// for each control frame within it.
 pub struct Metered<IO> {
     io: IO,
@@ -178,7 +178,8 @@ impl<IO> Metered<IO> {
         Self::new(io)
     }
 
-    /// Wraps `tls`, a TLS stream over the transport of `meter`, and counts its plaintext there.
+    /// Wraps `tls`, a TLS stream over the transport of `meter`, and counts its plaintext in
+    /// `meter`.
     pub fn plaintext(tls: IO, meter: &Meter) -> Self {
         meter.set(flag::PLAINTEXT);
         Self {

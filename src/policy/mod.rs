@@ -69,7 +69,7 @@ pub(crate) use state::State;
 ///   often as it takes to learn of every socket: tokio learns of 1024 per turn.
 ///
 /// A poll that comes later than a deadline about the peer by more than `stall_tolerance` begins a
-/// grace instead of a verdict, since the stall is not the peer's fault. In a test with made-up
+/// grace instead of a verdict, since the stall is not the peer's fault. In a test with simulated
 /// time, step to the deadline.
 ///
 /// `C` is anything that borrows as [`TimeoutConfig`]: the value, `&TimeoutConfig`, or

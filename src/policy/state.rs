@@ -376,7 +376,7 @@ impl State {
         }
     }
 
-    /// Excuses the peer for its silence after `since`: there was no ping to answer (SPEC E-38).
+    /// Excuses the peer for its silence after `since`, when it had no ping to answer (SPEC E-38).
     fn excuse(&mut self, now: Timestamp, since: Timestamp) {
         let length = now.nanos_since(since.max(self.last_inbound));
         self.last_inbound = self.last_inbound.after(length).unwrap_or(now);

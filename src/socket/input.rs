@@ -75,7 +75,7 @@ where
         }
     }
 
-    /// Reports a message that stands for a Ping or Pong frame. Its bytes are no part of a message.
+    /// Reports a message that stands for a Ping or Pong frame. Its bytes are not part of a message.
     fn on_heartbeat(&mut self, now: Timestamp, heartbeat: Heartbeat) {
         self.on_whole_message();
         self.observe(now, Event::RecvPartial { total: 0 });

@@ -222,9 +222,9 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// message it returns `None`, if possible without parsing it.
     ///
     /// The stream does not yield the pings. The policy counts them as Ping frames: they prove that
-    /// the peer is alive, are no data, and `max_ping_rate` limits them. If several arrive while the
-    /// transport takes nothing, only the latest gets a reply. A message that could be a ping or a
-    /// pong counts as a pong while one is awaited.
+    /// the peer is alive, are not data, and `max_ping_rate` limits them. If several arrive while
+    /// the transport accepts nothing, only the latest gets a reply. A message that could be a ping
+    /// or a pong counts as a pong while one is awaited.
     ///
     /// For example, both sides of GraphQL over WebSocket, where a pong may carry the payload or
     /// not:
