@@ -475,7 +475,10 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
             // At half the rate at most, the bytes take up to half of the time that they should
             // earn.
             let waited = driver.now.saturating_duration_since(start);
-            assert!(waited < timeout * 2, "the transport stays open for {waited:?}");
+            assert!(
+                waited < timeout * 2,
+                "the transport stays open for {waited:?}"
+            );
             let allowed = (waited.as_nanos() * u128::from(rate) / 2_000_000_000) as u64 - taken;
             let bytes = dice.up_to(allowed);
             taken += bytes;

@@ -10,9 +10,8 @@
 //! the address of the server, here that of the command in the example `echo`; there is no TLS here.
 //!
 //! At the end of its input it closes the connection, discards what still arrives, and exits with 0.
-//! If there is no input, as in a service or after `</dev/null`, it does so at once. `tail -f
-//! /dev/null
-//! ` before it is an input that stays open and is silent.
+//! If there is no input, as in a service or after `</dev/null`, it does so at once. Prepend
+//! `tail -f /dev/null |` for an input that stays open and is silent.
 //!
 //! The events are on standard output: `opened`, `received`, `closed`, or `failed` with the reason,
 //! which may be a limit. The log goes to standard error; `RUST_LOG=ws_timeout=debug` shows each

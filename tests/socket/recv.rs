@@ -102,7 +102,10 @@ async fn a_spent_budget_is_not_taken_for_silence() {
                 let _ = pin!(tokio::task::consume_budget()).poll(cx);
             }
             let read = server.poll_next_unpin(cx);
-            assert!(read.is_pending(), "a healthy peer was disconnected: {read:?}");
+            assert!(
+                read.is_pending(),
+                "a healthy peer was disconnected: {read:?}"
+            );
             Poll::Ready(())
         })
         .await;

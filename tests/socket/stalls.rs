@@ -70,7 +70,10 @@ fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
             poll_fn(|cx| {
                 for socket in &mut sockets {
                     let ended = socket.poll_next_unpin(cx);
-                    assert!(ended.is_pending(), "a healthy peer was disconnected: {ended:?}");
+                    assert!(
+                        ended.is_pending(),
+                        "a healthy peer was disconnected: {ended:?}"
+                    );
                 }
                 let in_flight = sockets
                     .iter()
@@ -92,7 +95,10 @@ fn a_blocked_thread_does_not_disconnect_a_healthy_peer() {
             // The task continues before the reactor has turned.
             for socket in &mut sockets {
                 let ended = socket.next().now_or_never();
-                assert!(ended.is_none(), "a healthy peer was disconnected: {ended:?}");
+                assert!(
+                    ended.is_none(),
+                    "a healthy peer was disconnected: {ended:?}"
+                );
             }
         }
     });
