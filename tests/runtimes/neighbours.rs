@@ -1,7 +1,7 @@
 //! Peers that send without pause, as many as the runtime has threads, and their neighbours: one
-//! that sends messages, one that connects, and one that is silent. Beside other tests, each may take
-//! a second longer, and longer still on a machine on which sleeping threads wake up late. To run
-//! them alone, without that second:
+//! that sends messages, one that connects, and one that is silent. Beside other tests, each may
+//! take a second longer, and longer still on a machine on which sleeping threads wake up late. To
+//! run them alone, without that second:
 //!
 //! ```sh
 //! NEIGHBOURS_ALONE=1 cargo test --release --test runtimes neighbours -- --test-threads 1 --nocapture
