@@ -311,10 +311,11 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.fast.drive(|driver| driver.set_config(config.into()));
     }
 
-    /// Requires proof of life within `within` from now, for example after a suspend or a network
-    /// change. Without one, the verdict's reason is [`CloseReason::PongTimeout`].
+    /// Requires proof of life within `within`, for example after a suspend or a network change.
+    /// Without one, the verdict's reason is [`CloseReason::PongTimeout`]. The time is measured from
+    /// when either half is next polled, since the ping leaves then.
     pub fn probe(&mut self, within: Duration) {
-        self.fast.drive(|driver| driver.probe(within));
+        self.fast.drive(|driver| driver.request_probe(within));
     }
 
     /// Schedules a graceful close at a random point within `within` from now, so that the

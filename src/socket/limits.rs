@@ -70,7 +70,14 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.wakers.wake_both();
     }
 
-    pub(super) fn probe(&mut self, within: Duration) {
+    /// Leaves the probe to the next pass, which also sends the ping: the time that the peer gets
+    /// must not pass before the ping leaves.
+    pub(super) fn request_probe(&mut self, within: Duration) {
+        self.link().probe(within);
+        self.needs_poll = true;
+    }
+
+    fn probe(&mut self, within: Duration) {
         self.observe(self.alarm.now(), Event::Probe { within });
         self.needs_poll = true;
         self.wakers.wake_both();

@@ -195,17 +195,19 @@ where
 
     /// Reports that the inner sink is flushed, and `left` with it.
     fn on_flushed(&mut self, left: Buffered) {
-        let now = self.alarm.now();
-        if left.data {
-            self.observe(now, Event::SendOk);
-        } else if left.control {
-            self.observe(now, Event::Flushed);
-        }
-        // If the latest ping still waits, an earlier one was sent.
-        if left.ping && !self.outbox.has_ping() {
-            let id = self.policy.latest_ping();
-            self.observe(now, Event::PingSent(id));
-            self.report(Report::Ping { id });
+        if left != Buffered::default() {
+            let now = self.alarm.now();
+            if left.data {
+                self.observe(now, Event::SendOk);
+            } else if left.control {
+                self.observe(now, Event::Flushed);
+            }
+            // If the latest ping still waits, an earlier one was sent.
+            if left.ping && !self.outbox.has_ping() {
+                let id = self.policy.latest_ping();
+                self.observe(now, Event::PingSent(id));
+                self.report(Report::Ping { id });
+            }
         }
         let refusal = self.inner.as_mut().and_then(Heartbeats::take_refusal);
         if let Some(error) = refusal {

@@ -219,3 +219,21 @@ fn a_shorter_slack_moves_the_alarm() {
     waits(&mut socket);
     assert_eq!(shared.world().alarm, Some(1500 * MS));
 }
+
+/// The thread is blocked between the call and the next pass.
+/// Guards rule 25.
+#[test]
+fn a_probe_counts_from_the_pass_that_sends_its_ping() {
+    let shared = Shared::default();
+    let config = off().pong_timeout(10 * SECOND).stall_tolerance(SECOND);
+    let mut socket = shared.socket(config);
+    waits(&mut socket);
+    socket.probe(500 * MS);
+    shared.at(SECOND);
+    waits(&mut socket);
+    shared.at(1499 * MS);
+    waits(&mut socket);
+    shared.at(1500 * MS);
+    let verdict = reason(socket.next().now_or_never());
+    assert_eq!(verdict, CloseReason::PongTimeout);
+}
