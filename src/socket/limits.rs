@@ -80,7 +80,6 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     fn probe(&mut self, within: Duration) {
         self.observe(self.alarm.now(), Event::Probe { within });
         self.needs_poll = true;
-        self.wakers.wake_both();
     }
 
     pub(super) fn drain(&mut self, within: Duration) {

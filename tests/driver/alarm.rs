@@ -175,7 +175,7 @@ fn a_probe_pings_at_once_though_timers_have_slack() {
     let task = Executor::new();
     assert!(socket.poll_next_unpin(&mut task.context()).is_pending());
     shared.at(500 * MS);
-    socket.probe(200 * MS);
+    socket.handle().probe(200 * MS).unwrap();
     assert!(task.wakeups.0.load(Ordering::Relaxed) > 0);
     assert!(socket.poll_next_unpin(&mut task.context()).is_pending());
     let asked = socket.status().pings_sent;
