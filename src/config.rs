@@ -1,8 +1,8 @@
 //! Timeout limits: their defaults, and the builder that validates them.
 //!
-//! A [`TimeoutConfig`] is always valid. The builder stores each setting as it comes and remembers
-//! every invalid one; [`build`](TimeoutConfigBuilder::build) then returns either the configuration
-//! or one error for all of them. All of this is `const`, so an invalid constant does not compile.
+//! A [`TimeoutConfig`] is always valid. The builder stores each setting and records the invalid
+//! ones; [`build`](TimeoutConfigBuilder::build) then returns either the configuration or one error
+//! for all of them. All of this is `const`, so an invalid constant does not compile.
 //!
 //! A limit is stored in whole nanoseconds, with `None` for off: the policy adds it to a timestamp
 //! without converting it.
@@ -236,7 +236,7 @@ impl TimeoutConfig {
     ///   With `message_timeout` off, `pong_timeout` counts twice.
     ///
     /// Late polls, up to two stall graces, and twice the timer slack of a socket (20 ms by default)
-    /// add to it. `connection_timeout` has no part in it. After a verdict that starts a closing
+    /// add to it. `connection_timeout` is not considered. After a verdict that starts a closing
     /// handshake, such as `idle_timeout`, a socket's stream ends up to `close_timeout` later.
     ///
     /// ```
@@ -357,7 +357,7 @@ pub enum IdleScope {
     /// Messages sent do not count. A peer that exceeds the limit may be dead.
     #[default]
     Inbound,
-    /// Data messages in either direction, also while their bytes are still being transferred.
+    /// Data messages in either direction, including partial transfers.
     ///
     /// Pings and pongs do not count. A connection that exceeds the limit is unused, although its
     /// peer may be alive.
@@ -373,7 +373,7 @@ pub enum PongEvidence {
     Any,
     /// Only the pong that carries the ping's ID.
     ///
-    /// Other traffic then does not postpone the next ping either.
+    /// Other traffic then does not delay the next ping.
     Pong,
 }
 
@@ -444,8 +444,8 @@ impl fmt::Display for ConfigWarning {
 /// Builds a [`TimeoutConfig`], also in a `const`.
 ///
 /// Each limit that can be off has three setters: `idle_timeout` takes a duration,
-/// `maybe_idle_timeout` an `Option`, and `no_idle_timeout` turns the limit off. The last call
-/// counts. A duration of more than 584 years counts as 584 years, the range of a
+/// `maybe_idle_timeout` an `Option`, and `no_idle_timeout` turns the limit off. The last call wins.
+/// A duration of more than 584 years counts as 584 years, the range of a
 /// [`Timestamp`](crate::Timestamp).
 ///
 /// ```
@@ -596,13 +596,14 @@ limits! {
     "Returns the limit on the wait for an answer to a ping";
 
     /// Limits how late a poll may be before it counts as a stall of this process, measured from the
-    /// deadline to the poll that finds it expired.
+    /// deadline to the poll that finds it expired; and how late a ping may leave, measured from its
+    /// request.
     ///
-    /// A later poll does not hold the stall against the peer: instead of a verdict it starts a
-    /// grace of the same length, and everything received in it counts. Default 3 s. Off: a late
-    /// poll decides at once.
+    /// A later poll starts a grace of the same length instead of a verdict, since the stall is not
+    /// the peer's fault, and everything received in it counts. The time that a later ping took to
+    /// leave does not count as silence. Default 3 s. Off: a late poll decides at once.
     stall_tolerance(duration), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
-    "Returns the limit on the lateness of a poll";
+    "Returns the stall tolerance";
 
     /// Limits how soon the peer must answer after the machine resumes from a suspension, measured
     /// from when the socket detects the resume.
@@ -616,7 +617,7 @@ limits! {
     /// clocks, one of which stops during suspension; see `Timer::time_suspended`. Setting the time
     /// of day has no effect.
     ///
-    /// The policy does not read this limit. A driver that detects a resume observes
+    /// The policy does not read this limit. A driver that detects a resume must observe
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
     resume_probe(duration), maybe_resume_probe, no_resume_probe, ResumeProbe,
     "Returns the configured limit on the wait for an answer after a resume";
@@ -639,8 +640,8 @@ limits! {
 
     /// Limits the pings that the peer sends, in pings per second on average.
     ///
-    /// The peer may send the pings of one minute at once. Default 20. Aborts with code 1008. Off:
-    /// the peer may send any number of pings.
+    /// Bursts of one minute's allowance are accepted. Default 20. Aborts with code 1008. Off: the
+    /// peer may send any number of pings.
     max_ping_rate(pings_per_second), maybe_max_ping_rate, no_max_ping_rate, MaxPingRate,
     "Returns the limit on the peer's pings per second";
 }
@@ -661,7 +662,7 @@ impl TimeoutConfigBuilder {
     /// Sets the largest fraction, 0 to 0.5, by which each ping interval and the connection's
     /// lifetime are shortened at random.
     ///
-    /// The policy's seed determines by how much, so the connections of a restarted server neither
+    /// The policy's seed determines the amount, so the connections of a restarted server neither
     /// ping nor expire in step. Jitter never lengthens anything. Default 0.1; 0 turns it off.
     /// Rounded to the nearest billionth.
     pub const fn jitter(mut self, fraction: f64) -> Self {

@@ -1,5 +1,5 @@
 //! Timeouts and keepalive for WebSockets. Detects a dead peer within a known time, and does not
-//! blame healthy peers when your own process stalls.
+//! disconnect healthy peers because your own process stalled.
 //!
 //! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of
 //!   WebSocket messages and implements both traits. You must keep reading from it.
@@ -11,10 +11,10 @@
 //!   layer.
 //! * **You have an event loop.** [`TimeoutPolicy`] makes the same decisions as a pure state
 //!   machine: timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates
-//!   nothing and never panics. [`Fleet`] (feature `alloc`) keeps many policies behind one deadline.
+//!   nothing and never panics. [`Fleet`] (feature `alloc`) manages many policies with one timer.
 //!
-//! All of them follow a [`TimeoutConfig`]: built in code, as a preset, from `WS_*` variables, or
-//! from a section of a file.
+//! All take their limits from a [`TimeoutConfig`]: built in code, as a preset, from `WS_*`
+//! variables, or from a section of a file.
 //!
 //! The [guide] begins with a complete server, and has chapters on choosing the numbers, on each
 //! verdict, on TLS, shutdown, metrics and testing. The [specification](spec) defines exactly what
@@ -37,7 +37,7 @@
 //! | `age_ms` | the connection's age, in milliseconds |
 //! | `code` | the code of the Close frame: ours in `verdict`, if one was sent; the peer's in `closed` |
 //! | `rtt_us` | the latest round-trip time, in microseconds |
-//! | `bound_ms` | the longest time to detect a dead peer, in milliseconds |
+//! | `bound_ms` | the detection bound, in milliseconds |
 //! | `asleep_ms` | how long the machine was suspended, in milliseconds |
 //! | `metered` | whether a meter counts the connection's bytes |
 //! | `error` | the error of the inner socket, escaped |
@@ -47,9 +47,9 @@
 //! `log` drops them.
 //!
 //! `Timeouts::from_env`, and with feature `tower` the layer, log the limits (event `limits`,
-//! `info`) and the settings among them that are probably mistakes (`warning`, `warn`), once for
-//! each configuration. `from_env` also logs variables that mean no setting (`unknown_variable`):
-//! `warn` if one is probably misspelled, else `info`.
+//! `info`) and settings that are probably mistakes (`warning`, `warn`), once for each
+//! configuration. `from_env` also logs unknown `WS_*` variables (`unknown_variable`): `warn` if one
+//! is probably misspelled, else `info`.
 //!
 //! # Features
 //!
@@ -73,8 +73,8 @@
 //!
 //! # What it does not do
 //!
-//! It does not reconnect, speak WebSocket or spawn tasks, and it does not replace limits on the
-//! size and number of messages.
+//! It does not reconnect, speak WebSocket or spawn tasks, and it does not limit the size or number
+//! of messages.
 //!
 #![cfg_attr(
     not(feature = "socket"),

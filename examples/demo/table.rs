@@ -15,7 +15,7 @@ pub fn title(cases: &[Case], runtimes: &[Runtime]) -> String {
     let (clients, names) = (cases.len(), names.join(", "));
     let mut title = format!(
         "{clients} clients, most of which misbehave, and a server with timeouts on {names}. \
-         The limits that\nare not the defaults, in seconds:\n"
+         Limits\nother than the defaults, in seconds:\n"
     );
     // Every case has the base, or changes it.
     let base = cases[0].config;
@@ -26,8 +26,8 @@ pub fn title(cases: &[Case], runtimes: &[Runtime]) -> String {
         let _ = writeln!(title, "  {}: {limits}", case.client.name());
     }
     title
-        + "\nTimes count from when the limit began to, such as the last progress of a write; the log's from\n\
-           the opening.\n"
+        + "\nTimes are measured from the start of the limit, for example the last progress of a write; the\n\
+           log's from the opening.\n"
 }
 
 /// Returns the settings in which a configuration differs from another, a few on each line.

@@ -85,6 +85,8 @@ impl State {
     ///
     /// A fold that gives the same result in any order passes `false` for `ORDERED`, which saves the
     /// check whether the ping comes before the idle row.
+    ///
+    /// `deadlines_unless_cold` computes some of these rows again: change both.
     #[rustfmt::skip]
     #[inline(always)]
     pub(super) fn each_deadline<const ORDERED: bool>(&self, now: Timestamp, config: &TimeoutConfig, mut visit: impl FnMut(Deadline)) {

@@ -10,7 +10,8 @@
 //! Deadlines are not stored. They follow from the state, the configuration and the current time, in
 //! one table ([`deadlines`]): its rows are the rows of the specification, in the same order.
 //! `poll`, `Idle { until }`, `next_deadline`, `status` and queries such as `is_idle` are all folds
-//! over that table, so they cannot disagree.
+//! over that table. On the usual open connection, a straight line of code computes the earliest
+//! deadline instead; a test compares it with the table.
 //!
 //! A poll takes the first row that has expired and acts on it. A row about the peer that expired
 //! long before the poll does not count against the peer at once: the process may have been stopped,
