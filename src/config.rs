@@ -228,16 +228,17 @@ impl TimeoutConfig {
 
     /// Returns the longest time to detect a dead peer; `None` if it has no bound.
     ///
-    /// Measured from when something was last received, or from when the transport last accepted
-    /// bytes while a ping was waiting behind them. The bound is the shorter of
+    /// Measured from the last receipt, or from when the transport last accepted bytes while a ping
+    /// was waiting behind them. The bound is the shorter of
     ///
     /// * `idle_timeout`, in scope `inbound`, and
     /// * `ping_interval` + `message_timeout` + `pong_timeout`, if the first and the last are on.
     ///   With `message_timeout` off, `pong_timeout` counts twice.
     ///
-    /// Late polls, up to two stall graces, and twice the timer slack of a socket (20 ms by default)
-    /// add to it. `connection_timeout` is not considered. After a verdict that starts a closing
-    /// handshake, such as `idle_timeout`, a socket's stream ends up to `close_timeout` later.
+    /// These add to it: late polls, up to two stall graces, twice the timer slack of a socket (20 ms
+    /// by default), and on tokio 15 to 35 ms unless the transport is a `Metered::socket`.
+    /// `connection_timeout` is not considered. After a verdict that starts a closing handshake, such
+    /// as `idle_timeout`, a socket's stream ends up to `close_timeout` later.
     ///
     /// ```
     /// use core::time::Duration;
