@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,13 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use futures_util::{SinkExt, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use ws_timeout::{CloseReason, TimeoutConfigBuilder};
+use tungstenite::Message;
+use ws_timeout::message::tungstenite_config;
+use ws_timeout::{CloseReason, TimeoutConfigBuilder, Timeouts};
 
 use crate::evidence::{Account, Verdict, monotonic, say};
-use crate::host::{Host, Runtime};
-use crate::peers::crowd::Client;
+use crate::host::{Host, Role, Runtime};
+use crate::peers::{self, crowd::Client};
 use crate::{End, MS, Ours, SECOND, connection, limits, on_each_runtime};
 
 /// How many connections stay open through each block, each at a different phase.
@@ -43,6 +46,55 @@ fn blocked_threads_disconnect_no_healthy_peer() {
 #[test]
 fn blocked_threads_disconnect_no_healthy_peer_though_little_is_tolerated() {
     block_all(|| limits().stall_tolerance(50 * MS));
+}
+
+/// While all threads are blocked, the peer answers our Close frame, behind data.
+/// Guards rule 2.
+#[test]
+fn blocked_threads_find_the_answer_to_a_close_frame() {
+    on_each_runtime(|runtime| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (blocks, blocked) = channel();
+        let peer = thread::spawn(move || {
+            let mut socket = peers::handshake(TcpStream::connect(address).unwrap());
+            blocked.recv().unwrap();
+            thread::park_timeout(50 * MS);
+            for _ in 0..3 {
+                socket.send(Message::text("data")).unwrap();
+            }
+            while socket.read().is_ok() {}
+        });
+        let (tcp, _) = listener.accept().unwrap();
+        // Without pings, the alarm is set for the closing handshake, after a second.
+        let config = limits().no_ping_interval().stall_tolerance(3 * SECOND);
+        let timeouts = Timeouts::new(config.build().unwrap());
+        let host = Host::start(runtime);
+        let (closes, closing) = channel();
+        let (ended, end) = channel();
+        host.spawn(async move {
+            let settings = tungstenite_config();
+            let opening = runtime.open(Role::Server, settings, &timeouts, tcp);
+            let mut socket = opening.await.unwrap();
+            socket.send(Message::Close(None)).await.unwrap();
+            closes.send(()).unwrap();
+            let mut messages = 0;
+            let result = loop {
+                match socket.next().await {
+                    Some(Ok(_)) => messages += 1,
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(messages),
+                }
+            };
+            ended.send(result).unwrap();
+        });
+        closing.recv().unwrap();
+        blocks.send(()).unwrap();
+        host.block(1200 * MS, || ());
+        // The data, and the peer's Close frame.
+        assert_eq!(end.recv_timeout(20 * SECOND).unwrap().unwrap(), 4);
+        peer.join().unwrap();
+    });
 }
 
 /// Blocks all threads of each runtime for 1.1, 1.5 and 3 pong timeouts.
