@@ -615,6 +615,39 @@ async fn an_answer_wakes_the_task_that_last_polled_the_status_request() {
     assert!(poll_with(&waker, &mut last));
 }
 
+/// A task that runs as soon as it is woken, as on another thread.
+struct ReadsAtOnce(Mutex<Guarded>);
+
+impl ReadsAtOnce {
+    fn read(self: Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        // A wake while it runs needs no second run here.
+        if let Ok(mut socket) = self.0.try_lock() {
+            // It ends when the client is dropped.
+            let _ = poll_with(&waker, &mut socket.next());
+        }
+    }
+}
+
+impl Wake for ReadsAtOnce {
+    fn wake(self: Arc<Self>) {
+        self.read();
+    }
+}
+
+/// Guards rule 25.
+#[tokio::test]
+async fn a_status_that_is_answered_at_once_wakes_its_task() {
+    let (mut socket, _client) = pair(TimeoutConfig::default()).await;
+    let handle = socket.handle();
+    Arc::new(ReadsAtOnce(Mutex::new(socket))).read();
+    let (waker, woken) = counting();
+    let mut status = handle.status().boxed();
+    let is_ready = poll_with(&waker, &mut status);
+    assert!(is_ready || *woken.lock().unwrap() > 0);
+    assert!(is_ready || poll_with(&waker, &mut status));
+}
+
 /// Guards rule 25.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn no_status_request_of_another_thread_is_lost() {
