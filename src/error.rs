@@ -186,7 +186,10 @@ impl Verdict {
                 let unanswered = Plain(status.ping_unanswered.unwrap_or_default());
                 write!(f, "ping unanswered for {unanswered}")
             }
-            CloseReason::CloseTimeout => f.write_str("the closing handshake was not completed"),
+            CloseReason::CloseTimeout => {
+                let closing = Plain(status.closing.unwrap_or_default());
+                write!(f, "the closing handshake was incomplete after {closing}")
+            }
             CloseReason::SlowReceive => f.write_str("a message arrived too slowly"),
             CloseReason::PingFlood => f.write_str("the peer sent too many pings"),
             CloseReason::Drain => f.write_str("requested by this program"),
@@ -268,7 +271,7 @@ impl fmt::Display for CloseHandshake {
             Self::UnderWay => "closing",
             Self::Answered => "close answered",
             Self::Unanswered => "close unanswered",
-            Self::Sent => "close sent, dropped",
+            Self::Sent => "dropped after a Close frame",
             Self::NotSent => "dropped",
         })
     }

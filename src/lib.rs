@@ -32,13 +32,14 @@
 //! | `event` | `opened`, `ping`, `pong`, `stall_grace`, `resumed`, `send_error`, `receive_error`, `handshake_error`, `verdict`, `closed` or `dropped` |
 //! | `label` | the name given to the connection, escaped; `-` if none |
 //! | `id` | the connection's number, unique in its `Timeouts` |
-//! | `limit` | the reason's name, such as `idle_timeout` |
-//! | `allowed_ms` | the limit, in milliseconds |
+//! | `reason` | why the policy ended the connection, such as `idle_timeout` |
+//! | `limit_ms` | the limit that expired, in milliseconds |
+//! | `limit_per_s` | the rate that was exceeded: bytes per second for `slow_receive`, pings per second for `ping_flood` |
 //! | `age_ms` | the connection's age, in milliseconds |
 //! | `code` | the code of the Close frame: ours in `verdict`, if one was sent; the peer's in `closed` |
 //! | `rtt_us` | the latest round-trip time, in microseconds |
-//! | `bound_ms` | the detection bound, in milliseconds |
-//! | `asleep_ms` | how long the machine was suspended, in milliseconds |
+//! | `detection_bound_ms` | the detection bound, in milliseconds |
+//! | `suspended_ms` | how long the machine was suspended, in milliseconds |
 //! | `metered` | whether a meter counts the connection's bytes |
 //! | `error` | the error of the inner socket, escaped |
 //!

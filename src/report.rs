@@ -136,13 +136,14 @@ pub(crate) struct Fields<'a> {
     pub(crate) event: &'static str,
     pub(crate) label: Cow<'a, str>,
     pub(crate) id: Option<u64>,
-    pub(crate) limit: Option<&'static str>,
-    pub(crate) allowed_ms: Option<u64>,
+    pub(crate) reason: Option<&'static str>,
+    pub(crate) limit_ms: Option<u64>,
+    pub(crate) limit_per_s: Option<u32>,
     pub(crate) age_ms: Option<u64>,
     pub(crate) code: Option<u16>,
     pub(crate) rtt_us: Option<u64>,
-    pub(crate) bound_ms: Option<u64>,
-    pub(crate) asleep_ms: Option<u64>,
+    pub(crate) detection_bound_ms: Option<u64>,
+    pub(crate) suspended_ms: Option<u64>,
     pub(crate) metered: Option<bool>,
     pub(crate) error: Option<OneLine<&'a dyn fmt::Display>>,
 }
@@ -153,13 +154,14 @@ impl<'a> Fields<'a> {
             event: report.name(),
             label: one_line(connection.label.unwrap_or("-")),
             id: Some(connection.id).filter(|&id| id != 0),
-            limit: None,
-            allowed_ms: None,
+            reason: None,
+            limit_ms: None,
+            limit_per_s: None,
             age_ms: None,
             code: None,
             rtt_us: None,
-            bound_ms: None,
-            asleep_ms: None,
+            detection_bound_ms: None,
+            suspended_ms: None,
             metered: None,
             error: None,
         };
@@ -169,14 +171,14 @@ impl<'a> Fields<'a> {
                 slack,
                 metered,
             } => {
-                fields.bound_ms = bound(config, slack).map(millis);
+                fields.detection_bound_ms = bound(config, slack).map(millis);
                 fields.metered = Some(metered);
             }
             Report::Pong { rtt } => {
                 let micros = rtt.map(|rtt| rtt.latest.as_micros());
                 fields.rtt_us = micros.and_then(|micros| micros.try_into().ok());
             }
-            Report::Resumed { suspended } => fields.asleep_ms = Some(millis(suspended)),
+            Report::Resumed { suspended } => fields.suspended_ms = Some(millis(suspended)),
             Report::HandshakeError { error } | Report::SendError { error } => {
                 fields.error = Some(OneLine(error));
             }
@@ -185,8 +187,9 @@ impl<'a> Fields<'a> {
                 fields.age_ms = Some(millis(status.age));
             }
             Report::Verdict { verdict, config } => {
-                fields.limit = Some(verdict.reason.name());
-                fields.allowed_ms = verdict.limit.map(millis);
+                fields.reason = Some(verdict.reason.name());
+                fields.limit_ms = verdict.limit.map(millis);
+                fields.limit_per_s = verdict.rate();
                 fields.age_ms = Some(millis(verdict.status.age));
                 let is_sent = verdict.close_handshake != CloseHandshake::NotSent;
                 fields.code = config.close_code(verdict.reason).filter(|_| is_sent);
@@ -197,7 +200,7 @@ impl<'a> Fields<'a> {
                 status,
                 ..
             } => {
-                fields.limit = verdict.map(|verdict| verdict.reason.name());
+                fields.reason = verdict.map(|verdict| verdict.reason.name());
                 fields.age_ms = Some(millis(status.age));
                 fields.code = match verdict {
                     Some(_) => None,
@@ -219,13 +222,17 @@ impl Source for Fields<'_> {
             ("event", Some(Value::from(self.event))),
             ("label", Some(Value::from(&*self.label))),
             ("id", self.id.map(Value::from)),
-            ("limit", self.limit.map(Value::from)),
-            ("allowed_ms", self.allowed_ms.map(Value::from)),
+            ("reason", self.reason.map(Value::from)),
+            ("limit_ms", self.limit_ms.map(Value::from)),
+            ("limit_per_s", self.limit_per_s.map(Value::from)),
             ("age_ms", self.age_ms.map(Value::from)),
             ("code", self.code.map(Value::from)),
             ("rtt_us", self.rtt_us.map(Value::from)),
-            ("bound_ms", self.bound_ms.map(Value::from)),
-            ("asleep_ms", self.asleep_ms.map(Value::from)),
+            (
+                "detection_bound_ms",
+                self.detection_bound_ms.map(Value::from),
+            ),
+            ("suspended_ms", self.suspended_ms.map(Value::from)),
             ("metered", self.metered.map(Value::from)),
             ("error", self.error.as_ref().map(Value::from_display)),
         ];

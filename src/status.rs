@@ -23,6 +23,8 @@ pub struct Status {
     pub cause: Option<CloseReason>,
     /// Time since the connection opened, or in phase `Opening` since the handshake began.
     pub age: Duration,
+    /// How long the closing handshake has been in progress; `None` if it has not begun, or is over.
+    pub closing: Option<Duration>,
     /// Time since something was last received, less the time for which the peer is excused.
     ///
     /// The peer is excused until the transport last accepted bytes while a ping was waiting behind
@@ -66,6 +68,9 @@ impl fmt::Display for Status {
             .filter(|&cause| self.phase != Phase::Aborted(cause))
         {
             write!(f, ", cause {cause}")?;
+        }
+        if let Some(closing) = self.closing {
+            write!(f, "; closing for {}", Plain(closing))?;
         }
         write!(
             f,
@@ -121,10 +126,11 @@ impl serde::Serialize for Status {
         use serde::ser::SerializeStruct;
 
         let seconds = |duration: Duration| duration.as_secs_f64();
-        let mut object = serializer.serialize_struct("Status", 15)?;
+        let mut object = serializer.serialize_struct("Status", 16)?;
         object.serialize_field("phase", &self.phase)?;
         object.serialize_field("cause", &self.cause)?;
         object.serialize_field("age", &seconds(self.age))?;
+        object.serialize_field("closing", &self.closing.map(seconds))?;
         object.serialize_field("silent", &seconds(self.silent))?;
         object.serialize_field("since_sent", &seconds(self.since_sent))?;
         object.serialize_field("since_active", &seconds(self.since_active))?;
@@ -267,6 +273,7 @@ mod tests {
             phase: Phase::Open,
             cause: None,
             age: Duration::from_nanos(60_035_633_000),
+            closing: None,
             silent: Duration::from_nanos(60_035_999_999),
             since_sent: 37 * SECOND,
             since_active: 60 * SECOND,
@@ -296,6 +303,7 @@ mod tests {
         let status = Status {
             phase: Phase::Closing,
             cause: Some(CloseReason::IdleTimeout),
+            closing: Some(4 * SECOND),
             ping_unsent: Some(SECOND),
             ping_unanswered: Some(2 * SECOND),
             write_waits: true,
@@ -308,7 +316,7 @@ mod tests {
         };
         assert_eq!(
             status.to_string(),
-            "closing, age 60.035 s, cause idle_timeout; silent for 60.035 s, last flush 37 s ago; \
+            "closing, age 60.035 s, cause idle_timeout; closing for 4 s; silent for 60.035 s, last flush 37 s ago; \
              ping unsent for 1 s; ping unanswered for 2 s; write waiting; \
              1 byte of an incomplete message; 1 ping, 2 pongs, rtt 40 ms; grace ends in 3 s"
         );

@@ -81,13 +81,14 @@ fn emit(fields: &Fields<'_>, report: &Report<'_>) {
                 event = fields.event,
                 label = &*fields.label,
                 id = fields.id,
-                limit = fields.limit,
-                allowed_ms = fields.allowed_ms,
+                reason = fields.reason,
+                limit_ms = fields.limit_ms,
+                limit_per_s = fields.limit_per_s,
                 age_ms = fields.age_ms,
                 code = fields.code,
                 rtt_us = fields.rtt_us,
-                bound_ms = fields.bound_ms,
-                asleep_ms = fields.asleep_ms,
+                detection_bound_ms = fields.detection_bound_ms,
+                suspended_ms = fields.suspended_ms,
                 metered = fields.metered,
                 error = fields.error.as_ref().map(field::display),
                 "{report}"
@@ -109,8 +110,8 @@ pub(crate) struct ConnectionSpan(Mutex<Option<Box<Open>>>);
 #[derive(Debug)]
 struct Open {
     span: Span,
-    /// The limit of the verdict, if there was one.
-    limit: Option<&'static str>,
+    /// The reason of the verdict, if there was one.
+    reason: Option<&'static str>,
     /// The latest event.
     event: &'static str,
 }
@@ -125,7 +126,7 @@ impl ConnectionSpan {
         let open = self.lock().take();
         let mut open = open.unwrap_or_else(|| Box::new(Open::new(fields)));
         open.span.in_scope(emit);
-        open.limit = open.limit.or(fields.limit);
+        open.reason = open.reason.or(fields.reason);
         open.event = fields.event;
         let displaced = self.lock().replace(open);
         drop(displaced);
@@ -135,7 +136,8 @@ impl ConnectionSpan {
     pub(crate) fn close(&self) {
         let open = self.lock().take();
         if let Some(open) = open {
-            open.span.record("reason", open.limit.unwrap_or(open.event));
+            open.span
+                .record("reason", open.reason.unwrap_or(open.event));
         }
     }
 
@@ -156,7 +158,7 @@ impl Open {
         );
         Self {
             span,
-            limit: None,
+            reason: None,
             event: fields.event,
         }
     }

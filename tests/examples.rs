@@ -132,7 +132,7 @@ fn echo_disconnects_a_silent_client_and_logs_why_under_its_label() {
             &short,
         );
         let mut socket = echo.connect();
-        echo.logs("kitchen-1: close sent, dropped: pong_timeout: ping unanswered for ");
+        echo.logs("kitchen-1: dropped after a Close frame: pong_timeout: ping unanswered for ");
         let close = loop {
             match socket.read().unwrap() {
                 Message::Close(close) => break close.unwrap(),
@@ -485,7 +485,7 @@ fn a_server_with_the_one_line_disconnects_a_silent_client() {
         assert!(out.contains("the client received hello"), "{name}: {out}");
         assert!(out.contains("has disconnected the client"), "{name}: {out}");
         assert!(
-            err.contains("pong_timeout, close sent, dropped"),
+            err.contains("pong_timeout, dropped after a Close frame"),
             "{name}: {err}"
         );
     }

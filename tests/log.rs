@@ -44,8 +44,8 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
     verdict.has(&[
         ("event", "verdict"),
         ("label", "silent"),
-        ("limit", "idle_timeout"),
-        ("allowed_ms", "60000"),
+        ("reason", "idle_timeout"),
+        ("limit_ms", "60000"),
         ("age_ms", "60015"),
         ("code", "1001"),
     ]);
@@ -54,7 +54,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
         closed.text,
         "silent: closed after 60.015 s: idle_timeout, close answered"
     );
-    closed.has(&[("event", "closed"), ("limit", "idle_timeout")]);
+    closed.has(&[("event", "closed"), ("reason", "idle_timeout")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +82,7 @@ async fn the_log_distinguishes_an_unanswered_ping_from_an_unanswered_probe() {
     socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("frozen"),
-        "frozen: close sent, dropped: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 30.015 s; 1 ping, 0 pongs"
+        "frozen: dropped after a Close frame: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 30.015 s; 1 ping, 0 pongs"
     );
 
     let (mut socket, _client) = pair("probed", config).await;
@@ -90,7 +90,7 @@ async fn the_log_distinguishes_an_unanswered_ping_from_an_unanswered_probe() {
     let error = socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("probed"),
-        "probed: close sent, dropped: pong_timeout: a probe was not answered in time; ping unanswered for 5.015 s; age 5.015 s; \
+        "probed: dropped after a Close frame: pong_timeout: a probe was not answered in time; ping unanswered for 5.015 s; age 5.015 s; \
          1 ping, 0 pongs"
     );
     assert!(matches!(error, Error::Verdict(verdict) if verdict.limit.is_none()));
@@ -148,7 +148,7 @@ async fn an_unanswered_close_is_logged_with_its_limit() {
     socket.close(1000, "").await.unwrap_err();
     assert_eq!(
         said_of("deaf"),
-        "deaf: close unanswered: close_timeout: the closing handshake was not completed (limit 5 s); age 6.015 s; \
+        "deaf: close unanswered: close_timeout: the closing handshake was incomplete after 5.015 s (limit 5 s); age 6.015 s; \
          0 pings, 0 pongs"
     );
 }
@@ -173,9 +173,10 @@ async fn rates_are_logged_with_their_limits() {
     socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("trickling"),
-        "trickling: close sent, dropped: slow_receive: a message arrived too slowly (limit 240 bytes per second); \
+        "trickling: dropped after a Close frame: slow_receive: a message arrived too slowly (limit 240 bytes per second); \
          12 bytes of an incomplete message; age 5.065 s; 0 pings, 0 pongs"
     );
+    lines::<3>("trickling")[1].has(&[("reason", "slow_receive"), ("limit_per_s", "240")]);
 
     let (mut socket, mut client) = pair("flooding", builder().max_ping_rate(1)).await;
     tokio::spawn(async move {
@@ -187,7 +188,7 @@ async fn rates_are_logged_with_their_limits() {
     while socket.recv().await.is_ok() {}
     assert_eq!(
         said_of("flooding"),
-        "flooding: close sent, dropped: ping_flood: the peer sent too many pings (limit 1 ping per second); age 6.6 s; \
+        "flooding: dropped after a Close frame: ping_flood: the peer sent too many pings (limit 1 ping per second); age 6.6 s; \
          0 pings, 0 pongs"
     );
 }
@@ -204,7 +205,7 @@ async fn a_failed_handshake_is_logged_with_its_label() {
         verdict.text,
         "late: dropped: handshake_timeout: the opening handshake was incomplete after 1.015 s (limit 1 s)"
     );
-    verdict.has(&[("event", "verdict"), ("limit", "handshake_timeout")]);
+    verdict.has(&[("event", "verdict"), ("reason", "handshake_timeout")]);
 
     let (server, client) = duplex(64);
     drop(client);
@@ -232,7 +233,7 @@ async fn a_planned_end_is_not_a_warning() {
         verdict.text,
         "drained: closing: drain: requested by this program; age 7 s; 0 pings, 0 pongs"
     );
-    verdict.has(&[("limit", "drain"), ("code", "1001")]);
+    verdict.has(&[("reason", "drain"), ("code", "1001")]);
 
     let mut aged = silent("aged", builder().connection_timeout(3 * SECOND)).await;
     aged.recv().await.unwrap_err();
@@ -242,7 +243,7 @@ async fn a_planned_end_is_not_a_warning() {
         line.text,
         "aged: closing: connection_timeout: open for 3 s (limit 3 s); 0 pings, 0 pongs"
     );
-    line.has(&[("limit", "connection_timeout"), ("allowed_ms", "3000")]);
+    line.has(&[("reason", "connection_timeout"), ("limit_ms", "3000")]);
 
     let config = builder().connection_timeout(30 * SECOND).jitter(0.5);
     let mut aged = silent("jittered", config).await;
@@ -264,7 +265,7 @@ async fn a_send_with_its_own_limit_logs_that_limit() {
     assert!(error.starts_with(prefix), "{error}");
     let [_, verdict, _] = lines("hurried");
     assert_eq!(verdict.text, format!("hurried: {error}"));
-    verdict.has(&[("limit", "message_timeout"), ("allowed_ms", "300")]);
+    verdict.has(&[("reason", "message_timeout"), ("limit_ms", "300")]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,28 +57,28 @@ async fn a_verdict_is_an_event_with_typed_fields_in_the_span_of_the_connection()
     assert_eq!(names, expected.map(|name| format!("str {name}")));
 
     assert_eq!((opened.level, pong.level), (Level::DEBUG, Level::DEBUG));
-    opened.says("bound_ms", "u64 31000");
+    opened.says("detection_bound_ms", "u64 31000");
     opened.says("metered", "bool false");
     pong.says("rtt_us", "u64 0");
 
     assert_eq!((verdict.level, closed.level), (Level::WARN, Level::INFO));
     assert_eq!(
         verdict.fields["message"],
-        "close sent, dropped: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 50.015 s; 2 pings, 1 pong, rtt 0 s"
+        "dropped after a Close frame: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 50.015 s; 2 pings, 1 pong, rtt 0 s"
     );
     assert!(
         error
             .to_string()
             .ends_with("age 50.015 s; 2 pings, 1 pong, rtt 0 s")
     );
-    verdict.says("limit", "str pong_timeout");
-    verdict.says("allowed_ms", "u64 10000");
+    verdict.says("reason", "str pong_timeout");
+    verdict.says("limit_ms", "u64 10000");
     verdict.says("age_ms", "u64 50015");
     verdict.says("code", "u64 1011");
     assert!(!verdict.fields.contains_key("error"), "{verdict:?}");
     assert_eq!(
         closed.fields["message"],
-        "closed after 50.015 s: pong_timeout, close sent, dropped"
+        "closed after 50.015 s: pong_timeout, dropped after a Close frame"
     );
 }
 

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use ws_timeout::{
-    CloseReason, DeadlineKind, Event, IdleScope, Phase, Status, TimeoutConfig, Timestamp,
-};
+use ws_timeout::{CloseReason, DeadlineKind, Event, IdleScope, Status, TimeoutConfig, Timestamp};
 
 use crate::story::{Moment, What};
 
@@ -25,7 +23,11 @@ pub fn why(
     let (what, measured, limit) = match reason {
         CloseReason::HandshakeTimeout => {
             let limit = limit(config.handshake_timeout());
-            ("the opening handshake took".into(), before.age, limit)
+            (
+                "the opening handshake was incomplete after".into(),
+                before.age,
+                limit,
+            )
         }
         CloseReason::ConnectionTimeout => {
             let jitter = if config.jitter() > 0.0 {
@@ -87,9 +89,13 @@ pub fn why(
             }
         }
         CloseReason::CloseTimeout => {
-            let start = since(moments, |status| status.phase == Phase::Closing).unwrap_or(now);
+            let closing = before.closing.unwrap_or_default();
             let limit = span(config.close_timeout());
-            ("the closing handshake took".into(), length(start), limit)
+            (
+                "the closing handshake was incomplete after".into(),
+                closing,
+                limit,
+            )
         }
         CloseReason::SlowReceive => {
             // Only the end of a long message counts.

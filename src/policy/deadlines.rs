@@ -334,6 +334,10 @@ impl State {
             phase: self.phase,
             cause: self.cause,
             age: since(self.opened),
+            closing: self
+                .close_at
+                .filter(|_| self.phase == Phase::Closing)
+                .map(since),
             silent: since(self.last_inbound),
             since_sent: since(self.last_flush),
             since_active: since(self.last_data),

@@ -914,6 +914,7 @@ fn check(oracle: &Oracle, policy: &TimeoutPolicy, now: Timestamp) {
     assert_eq!(status.phase, oracle.phase());
     assert_eq!(status.cause, oracle.cause());
     assert_eq!(status.age, oracle.age(now));
+    assert_eq!(status.closing, oracle.closing(now));
     assert_eq!(status.rtt.map(as_array), oracle.rtt());
     assert_eq!(status.pings_sent, oracle.pings_sent());
     assert_eq!(status.pongs_received, oracle.pongs_received());

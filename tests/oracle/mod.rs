@@ -271,6 +271,11 @@ impl Oracle {
         duration(self.clamp(now) - self.opened())
     }
 
+    pub(crate) fn closing(&self, now: Timestamp) -> Option<Duration> {
+        let is_closing = self.phase() == Phase::Closing;
+        is_closing.then(|| duration(self.clamp(now) - self.closing_began()))
+    }
+
     pub(crate) fn silent(&self, now: Timestamp) -> Duration {
         duration(self.clamp(now) - self.last_received_or_excused())
     }
