@@ -27,7 +27,7 @@ mod deadlines;
     not(feature = "socket"),
     allow(dead_code, reason = "the socket uses it")
 )]
-mod driver;
+mod decide;
 mod grace;
 mod lookahead;
 #[cfg(test)]
@@ -48,7 +48,7 @@ use crate::time::{Timestamp, earlier};
 
 pub use deadlines::Horizon;
 #[cfg(feature = "socket")]
-pub(crate) use driver::Decision;
+pub(crate) use decide::Decision;
 pub(crate) use state::State;
 
 /// The timeouts of one WebSocket connection, as a pure state machine.

@@ -1,12 +1,14 @@
-//! The timer of a socket, the instant it is set to, and the horizon that its firing proves.
+//! The timer of a socket, and what its firing proves.
 //!
 //! A runtime may cache the readiness of a transport: after a blocked thread resumes, a read can
-//! return `Pending` although the peer's answer has long been in the kernel. A timer fires in the
-//! same turn of the reactor that asks the kernel. So a timer that was set to an instant and has
-//! fired proves that any try from now on sees everything that had arrived by that instant, the
-//! *horizon*. Where one turn does not reach every transport ([`Timer::turns`]), the horizon moves
-//! only when the timer has fired in as many turns. A verdict on the peer needs a horizon at or past
-//! its deadline, and a later try that found nothing.
+//! return `Pending` although the peer's answer has long been in the kernel. But a timer fires in
+//! the same turn of the reactor that asks the kernel. So once a timer that was set to an instant
+//! has fired, everything that had arrived by that instant is *visible*: any later read returns it.
+//! If one turn does not reach every transport ([`Timer::turns`]), the timer must fire in that many
+//! turns.
+//!
+//! What is visible becomes the socket's [`Horizon`](crate::Horizon) once a later read has found
+//! nothing, or a later write no room; see [`evidence`](super::evidence).
 
 use std::sync::Arc;
 use std::task::Context;
@@ -31,8 +33,9 @@ pub(super) struct Alarm<T> {
     last_fire: Option<Timestamp>,
     /// Whether it has fired since a read last found nothing.
     fired: bool,
-    horizon: Option<Timestamp>,
-    /// Counts the turns that will move the horizon.
+    /// Everything that had arrived by then is visible.
+    visible: Option<Timestamp>,
+    /// Counts the turns that will advance `visible`.
     count: Option<TurnCount>,
     /// How long the machine had been suspended at the last check, in nanoseconds.
     time_suspended: u64,
@@ -55,7 +58,7 @@ impl<T: Timer> Alarm<T> {
             set_to: None,
             last_fire: None,
             fired: false,
-            horizon: None,
+            visible: None,
             count: None,
         }
     }
@@ -74,10 +77,11 @@ impl<T: Timer> Alarm<T> {
         self.set_to
     }
 
-    /// Any try from now on sees everything that had arrived by then.
+    /// Returns the instant up to which everything that had arrived is visible to a read or write
+    /// that begins now.
     #[inline]
-    pub(super) fn horizon(&self) -> Option<Timestamp> {
-        self.horizon
+    pub(super) fn visible(&self) -> Option<Timestamp> {
+        self.visible
     }
 
     pub(super) fn last_fire(&self) -> Option<Timestamp> {
@@ -142,16 +146,16 @@ impl<T: Timer> Alarm<T> {
             });
             count.turns += 1;
             if count.turns >= self.timer.turns() {
-                self.horizon = self.horizon.max(Some(count.since));
+                self.visible = self.visible.max(Some(count.since));
                 self.count = None;
             }
         }
         fires
     }
 
-    /// Starts to move the horizon to `deadline` or later. Returns when the timer must fire for
+    /// Starts to make everything up to `deadline` visible. Returns when the timer must fire for
     /// that.
-    pub(super) fn prove(
+    pub(super) fn make_visible(
         &mut self,
         now: Timestamp,
         deadline: Option<Timestamp>,
@@ -162,7 +166,7 @@ impl<T: Timer> Alarm<T> {
             // one of them.
             self.count = self
                 .last_fire
-                .filter(|&at| at >= deadline && self.horizon < Some(deadline))
+                .filter(|&at| at >= deadline && self.visible < Some(deadline))
                 .map(|since| TurnCount { since, turns: 1 });
         }
         Some(self.next_turn(now))

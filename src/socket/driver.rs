@@ -42,7 +42,7 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     pub(super) wakers: Wakers,
     pub(super) outbox: Outbox<S::Ok>,
     pub(super) teardown: Teardown<S::Error>,
-    /// Whether the next pass must poll the policy. See the table in [`drive`](super::drive).
+    /// Whether the next pass must poll the policy. See the table in [`event_loop`](super::event_loop).
     pub(super) needs_poll: bool,
     /// Whether data messages may serve as heartbeat.
     pub(super) has_heartbeat: bool,

@@ -1,12 +1,13 @@
 //! The evidence that a verdict on the peer requires.
 //!
-//! A try that found nothing to read, or no room to write, shows only what the runtime believes. The
-//! horizon of a socket is the instant up to which that is proved. It advances if
+//! A read that finds nothing, or a write that finds no room, shows only what the runtime believes.
+//! The socket's [`Horizon`](crate::Horizon) is the instant up to which it is proved. It advances to
 //!
-//! * the kernel itself, [asked](crate::Metered::socket) after the alarm had fired, had no more
-//!   input or room, or
-//! * the [horizon of the alarm](super::alarm) has moved, and a try came after that, or
-//! * so much was read since then that nothing older can be unread.
+//! * the last fire of the alarm, if the kernel itself was [asked](crate::Metered::socket) since and
+//!   had no input or room either;
+//! * the instant up to which everything is [visible](super::alarm), after a read or write that
+//!   began later and found nothing;
+//! * the same instant, once so much was read that nothing older can be unread.
 
 use futures_core::TryStream;
 
@@ -21,13 +22,13 @@ use crate::timer::Timer;
 /// default.
 const MAX_BACKLOG: usize = 32 << 20;
 
-/// The bytes read since the alarm's horizon moved past the reads, where every read finds something.
+/// Counts the bytes read of a peer that always has more to read.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// Once enough was read, everything that had arrived by then has been; `None` if nothing is
-    /// counted.
-    horizon: Option<Timestamp>,
-    /// Bytes read since, or with a meter the count of bytes at which this began.
+    /// What was visible when the count began: it has been read once enough bytes were. `None` if
+    /// nothing is counted.
+    visible: Option<Timestamp>,
+    /// The bytes read since, or with a meter its count of bytes when this count began.
     bytes: usize,
 }
 
@@ -44,7 +45,7 @@ pub(super) enum Input {
 
 impl Backlog {
     pub(super) const NONE: Self = Self {
-        horizon: None,
+        visible: None,
         bytes: 0,
     };
 }
@@ -82,10 +83,10 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Moves the horizon after a pass that tried every write.
+    /// Advances the horizon after a pass that tried every write.
     ///
-    /// The alarm proves nothing if the runtime has stopped the task: tokio returns `Pending` to
-    /// everything once a task has done much in one turn.
+    /// The tries prove nothing if the runtime has stopped the task: once a task has used its budget
+    /// for this turn, tokio returns `Pending` to everything.
     pub(super) fn advance_horizon(&mut self, now: Timestamp, input: Input) {
         let drained = input == Input::Drained;
         // The peer's Close frame may be behind what was read, so only reads are evidence against a
@@ -108,18 +109,18 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
                 self.horizon.written = self.horizon.written.max(written);
             }
         }
-        let mut proved = self.alarm.horizon();
-        if awaits_close {
-            proved = self.horizon.read;
-        }
-        let moves = proved > self.horizon.written || (drained && proved > self.horizon.read);
-        if !moves {
+        let visible = match awaits_close {
+            true => self.horizon.read,
+            false => self.alarm.visible(),
+        };
+        let advances = visible > self.horizon.written || (drained && visible > self.horizon.read);
+        if !advances {
             return;
         }
         if self.alarm.timer().has_budget() {
-            self.horizon.written = self.horizon.written.max(proved);
+            self.horizon.written = self.horizon.written.max(visible);
             if drained {
-                self.horizon.read = self.horizon.read.max(proved);
+                self.horizon.read = self.horizon.read.max(visible);
             }
         } else {
             // With a new budget the task tries again.
@@ -127,22 +128,22 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Counts the bytes read while the reads lag behind the alarm's horizon. After `MAX_BACKLOG`,
-    /// everything that had arrived by then has been read.
+    /// Counts the bytes read while something visible may be unread. After `MAX_BACKLOG`, everything
+    /// that was visible when the count began has been read.
     pub(super) fn count_backlog(&mut self, message: &S::Ok)
     where
         S::Ok: Message,
     {
-        let proved = self.alarm.horizon();
-        if proved <= self.horizon.read {
+        let visible = self.alarm.visible();
+        if visible <= self.horizon.read {
             self.backlog = Backlog::NONE;
             return;
         }
         let metered = self.metering().map(|metering| metering.read());
         let least = message.payload_len().saturating_add(2);
         let backlog = &mut self.backlog;
-        if backlog.horizon.is_none() {
-            backlog.horizon = proved;
+        if backlog.visible.is_none() {
+            backlog.visible = visible;
             backlog.bytes = metered.unwrap_or(0);
             return;
         }
@@ -154,7 +155,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
             }
         };
         if read >= MAX_BACKLOG {
-            self.horizon.read = self.horizon.read.max(backlog.horizon);
+            self.horizon.read = self.horizon.read.max(backlog.visible);
             self.backlog = Backlog::NONE;
         }
     }

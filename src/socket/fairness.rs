@@ -3,7 +3,7 @@
 //! A peer can send without pause, and not every runtime limits what a task does in one poll. So a
 //! task yields after a number of messages, and a metered transport after a number of reads, which
 //! may all be part of one message. A poll whose messages the stream does not yield has its own
-//! limit in [`drive`](super::drive). A yield proves nothing about the peer's silence.
+//! limit in [`event_loop`](super::event_loop). A yield proves nothing about the peer's silence.
 
 use std::fmt;
 use std::task::{Context, Poll};

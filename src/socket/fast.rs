@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use futures_core::{Stream, TryStream};
 use futures_util::sink::Sink;
 
-use super::drive::Want;
 use super::driver::Driver;
+use super::event_loop::Want;
 use super::fairness::MAX_MESSAGES_PER_TURN;
 use super::output::WriteError;
 use crate::error::Error;

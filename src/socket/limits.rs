@@ -54,7 +54,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         if self.horizon.written >= Some(deadline) {
             return true;
         }
-        let turn = self.alarm.prove(now, Some(deadline));
+        let turn = self.alarm.make_visible(now, Some(deadline));
         self.arm(now, turn);
         false
     }

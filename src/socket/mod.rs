@@ -11,7 +11,7 @@
 //! | [`heartbeat`] | the layer below: messages that serve as Ping and Pong frames |
 //! | [`wakers`] | which tasks are woken |
 //! | [`driver`] | all of the above in one value |
-//! | [`drive`] | the loop that drives it: read, write, decide, arm |
+//! | [`event_loop`] | the loop that drives it: read, write, decide, arm |
 //! | [`evidence`] | the evidence for a verdict: the horizon, the kernel's answers, the backlog |
 //! | [`fairness`] | when to stop reading, for other tasks or for a peer that does not read |
 //! | [`fast`] | the fast paths, which skip the loop for most messages |
@@ -26,9 +26,9 @@ mod options;
 
 mod alarm;
 mod calls;
-mod drive;
 mod driver;
 mod ending;
+mod event_loop;
 mod evidence;
 mod fairness;
 mod fast;

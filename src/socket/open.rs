@@ -202,7 +202,7 @@ impl<T: Timer> HandshakeDriver<T> {
     }
 
     /// Runs the handshake until it is done or times out. The steps are those of a pass in
-    /// [`drive`](super::drive): take the alarm, try, take over the horizon, decide, arm.
+    /// [`event_loop`](super::event_loop): take the alarm, try, take over the horizon, decide, arm.
     fn poll_handshake<S, E>(
         &mut self,
         mut handshake: Pin<&mut impl Future<Output = Result<S, E>>>,
@@ -220,7 +220,7 @@ impl<T: Timer> HandshakeDriver<T> {
             }
             self.advance_horizon(covered, cx);
             let now = self.alarm.now();
-            let visible = self.alarm.horizon();
+            let visible = self.alarm.visible();
             let mut status = None;
             let snapshot = |known| status = Some(known);
             let decision = self.policy.decide(now, self.horizon, visible, snapshot);
@@ -238,7 +238,7 @@ impl<T: Timer> HandshakeDriver<T> {
                     return Poll::Ready(Err(Error::Verdict(verdict)));
                 }
                 Decision::Wait { until, unproven } => {
-                    let turn = self.alarm.prove(now, unproven);
+                    let turn = self.alarm.make_visible(now, unproven);
                     let next = earlier(turn, until);
                     let fired = next.is_some_and(|at| self.alarm.set_no_later_than(now, at));
                     if fired || self.alarm.may_have_fired() {
@@ -262,21 +262,21 @@ impl<T: Timer> HandshakeDriver<T> {
         covered
     }
 
-    /// Moves the horizon after a try that did not finish the handshake.
+    /// Advances the horizon after a try that did not finish the handshake.
     fn advance_horizon(&mut self, covered: Option<Timestamp>, cx: &Context<'_>) {
         let meter = self.meter.as_ref();
         let answers = meter.map_or_else(Answers::default, Meter::answers);
         let covered = covered.filter(|_| answers.no_input || answers.no_room);
-        let mut proved = self.alarm.horizon();
-        if proved > self.horizon.read && !self.alarm.timer().has_budget() {
+        let mut visible = self.alarm.visible();
+        if visible > self.horizon.read && !self.alarm.timer().has_budget() {
             // With a new budget the task tries again.
             cx.waker().wake_by_ref();
-            proved = None;
+            visible = None;
         }
-        let proved = self.horizon.read.max(covered).max(proved);
+        let horizon = self.horizon.read.max(covered).max(visible);
         self.horizon = Horizon {
-            read: proved,
-            written: proved,
+            read: horizon,
+            written: horizon,
         };
     }
 }

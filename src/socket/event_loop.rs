@@ -2,14 +2,13 @@
 //!
 //! A pass of either half goes through the same steps, in this order:
 //!
-//! 1. Take the alarm. If it fired, its horizon may have moved: the tries of this pass see
-//!    everything that had arrived by then.
+//! 1. Poll the alarm. If it fired, more may be visible to the reads and writes of this pass.
 //! 2. Read (the reading half), or try to send for the program (the sending half).
 //! 3. Drain the outbox, so that what can be written is written before the policy decides that it
 //!    could not be.
-//! 4. Take over the horizon of the alarm, for writes, and for reads if step 2 found nothing.
-//! 5. Poll the policy and act, until it has nothing to do. Each deadline about the peer is decided
-//!    only up to the horizon.
+//! 4. Advance the horizon: for writes, and if step 2 found nothing, for reads.
+//! 5. Poll the policy and act, until it has nothing to do. It decides a deadline about the peer only
+//!    up to the horizon.
 //! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if a deadline has
 //!    expired beyond the horizon.
 //!
@@ -240,7 +239,7 @@ where
             });
         }
         let grace = self.policy.grace();
-        let visible = self.alarm.horizon();
+        let visible = self.alarm.visible();
         while self.inner.is_some() {
             // A write may have taken a long time.
             let now = self.policy.latest(now);
@@ -265,7 +264,7 @@ where
                     self.needs_poll = undrained || self.outbox.has_unprompted_writes();
                     let slack = self.slack();
                     let next = until.map(|at| aligned(at, slack));
-                    let turn = self.alarm.prove(now, unproven);
+                    let turn = self.alarm.make_visible(now, unproven);
                     self.arm(now, earlier(turn, next));
                     break;
                 }
