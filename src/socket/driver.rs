@@ -35,14 +35,14 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     pub(super) inner: Option<Heartbeats<S>>,
     pub(super) policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     pub(super) alarm: Alarm<T>,
-    /// How far our evidence reaches: the alarm's horizon, once a read or a write was tried after
-    /// it.
+    /// How far our evidence reaches. See [`evidence`](super::evidence).
     pub(super) horizon: Horizon,
     pub(super) backlog: Backlog,
     pub(super) wakers: Wakers,
     pub(super) outbox: Outbox<S::Ok>,
     pub(super) teardown: Teardown<S::Error>,
-    /// Whether the next pass must poll the policy. See the table in [`event_loop`](super::event_loop).
+    /// Whether the next pass must poll the policy. See the table in
+    /// [`event_loop`](super::event_loop).
     pub(super) needs_poll: bool,
     /// Whether data messages may serve as heartbeat.
     pub(super) has_heartbeat: bool,
