@@ -1,4 +1,4 @@
-//! The one table of deadlines, and the folds over it.
+//! The table of deadlines, and the folds over it.
 
 use core::num::NonZeroU64;
 
@@ -12,7 +12,7 @@ use crate::time::{Limit, Timestamp, earlier};
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
     pub(super) kind: DeadlineKind,
-    /// When it expires, without regard to a grace; `None` if it cannot now.
+    /// When it expires, ignoring any grace; `None` if it is not set.
     pub(super) at: Option<Timestamp>,
     pub(super) on_expiry: OnExpiry,
     pub(super) party: Party,
@@ -29,22 +29,22 @@ pub(super) enum OnExpiry {
 /// The party that a deadline is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Party {
-    /// This side, or something that the peer did rather than failed to do. A late poll excuses
-    /// nothing.
+    /// This side, or something that the peer did rather than failed to do. A late poll begins no
+    /// grace.
     Local,
     /// The peer. A late poll begins a grace.
     Peer,
-    /// The peer, and input that has arrived but is not read yet could move the deadline: decide it
-    /// only once that input has been read.
+    /// The peer, but unread input could still move the deadline: decide it only after reading that
+    /// input.
     PeerIfRead,
 }
 
 /// How far a driver's evidence reaches, for
 /// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to).
 ///
-/// A poll decides each deadline about the peer only if that deadline expired at or before the
-/// horizon. The default covers none of them. A runtime may cache the readiness of a transport, so a
-/// read that found nothing does not prove that nothing had arrived.
+/// A poll decides a deadline about the peer only if it expired at or before the horizon. The
+/// default covers no such deadline. A runtime may cache the readiness of a transport, so a read
+/// that found nothing does not prove that nothing had arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Horizon {
@@ -55,7 +55,7 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// Covers every deadline: [`TimeoutPolicy::poll`](crate::TimeoutPolicy::poll).
+    /// Covers every deadline, as for [`TimeoutPolicy::poll`](crate::TimeoutPolicy::poll).
     pub const EVERYTHING: Self = Self {
         read: Some(Timestamp::MAX),
         written: Some(Timestamp::MAX),
@@ -80,13 +80,13 @@ impl Horizon {
 }
 
 impl State {
-    /// The table, in the order in which its rows decide. Rows that cannot expire now are `None` or
-    /// left out (SPEC D-1 to D-12).
+    /// Visits the rows of the table in the order in which a poll checks them (SPEC D-1 to D-12). A
+    /// row whose deadline is not set is `None` or left out.
     ///
-    /// A fold that gives the same result in any order passes `false` for `ORDERED`, which saves the
-    /// check whether the ping comes before the idle row.
+    /// A fold whose result does not depend on the order passes `false` for `ORDERED`, which skips
+    /// the check whether the ping row comes before the idle row.
     ///
-    /// `deadlines_unless_cold` computes some of these rows again: change both.
+    /// `deadlines_unless_cold` duplicates some of these rows: change both.
     #[rustfmt::skip]
     #[inline(always)]
     pub(super) fn each_deadline<const ORDERED: bool>(&self, now: Timestamp, config: &TimeoutConfig, mut visit: impl FnMut(Deadline)) {
@@ -98,8 +98,7 @@ impl State {
         let mut row = |kind, at, on_expiry, party| visit(Deadline { kind, at, on_expiry, party });
 
         match self.phase {
-            //      deadline          expires at                                         gives
-            //      about
+            // The columns: kind, when it expires, what then happens, whom it is about.
             Phase::Opening => {
                 row(Kind::Handshake,  self.opened.deadline(config.handshake_timeout),    Abort(HandshakeTimeout),  Peer);
             }
@@ -108,7 +107,7 @@ impl State {
                 row(Kind::Close,      self.close_at.and_then(|at| at.deadline(limit)),   Abort(CloseTimeout),      Peer);
             }
             Phase::Open => {
-                let asked = (self.ping == Ping::Asked).then_some(self.ping_since);
+                let requested = (self.ping == Ping::Requested).then_some(self.ping_since);
                 let in_flight = (self.ping == Ping::InFlight).then_some(self.ping_since);
                 let pong = config.pong_timeout;
                 let ping_write = if config.message_timeout.is_some() { config.message_timeout } else { pong };
@@ -121,14 +120,14 @@ impl State {
                     row(Kind::Drain,  self.close_at,                                     Close(Drain),             Local);
                 }
                 row(Kind::Write,      self.write_deadline,                               Abort(MessageTimeout),    Peer);
-                row(Kind::PingWrite,  asked.and_then(|at| at.deadline(ping_write)),      Abort(MessageTimeout),    Peer);
+                row(Kind::PingWrite,  requested.and_then(|at| at.deadline(ping_write)),  Abort(MessageTimeout),    Peer);
                 if self.cold_armed {
-                    // A ping that waits is bounded by the row above, unless both of its limits are
-                    // off.
-                    let waits = asked.is_some() && ping_write.is_some();
-                    let probe = self.probe_by.filter(|_| !waits);
+                    // The row above limits the wait of a requested ping, unless both of its limits
+                    // are off.
+                    let is_limited = requested.is_some() && ping_write.is_some();
+                    let probe = self.probe_deadline.filter(|_| !is_limited);
                     row(Kind::PingFlood, self.flooded_at(),                              Abort(PingFlood),         Local);
-                    row(Kind::Receive,   self.receive_by,                                Abort(SlowReceive),       PeerIfRead);
+                    row(Kind::Receive,   self.receive_deadline,                          Abort(SlowReceive),       PeerIfRead);
                     row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfRead);
                 }
                 row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfRead);
@@ -154,9 +153,9 @@ impl State {
         }
     }
 
-    /// Returns when the next ping is due, if none is out. A `Probe` makes it due at once, or
-    /// earlier if it was already due (SPEC D-24): the peer is excused for the time by which the
-    /// ping is late.
+    /// Returns when the next ping is due, if no ping is outstanding. A `Probe` makes it due now,
+    /// unless it was already due earlier (SPEC D-24). That instant matters, because the peer is
+    /// excused for the delay since then.
     #[inline(always)]
     pub(super) fn next_ping(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
         let probed = (self.cold_armed && self.ping_due).then_some(now);
@@ -205,7 +204,7 @@ impl State {
         let others = earlier(others, covered(Party::PeerIfRead, idle));
         let of_ping = match self.ping {
             Ping::Quiet => return (others, self.next_ordinary_ping(config)),
-            Ping::Asked => {
+            Ping::Requested => {
                 let limit = config.message_timeout.or(config.pong_timeout);
                 covered(Party::Peer, self.ping_since.deadline(limit))
             }
@@ -217,8 +216,8 @@ impl State {
         (earlier(others, of_ping), None)
     }
 
-    /// Returns the earliest deadline except the next ping's, and the next ping's, if they need no
-    /// table.
+    /// Returns the earliest deadline except the next ping's, and the next ping's. `None` if that
+    /// takes the table.
     #[inline(never)]
     pub(super) fn plain_deadlines(
         &self,
@@ -245,7 +244,7 @@ impl State {
         next
     }
 
-    /// Returns the deadline of one row, without regard to a grace.
+    /// Returns the deadline of one row, ignoring any grace.
     #[inline(always)]
     pub(super) fn deadline(
         &self,
@@ -262,7 +261,7 @@ impl State {
         found
     }
 
-    /// Returns the instant to which `heartbeat_interval` caps a wait.
+    /// Returns when `heartbeat_interval` ends a wait at the latest.
     pub(super) fn heartbeat(&self, now: Timestamp, config: &TimeoutConfig) -> Option<Timestamp> {
         now.deadline(config.heartbeat_interval)
             .filter(|_| self.phase == Phase::Open)
@@ -281,19 +280,19 @@ impl State {
         if let Phase::Aborted(reason) = self.phase {
             return Ok(Action::Abort(reason));
         }
-        let is_to_come = |at: Option<Timestamp>| at.is_none_or(|at| at > now);
+        let is_pending = |at: Option<Timestamp>| at.is_none_or(|at| at > now);
         if self.phase == Phase::Open && !self.cold_armed {
             let (others, ping) = self.deadlines_unless_cold(config, horizon);
             let next = earlier(others, ping);
-            if is_to_come(next) {
+            if is_pending(next) {
                 return Err(next);
             }
-            if let Some(due) = ping.filter(|_| is_to_come(others)) {
-                return Ok(Action::SendPing(self.ask(now, due)));
+            if let Some(due) = ping.filter(|_| is_pending(others)) {
+                return Ok(Action::SendPing(self.request_ping(now, due)));
             }
         } else {
             let next = self.earliest_of_table(now, config, horizon);
-            if is_to_come(next) {
+            if is_pending(next) {
                 return Err(next);
             }
         }
@@ -312,7 +311,7 @@ impl State {
 
     fn expire(&mut self, now: Timestamp, row: Deadline) -> Action {
         match row.on_expiry {
-            OnExpiry::SendPing => Action::SendPing(self.ask(now, row.at.unwrap_or(now))),
+            OnExpiry::SendPing => Action::SendPing(self.request_ping(now, row.at.unwrap_or(now))),
             OnExpiry::Close(reason) => {
                 self.record_cause(reason);
                 self.begin_closing(now);
@@ -326,7 +325,7 @@ impl State {
         }
     }
 
-    /// Returns everything that is known at `at`; `now` is the latest instant seen.
+    /// Returns a snapshot at `at`; `now` is the latest instant seen.
     pub(crate) fn status(&self, now: Timestamp, config: &TimeoutConfig, at: Timestamp) -> Status {
         let since = |earlier| at.saturating_duration_since(earlier);
         let mut status = Status {
@@ -341,7 +340,7 @@ impl State {
             silent: since(self.last_inbound),
             since_sent: since(self.last_flush),
             since_active: since(self.last_data),
-            ping_unsent: (self.ping == Ping::Asked).then(|| since(self.ping_since)),
+            ping_unsent: (self.ping == Ping::Requested).then(|| since(self.ping_since)),
             ping_unanswered: (self.ping == Ping::InFlight).then(|| since(self.ping_since)),
             write_waits: self.write_deadline.is_some(),
             partial_bytes: self.partial,

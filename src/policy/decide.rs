@@ -22,16 +22,17 @@ pub(crate) enum Decision {
     Wait {
         /// When to decide again; always later than now.
         until: Option<Timestamp>,
-        /// The earliest deadline about the peer that has expired beyond the horizon and beyond
-        /// `visible`: the alarm must fire again. Until then, the row waits for a try, not for an
-        /// alarm.
+        /// The earliest deadline about the peer that has expired beyond both the horizon and
+        /// `visible`, so that the alarm must fire again. A row that has expired by `visible` needs
+        /// only another try.
         unproven: Option<Timestamp>,
     },
 }
 
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
-    /// Decides as [`poll`](Self::poll) does, up to the horizon. Any try from now on sees everything
-    /// that had arrived by `visible`. `before_verdict` gets the status that leads to a verdict.
+    /// Decides as [`poll`](Self::poll) does, up to the horizon. Every read or write tried from now
+    /// on sees what had arrived by `visible`. `before_verdict` gets the status that leads to a
+    /// verdict.
     pub(crate) fn decide(
         &mut self,
         now: Timestamp,
@@ -52,8 +53,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         let mut unproven = None;
         let plain = self.state.plain_deadlines(config);
         let plain = plain.map(|(others, ping)| earlier(others, ping));
-        if let Some(all_to_come) = plain.filter(|at| at.is_none_or(|at| at > now)) {
-            next = earlier(next, all_to_come);
+        if let Some(pending) = plain.filter(|at| at.is_none_or(|at| at > now)) {
+            next = earlier(next, pending);
         } else {
             self.state.each_deadline::<false>(now, config, |row| {
                 let at = self.state.effective_deadline(config, &row);
@@ -85,7 +86,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.has_expired_about(now, |party| party != Party::Local)
     }
 
-    /// Whether a deadline has expired that unread input could move.
+    /// Whether a deadline that unread input could move has expired.
     pub(crate) fn silence_has_expired(&self, now: Timestamp) -> bool {
         self.has_expired_about(now, |party| party == Party::PeerIfRead)
     }
@@ -93,7 +94,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {
         let config = self.config.borrow();
         let plain = self.state.plain_deadlines(config);
-        // A ping that is due is not about the peer.
+        // The next ping is not about the peer.
         if plain.is_some_and(|(others, _)| others.is_none_or(|at| at > now)) {
             return false;
         }
@@ -125,9 +126,9 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.state.grace
     }
 
-    /// Whether a message or a flush can bring a deadline nearer at `now`: one that answers the ping
-    /// in flight makes the next ping due, and one during a grace ends the postponement of its
-    /// deadline.
+    /// Whether a message or a flush can bring a deadline nearer at `now`. A message that answers
+    /// the ping in flight starts the wait for the next ping, and one during a grace moves a
+    /// deadline that the grace postponed.
     #[inline]
     pub(crate) fn traffic_moves_deadlines_nearer(&self, now: Timestamp) -> bool {
         !self.state.is_plain() && (self.state.ping == Ping::InFlight || self.in_grace(now))
@@ -139,8 +140,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         end.is_some_and(|end| now < end)
     }
 
-    /// Whether whole messages, in either direction, only move deadlines later, so that recording
-    /// the latest of each is enough.
+    /// Whether whole messages only move deadlines later, so that it is enough to record the latest
+    /// one in each direction.
     pub(crate) fn is_calm(&self) -> bool {
         self.state.is_plain() && self.state.ping == Ping::Quiet
     }
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, Phase};
 
-    /// Covers every state that three events, and the polls between them, can lead to.
+    /// Covers every state that three events, with polls in between, can lead to.
     #[test]
     fn while_calm_recording_the_latest_message_of_each_direction_is_enough() {
         let at = Timestamp::from_secs;

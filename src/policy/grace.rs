@@ -2,13 +2,13 @@
 //!
 //! A process that was stopped, or a thread that was blocked, finds every deadline expired when it
 //! resumes. That time is not the peer's fault. So a poll that finds a deadline about the peer
-//! overdue by more than `stall_tolerance` gives no verdict on it. It starts a grace of that length,
-//! in which the driver reads what the peer sent meanwhile. One grace covers everything that was
-//! overdue. The same deadline never gets a second grace, so a host that is always slow still drops
-//! its dead peers.
+//! overdue by more than `stall_tolerance` gives no verdict on it. Instead it begins a grace of that
+//! length, in which the driver reads what the peer sent meanwhile. One grace covers everything that
+//! was overdue. The same deadline never gets a second grace, so a host that is always slow still
+//! disconnects dead peers.
 //!
 //! A ping that is requested or flushed late excuses the peer too, without a grace: see
-//! [`State::ask`].
+//! [`State::request_ping`].
 
 use core::num::NonZeroU64;
 
@@ -18,7 +18,7 @@ use crate::config::TimeoutConfig;
 use crate::time::Timestamp;
 
 impl State {
-    /// Returns when a row expires, with regard to the latest grace (SPEC G-3).
+    /// Returns when a row expires, with the latest grace applied (SPEC G-3).
     #[inline(always)]
     pub(super) fn effective_deadline(
         &self,
@@ -45,8 +45,8 @@ impl State {
             .map(|tolerance| (began, tolerance))
     }
 
-    /// Returns the first row of the table that has expired, and whether a grace begins. Skips rows
-    /// that are overdue because of our own stall.
+    /// Returns the first row that has expired, and whether a grace begins. Skips rows to which a
+    /// new grace applies (SPEC G-2).
     #[cold]
     pub(super) fn first_expired(
         &self,
@@ -60,11 +60,11 @@ impl State {
         };
         let expired = |row: &Deadline| self.effective_deadline(config, row).filter(|&at| at <= now);
 
-        // No grace begins while a row that had one has expired again (SPEC G-5, G-6).
-        let mut spent = false;
+        // No grace begins while a covered row has expired again (SPEC G-5, G-6).
+        let mut expired_again = false;
         if self.cold_armed {
             self.each_deadline::<false>(now, config, |row| {
-                spent |= self.grace_of(config, &row).is_some() && expired(&row).is_some();
+                expired_again |= self.grace_of(config, &row).is_some() && expired(&row).is_some();
             });
         }
 
@@ -77,9 +77,9 @@ impl State {
             }
             let about_peer = row.party != Party::Local;
             let covered = about_peer && grace_begins;
-            let excused = about_peer && !spent && late_beyond_tolerance(&row);
-            grace_begins |= excused;
-            if !covered && !excused {
+            let begins_grace = about_peer && !expired_again && late_beyond_tolerance(&row);
+            grace_begins |= begins_grace;
+            if !covered && !begins_grace {
                 first = Some(row);
             }
         });

@@ -1,4 +1,4 @@
-//! When a driver that keeps one timer should poll next.
+//! When a driver with a single timer should poll next.
 
 use super::state::{Ping, State};
 use crate::config::TimeoutConfig;
@@ -6,9 +6,10 @@ use crate::event::Phase;
 use crate::time::{Timestamp, earlier};
 
 impl State {
-    /// Moves `next`, the earliest deadline of the table, forward to the ping that would be due if
-    /// the one that is out were answered now, unless that is due at once. An answer then usually
-    /// brings no deadline nearer, and a driver need not reset its timer.
+    /// Returns the earlier of `next`, the earliest deadline of the table, and the instant at which
+    /// the next ping would be due if the outstanding one were answered now. Ignores that ping if it
+    /// would be due immediately. With this wake-up, an answer usually brings no deadline nearer, so
+    /// the driver need not reset its timer.
     pub(crate) fn next_wakeup(
         &self,
         now: Timestamp,

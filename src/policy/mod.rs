@@ -3,22 +3,22 @@
 //! # Theory of operation
 //!
 //! A connection is `Opening`, `Open` or `Closing`, and finally `Closed` or `Aborted`; phases only
-//! move forward. [`State`] holds when things last happened: the last receipt, the last flush of
-//! everything, the flush of the latest ping. An event updates these instants and decides nothing
+//! move forward. [`State`] records when things last happened: the last receipt, the last complete
+//! flush, the flush of the latest ping. Events update these instants and decide nothing
 //! ([`state`]).
 //!
-//! Deadlines are not stored. They follow from the state, the configuration and the current time, in
-//! one table ([`deadlines`]): its rows are the rows of the specification, in the same order.
+//! Most deadlines are not stored. They follow from the state, the configuration and the current
+//! time, in one table ([`deadlines`]), which has the rows of the specification in the same order.
 //! `poll`, `Idle { until }`, `next_deadline`, `status` and queries such as `is_idle` are all folds
-//! over that table. On the usual open connection, a straight line of code computes the earliest
-//! deadline instead; a test compares it with the table.
+//! over that table. For an ordinary open connection, straight-line code computes the earliest
+//! deadline without the table; a test compares the two.
 //!
-//! A poll takes the first row that has expired and acts on it. A row about the peer that expired
-//! long before the poll does not count against the peer at once: the process may have been stopped,
-//! so the peer gets a grace first ([`grace`]).
+//! A poll takes the first row that has expired and acts on it. If a row about the peer expired long
+//! before the poll, the process may have been stopped. The peer then gets a grace before a verdict
+//! ([`grace`]).
 //!
 //! A driver cannot always prove that it has read everything. A [`Horizon`] says how far its
-//! evidence reaches, and a poll decides rows about the peer only up to there.
+//! evidence reaches, and a poll decides rows about the peer only up to that point.
 //!
 //! The [specification](crate::spec) says what this code does; comments cite its rules: `SPEC D-7`.
 
@@ -61,13 +61,14 @@ pub(crate) use state::State;
 ///
 /// * [`observe`](Self::observe) every event of the connection when it happens, in particular
 ///   [`Event::PingSent`] once the ping has been *flushed*, and [`Event::SendStart`] when a write
-///   has to wait. Both with the time after the write: the process may be suspended before it.
-/// * [`poll`](Self::poll) after events, and when the `until` of the last [`Action::Idle`] has come.
-///   Carry out the action and poll again, until the action is `Idle` or `Abort`.
+///   has to wait. Observe both with the time after the write, because the process may be suspended
+///   before it.
+/// * [`poll`](Self::poll) after events, and when the `until` of the last [`Action::Idle`] is
+///   reached. Carry out the action and poll again, until the action is `Idle` or `Abort`.
 /// * Read and observe everything that has arrived before a poll that may end the connection because
-///   of the peer. Where that is not possible, poll with [`poll_unread`](Self::poll_unread). A
-///   runtime that caches the readiness of sockets must have asked the kernel since the deadline, as
-///   often as it takes to learn of every socket: tokio learns of 1024 per turn.
+///   of the peer. If that is not possible, poll with [`poll_unread`](Self::poll_unread). A runtime
+///   that caches the readiness of sockets must have asked the kernel since the deadline, and often
+///   enough to learn of every socket: tokio learns of 1024 per turn.
 ///
 /// A poll that comes later than a deadline about the peer by more than `stall_tolerance` begins a
 /// grace instead of a verdict, since the stall is not the peer's fault. In a test with simulated
@@ -143,8 +144,9 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.poll_within(now, Horizon::EVERYTHING)
     }
 
-    /// Like [`poll`](Self::poll), without the verdicts that unread input could overturn: slow
-    /// receive, probe, pong and idle. Use it for a half that only sends, and between two messages.
+    /// Like [`poll`](Self::poll), but without the verdicts that unread input could overturn: slow
+    /// receive, probe, pong and idle. Call it from a half that only sends, and between two
+    /// messages.
     pub fn poll_unread(&mut self, now: Timestamp) -> Action {
         self.poll_within(now, Horizon::UNREAD)
     }
@@ -180,8 +182,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.poll(now)
     }
 
-    /// Returns the earliest deadline, even if it has passed; `None` if none is set. Includes a
-    /// running grace, and ignores `heartbeat_interval`.
+    /// Returns the earliest deadline, even if it has passed; `None` if none is set. Accounts for a
+    /// grace, and ignores `heartbeat_interval`.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.state
             .earliest(self.now, self.config(), Horizon::EVERYTHING)
@@ -189,11 +191,11 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Changes the limits of the connection at `now`.
     ///
-    /// Clocks keep their starts, and jitter keeps its draws. With `pong_timeout` off, a ping in
-    /// flight is no longer awaited. With `message_timeout` off the write clock stops, and with
-    /// `min_data_rate` off the receive clock; once the limit is on again, the clock starts with the
-    /// next write or byte. A write that is waiting and a message that is arriving keep their
-    /// deadlines until they make progress.
+    /// Clocks keep their starts, and jitter keeps its draws. With `pong_timeout` off, the answer to
+    /// a ping in flight is no longer awaited. With `message_timeout` off the write clock stops, and
+    /// with `min_data_rate` off the receive clock; once the limit is on again, the clock starts
+    /// with the next write or byte. A write that is waiting and a message that is arriving keep
+    /// their deadlines until they make progress.
     pub fn set_config(&mut self, now: Timestamp, config: C) {
         self.advance_clock(now);
         self.config = config;

@@ -1,4 +1,4 @@
-//! Optimizations for a fleet, which save cache misses and work.
+//! Optimizations for a fleet: fewer cache misses, and less work for each event.
 
 use core::hint::black_box;
 
@@ -8,7 +8,8 @@ use crate::event::Phase;
 use crate::time::Timestamp;
 
 impl State {
-    /// Brings everything that an expiry reads into the cache, wherever its lines begin.
+    /// Brings everything that an expiry reads into the cache, however the state is aligned to cache
+    /// lines.
     #[inline]
     pub(crate) fn touch(&self) {
         black_box((
@@ -20,7 +21,7 @@ impl State {
         ));
     }
 
-    /// Returns the earlier of the deadlines that the flush of a ping or its pong can bring nearer.
+    /// Returns the deadline that the flush of a ping or its pong can bring nearer.
     pub(crate) fn earliest_of_pings(
         &self,
         now: Timestamp,
@@ -29,7 +30,7 @@ impl State {
         match self.ping {
             _ if self.phase != Phase::Open => None,
             Ping::Quiet => self.next_ping(now, config),
-            Ping::Asked => None,
+            Ping::Requested => None,
             Ping::InFlight => self.ping_since.deadline(config.pong_timeout),
         }
     }

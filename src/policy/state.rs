@@ -11,32 +11,32 @@ use crate::time::{Timestamp, earlier, saturating_nanos};
 
 /// Everything that a policy knows, except its configuration and the time.
 ///
-/// The fields up to `ping_draw` are all that a message or an expiry touches. With the policy's
-/// `now` they fill one cache line.
+/// A message or an expiry touches only the fields up to `ping_draw`. With the policy's `now` they
+/// fill one cache line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct State {
     /// When the connection opened. While `Opening`, when the policy was created.
     pub(super) opened: Timestamp,
-    /// When something was last received, or the peer was last excused, whichever is later. One
-    /// field is enough: while a ping is `Quiet`, the last excuse is no later than the last flush of
-    /// a ping, so it does not change when the next ping is due.
+    /// The later of last inbound and last excused. One field is enough: while the ping is `Quiet`,
+    /// the last excuse is no later than the last flush of a ping, so it does not change when the
+    /// next ping is due.
     pub(super) last_inbound: Timestamp,
     /// When all pending writes were last flushed.
     pub(super) last_flush: Timestamp,
     /// When data was last transferred in either direction.
     pub(super) last_data: Timestamp,
-    /// When the ping's clock started: for an `Asked` ping when it was requested, for an `InFlight`
-    /// one when it was flushed, or when the transport last accepted bytes ahead of it. For `Quiet`,
+    /// When the ping's clock started: when a `Requested` ping was requested, when an `InFlight`
+    /// ping was flushed, or when the transport last accepted bytes ahead of either. For `Quiet`,
     /// when the last ping was flushed; before the first, when the connection opened.
     pub(super) ping_since: Timestamp,
     /// The write clock.
     pub(super) write_deadline: Option<Timestamp>,
     pub(super) phase: Phase,
     pub(super) ping: Ping,
-    /// Whether a cold clock may be running. The clocks of these fields are cold, since most
-    /// connections rarely need them: `probe_by`, `close_at`, `receive_by`, `grace`, `flooded` and
-    /// `ping_due`. While this is false, none of them holds a deadline.
+    /// Whether a cold clock may be running. Cold clocks are those that most connections rarely
+    /// need: `probe_deadline`, `close_at`, `receive_deadline`, `grace`, `flooded` and `ping_due`.
+    /// While this is false, none of them holds a deadline.
     pub(crate) cold_armed: bool,
     /// The part of the jitter that shortens the connection's lifetime, in 65536ths.
     pub(super) lifetime_draw: u16,
@@ -44,7 +44,7 @@ pub(crate) struct State {
     pub(super) ping_draw: u16,
 
     pub(super) seed: u64,
-    /// How many pings were requested; the number of the latest ping.
+    /// How many pings were requested, which is also the number of the latest ping.
     pub(super) pings: u64,
     /// How many pongs gave a round-trip time.
     pub(super) pongs: u64,
@@ -52,7 +52,7 @@ pub(crate) struct State {
     rtt: RttEstimator,
     /// Whether the first pong of the latest ping is still to come.
     pub(super) pong_awaited: bool,
-    /// Whether a `Probe` made a ping due at once.
+    /// Whether a `Probe` made a ping due immediately.
     pub(super) ping_due: bool,
     /// Whether the clock of the latest ping restarted in flight, so that its pong would measure our
     /// own send queue.
@@ -62,13 +62,12 @@ pub(crate) struct State {
     /// Bytes received of an incomplete message.
     pub(super) partial: u64,
     /// The receive clock.
-    pub(super) receive_by: Option<Timestamp>,
+    pub(super) receive_deadline: Option<Timestamp>,
     /// When a `Probe` must have been answered.
-    pub(super) probe_by: Option<Timestamp>,
-    /// When this side closes because of a `Drain`. While `Closing`, when that began.
+    pub(super) probe_deadline: Option<Timestamp>,
+    /// When this side closes because of a `Drain`. While `Closing`, when that phase began.
     pub(super) close_at: Option<Timestamp>,
-    /// The instant until which the peer's pings have used up their rate. After a flood, when it
-    /// began.
+    /// `credit` of SPEC E-25. After a flood, when the flood began.
     ping_credit: Timestamp,
     /// When the latest grace began.
     pub(super) grace: Option<Timestamp>,
@@ -77,10 +76,10 @@ pub(crate) struct State {
 /// The stage of the latest ping. `State::ping_since` holds when it was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ping {
-    /// None is out.
+    /// No ping is outstanding.
     Quiet,
     /// Requested, not flushed yet.
-    Asked,
+    Requested,
     /// Flushed; its answer is awaited.
     InFlight,
 }
@@ -109,8 +108,8 @@ impl State {
             flooded: false,
             cause: None,
             partial: 0,
-            receive_by: None,
-            probe_by: None,
+            receive_deadline: None,
+            probe_deadline: None,
             close_at: None,
             ping_credit: now,
             grace: None,
@@ -134,9 +133,9 @@ impl State {
             Event::Recv => {
                 self.on_inbound(now, config);
                 self.last_data = now;
-                self.nothing_partial();
+                self.clear_partial();
             }
-            Event::RecvPartial { total: 0 } => self.nothing_partial(),
+            Event::RecvPartial { total: 0 } => self.clear_partial(),
             Event::RecvPartial { total } => {
                 if total > self.partial {
                     self.on_inbound(now, config);
@@ -180,8 +179,8 @@ impl State {
                 self.on_progress(now, had_to_wait);
             }
             Event::PingSent(id) => {
-                if self.ping == Ping::Asked && id == self.latest_ping() {
-                    self.excuse_flushed_late(now, config);
+                if self.ping == Ping::Requested && id == self.latest_ping() {
+                    self.excuse_late_flush(now, config);
                     self.record_flush(now);
                     self.restart_ping_clock(now);
                     self.ping = match config.pong_timeout {
@@ -191,7 +190,7 @@ impl State {
                 }
             }
             Event::Probe { within } => {
-                self.probe_by = earlier(self.probe_by, now.checked_add(within));
+                self.probe_deadline = earlier(self.probe_deadline, now.checked_add(within));
                 self.ping_due |= self.ping == Ping::Quiet;
                 self.cold_armed = true;
             }
@@ -214,12 +213,12 @@ impl State {
             self.write_deadline = None;
         }
         if config.min_data_rate.is_none() {
-            self.receive_by = None;
+            self.receive_deadline = None;
         }
     }
 
-    /// Restarts the silence clock, and with `pong_evidence = any` counts as an answer (SPEC E-17,
-    /// E-18).
+    /// Restarts the silence clock. With `pong_evidence = any`, also answers a ping and a probe
+    /// (SPEC E-17, E-18).
     fn on_inbound(&mut self, now: Timestamp, config: &TimeoutConfig) {
         self.last_inbound = now;
         if config.pong_evidence == PongEvidence::Any {
@@ -232,16 +231,16 @@ impl State {
             self.ping = Ping::Quiet;
         }
         if self.cold_armed {
-            self.probe_by = None;
+            self.probe_deadline = None;
         }
     }
 
-    /// Records the first pong of the latest ping (SPEC K-5 to K-7). A void ping gives no round-trip
-    /// time (SPEC K-11).
+    /// Records the first pong of the latest ping (SPEC K-5 to K-7). Takes no round-trip time if the
+    /// ping's clock restarted in flight (SPEC K-11).
     fn on_first_pong(&mut self, now: Timestamp) {
         self.pong_awaited = false;
         self.on_answer();
-        if self.ping == Ping::Asked {
+        if self.ping == Ping::Requested {
             self.ping = Ping::Quiet;
             self.last_flush = now;
             self.ping_since = now;
@@ -256,14 +255,14 @@ impl State {
         }
     }
 
-    /// Restarts the clock of a ping that is held up, and excuses the peer: the ping has not left,
-    /// or the bytes that the kernel holds ahead of it are only now leaving (SPEC E-32 to E-35).
+    /// Restarts the clock of a delayed ping, and excuses the peer: the ping has not left, or the
+    /// bytes that the kernel holds ahead of it are only now leaving (SPEC E-32 to E-35).
     fn on_progress(&mut self, now: Timestamp, had_to_wait: bool) {
-        let held_up = had_to_wait && self.ping == Ping::InFlight;
-        if self.ping == Ping::Asked || held_up {
+        let is_delayed = had_to_wait && self.ping == Ping::InFlight;
+        if self.ping == Ping::Requested || is_delayed {
             self.restart_ping_clock(now);
             self.last_inbound = now;
-            self.rtt_void |= held_up;
+            self.rtt_void |= is_delayed;
         }
     }
 
@@ -272,7 +271,7 @@ impl State {
     fn restart_ping_clock(&mut self, now: Timestamp) {
         if self.cold_armed {
             let waited = now.nanos_since(self.ping_since);
-            self.probe_by = self.probe_by.and_then(|by| by.after(waited));
+            self.probe_deadline = self.probe_deadline.and_then(|by| by.after(waited));
         }
         self.ping_since = now;
     }
@@ -284,32 +283,32 @@ impl State {
 
     // ---- clocks ----
 
-    fn nothing_partial(&mut self) {
+    fn clear_partial(&mut self) {
         if self.cold_armed {
             self.partial = 0;
-            self.receive_by = None;
+            self.receive_deadline = None;
             self.cold_armed = self.another_cold_clock_may_run();
         }
     }
 
-    /// Whether any field behind `cold_armed` but the receive clock could hold a deadline.
+    /// Whether a cold clock other than the receive clock could hold a deadline.
     fn another_cold_clock_may_run(&self) -> bool {
-        self.probe_by.is_some()
+        self.probe_deadline.is_some()
             || self.close_at.is_some()
             || self.grace.is_some()
             || self.flooded
             || self.ping_due
     }
 
-    /// Starts the receive clock, and moves it by the time that the new bytes may take (SPEC E-23,
-    /// E-24).
+    /// Starts the receive clock if it is not running, and moves it by the time that the new bytes
+    /// may take (SPEC E-23, E-24).
     fn move_receive_clock(&mut self, now: Timestamp, config: &TimeoutConfig, grew_by: u64) {
         const START: u64 = 5_000_000_000;
         const CAP: u64 = 30_000_000_000;
         if let Some(rate) = config.min_data_rate {
-            let clock = self.receive_by.or(now.after(START));
+            let clock = self.receive_deadline.or(now.after(START));
             let moved = clock.and_then(|clock| clock.after(time_at_rate(grew_by, rate)));
-            self.receive_by = earlier(moved, now.after(CAP));
+            self.receive_deadline = earlier(moved, now.after(CAP));
         }
     }
 
@@ -349,9 +348,9 @@ impl State {
 
     // ---- pings ----
 
-    /// Requests the next ping, which was due at `due`. If that was before `now`, the peer is
-    /// excused for the difference (SPEC E-37, E-38).
-    pub(super) fn ask(&mut self, now: Timestamp, due: Timestamp) -> PingId {
+    /// Requests the next ping, which was due at `due`. Excuses the peer for the delay (SPEC E-37,
+    /// E-38).
+    pub(super) fn request_ping(&mut self, now: Timestamp, due: Timestamp) -> PingId {
         if self.ping_since <= self.last_inbound {
             self.excuse(now, due);
         }
@@ -359,16 +358,16 @@ impl State {
         self.ping_due = false;
         self.pong_awaited = true;
         self.rtt_void = false;
-        self.ping = Ping::Asked;
+        self.ping = Ping::Requested;
         self.ping_since = now;
         self.ping_draw = jitter_draw(self.seed, self.pings.saturating_add(1));
         self.latest_ping()
     }
 
-    /// Excuses the peer for the time that a ping took to leave, if we may have been suspended in
-    /// that time (SPEC E-49).
+    /// Excuses the peer for the time between the request of a ping and its flush, if this process
+    /// may have been suspended in that time (SPEC E-49).
     #[inline]
-    fn excuse_flushed_late(&mut self, now: Timestamp, config: &TimeoutConfig) {
+    fn excuse_late_flush(&mut self, now: Timestamp, config: &TimeoutConfig) {
         let tolerance = config.stall_tolerance.map(NonZeroU64::get);
         let took = now.nanos_since(self.ping_since);
         if tolerance.is_some_and(|tolerance| took > tolerance) {
@@ -376,7 +375,7 @@ impl State {
         }
     }
 
-    /// Excuses the peer for its silence after `since`, when it had no ping to answer (SPEC E-38).
+    /// Excuses the peer for its silence since `since`: it had no ping to answer (SPEC E-38).
     fn excuse(&mut self, now: Timestamp, since: Timestamp) {
         let length = now.nanos_since(since.max(self.last_inbound));
         self.last_inbound = self.last_inbound.after(length).unwrap_or(now);
@@ -420,7 +419,7 @@ impl State {
         self.cause = self.cause.or(Some(reason));
     }
 
-    // ---- fast paths: skip the state machine where a message only moves deadlines away ----
+    // ---- fast paths: skip the state machine if a message only moves deadlines later ----
 
     /// Whether a whole message changes only the first cache line, as it usually does: the
     /// connection is open, no ping is in flight, and no cold clock may be running.
@@ -429,8 +428,7 @@ impl State {
         self.phase == Phase::Open && self.ping != Ping::InFlight && !self.cold_armed
     }
 
-    /// Records a whole message while the state [is plain](Self::is_plain): the effect that a
-    /// message has on every open connection.
+    /// Records a whole message while the state [is plain](Self::is_plain).
     #[inline]
     pub(crate) fn record_message(&mut self, at: Timestamp) {
         self.last_inbound = self.last_inbound.max(at);
@@ -468,8 +466,8 @@ mod tests {
         assert!(state <= 176, "the state takes {state} bytes");
     }
 
-    /// Everything beyond the first cache line is replaced by garbage, so code that reads it decides
-    /// differently.
+    /// The test replaces everything beyond the first cache line by garbage, so code that reads it
+    /// would decide differently.
     #[test]
     fn a_message_and_an_expiry_touch_the_first_cache_line_only() {
         let at = Timestamp::from_millis;
@@ -484,8 +482,8 @@ mod tests {
             state.rtt_void = true;
             state.flooded = true;
             state.partial = 5;
-            state.receive_by = Some(at(1));
-            state.probe_by = Some(at(1));
+            state.receive_deadline = Some(at(1));
+            state.probe_deadline = Some(at(1));
             state.close_at = Some(at(1));
             state.ping_credit = at(1);
             state.grace = Some(at(0));
@@ -513,7 +511,7 @@ mod tests {
             assert_eq!(policy, spoiled, "something was written there");
         }
 
-        // An expiry that ends the connection needs no other line to be decided.
+        // The decision to end the connection reads no other line.
         for (millis, expected) in [
             (25_000, Action::SendPing(PingId::new(0xBAD, 8))),
             (300_000, Action::Close(CloseReason::ConnectionTimeout)),

@@ -1,9 +1,9 @@
 //! The claims of the specification, C1 to C15, each checked separately.
 //!
-//! Some hold at every node, however it was reached: [`check`]. The others are about what happened
-//! before, which the [`History`] keeps. It follows events and actions, not the policy's state.
+//! Some hold at every node, however it was reached: [`check`]. The others depend on what happened
+//! before, which a [`History`] records from events and actions, not from the policy's state.
 //!
-//! No code checks C1, since a panic fails the test, and C13 is checked with the keys of nodes.
+//! C1 needs no code, since a panic fails the test. C13 is checked with the keys of nodes.
 
 use std::format;
 use std::string::String;
@@ -26,10 +26,10 @@ macro_rules! ensure {
 }
 pub(super) use ensure;
 
-/// What the claims need to know of the past. Durations are in units.
+/// What the claims need to know about the past. Durations are in units.
 ///
-/// The history adds as few states as it can: a duration stays zero if no claim needs it, and stops
-/// where more makes no difference.
+/// To add few states, a duration stays zero if no claim needs it, and stops growing once more makes
+/// no difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct History {
     /// Since the connection opened; while it opens, since it was created.
@@ -38,7 +38,7 @@ pub(super) struct History {
     closing: u8,
     /// How late the next poll is.
     late: u8,
-    /// How much of that is already subtracted from `punctual_silence`.
+    /// How much of that has already been subtracted from `punctual_silence`.
     late_counted: u8,
     /// Since the last inbound event or the last bytes that excuse the peer, less the time for which
     /// SPEC E-49 excuses the peer.
@@ -56,11 +56,11 @@ pub(super) struct History {
     /// Whether the requested ping is waiting.
     ping_waits: bool,
     /// Since the last ping was requested.
-    asked: u8,
+    since_request: u8,
     /// Since the flush of a ping that is not answered yet.
     unanswered: u8,
-    /// Whether a ping is out.
-    ping_out: bool,
+    /// Whether a ping is outstanding.
+    ping_outstanding: bool,
     /// Bytes of an incomplete message.
     partial: u8,
 }
@@ -82,14 +82,14 @@ impl History {
             first_flush: NONE,
             slow_ping: false,
             ping_waits: false,
-            asked: NONE,
+            since_request: NONE,
             unanswered: NONE,
-            ping_out: false,
+            ping_outstanding: false,
             partial: 0,
         }
     }
 
-    /// Lets a unit pass. Returns whether it may: an overdue poll must come at last.
+    /// Lets a unit pass. Returns false if none may, because an overdue poll must come eventually.
     pub(super) fn wait(&mut self, world: &World, before: &Reference, overdue: bool) -> bool {
         if overdue {
             if self.late >= world.max_late {
@@ -113,10 +113,10 @@ impl History {
                 self.punctual_silence += u8::from(claims.bound.is_some());
                 self.silence = age(self.silence, claims.idle.map(|idle| idle + 16));
                 self.first_flush = age(self.first_flush, claims.answer);
-                self.asked = age(self.asked, claims.ping);
+                self.since_request = age(self.since_request, claims.ping);
                 self.unanswered = age(self.unanswered, claims.pong);
                 self.ping_waits =
-                    claims.answer.is_some() && matches!(before.ping, Ping::Asked { .. });
+                    claims.answer.is_some() && matches!(before.ping, Ping::Requested { .. });
                 let due = before.deadline(&world.limits[0], DeadlineKind::NextPing) <= before.now;
                 self.ping_missed += u8::from(due && !self.ping_flushed && claims.idle.is_some());
             }
@@ -150,20 +150,20 @@ impl History {
             Event::Recv => self.partial = 0,
             _ => {}
         }
-        let (asked, in_flight) = match before.ping {
+        let (requested, in_flight) = match before.ping {
             Ping::Quiet => (false, false),
-            Ping::Asked { .. } => (true, false),
+            Ping::Requested { .. } => (true, false),
             Ping::InFlight { .. } => (false, true),
         };
-        // The detection bound counts from what is inbound, and from bytes that the transport took
-        // while the ping was held up (SPEC S-25).
+        // The detection bound counts from inbound events, and from bytes that the transport
+        // accepted while the ping was delayed (SPEC S-25).
         let progress = match event {
             Event::SendOk | Event::Flushed => true,
             Event::SendProgress { bytes } => bytes > 0,
             _ => false,
         };
         let write_waits = before.write_clock != NEVER;
-        let excuses = progress && (asked || in_flight && write_waits);
+        let excuses = progress && (requested || in_flight && write_waits);
         if inbound || excuses {
             self.punctual_silence = 0;
             self.late_counted = self.late;
@@ -175,7 +175,7 @@ impl History {
             self.first_flush = NONE;
             self.slow_ping = false;
         }
-        // A flush of our own postpones the next ping, so none is missed any more.
+        // Our own flush postpones the next ping, so no ping is overdue any more.
         let due = |reference: &Reference| reference.deadline(limits, DeadlineKind::NextPing);
         if progress && due(after) > due(before) {
             self.ping_missed = 0;
@@ -183,10 +183,10 @@ impl History {
         let first_pong = before.pong_awaited && event == Event::Pong(Some(before.latest_ping()));
         if first_pong || inbound && limits.any_evidence && in_flight {
             self.unanswered = NONE;
-            self.ping_out = false;
+            self.ping_outstanding = false;
             self.ping_waits = false;
         }
-        if asked && event == Event::PingSent(before.latest_ping()) {
+        if requested && event == Event::PingSent(before.latest_ping()) {
             let claims = Claims::of(world);
             self.ping_flushed = claims.idle.is_some();
             if claims.answer.is_some() {
@@ -196,12 +196,12 @@ impl History {
                 }
             }
             self.ping_waits = false;
-            if let Ping::Asked { at } = before.ping {
+            if let Ping::Requested { at } = before.ping {
                 self.flush_late(world, &claims, after.now - at);
             }
             match limits.pong {
                 Some(_) => self.unanswered = 0,
-                None => self.ping_out = false,
+                None => self.ping_outstanding = false,
             }
         }
     }
@@ -231,7 +231,7 @@ impl History {
     ) -> Result<(), String> {
         let Poll { action, unread, .. } = poll;
         let idle = matches!(action, Action::Idle { .. });
-        // The lateness of a poll of any kind counts if it decides something.
+        // The lateness of a poll counts if the poll decides something, whatever its kind.
         let late = match !unread || !idle || poll.grace_begins {
             true => self.late - self.late_counted,
             false => 0,
@@ -304,20 +304,20 @@ impl History {
         }
         match action {
             Action::SendPing(_) => {
-                ensure!(!self.ping_out, "C6: a second ping");
-                let early = self.asked != NONE && !reached(self.asked, claims.ping);
+                ensure!(!self.ping_outstanding, "C6: a second ping");
+                let early = self.since_request != NONE && !reached(self.since_request, claims.ping);
                 ensure!(
                     !early || world.group == Group::Probe,
                     "C6: a ping after {} units",
-                    self.asked
+                    self.since_request
                 );
-                self.ping_out = true;
+                self.ping_outstanding = true;
                 self.ping_waits = false;
-                self.asked = if claims.ping.is_some() { 0 } else { NONE };
+                self.since_request = if claims.ping.is_some() { 0 } else { NONE };
                 self.unanswered = NONE;
             }
             Action::Abort(CloseReason::PongTimeout) => {
-                let waits = matches!(before.ping, Ping::Asked { .. });
+                let waits = matches!(before.ping, Ping::Requested { .. });
                 ensure!(
                     !waits || claims.message.or(claims.pong).is_none(),
                     "C15: an answer was due to a ping that waits"
@@ -329,7 +329,7 @@ impl History {
                 );
             }
             Action::Close(CloseReason::IdleTimeout) if claims.idle.is_some() => {
-                // With the tolerance off, nothing is claimed of a ping that had to wait.
+                // With the tolerance off, C14 says nothing about a ping that had to wait.
                 let answer = match (self.slow_ping, claims.tolerance) {
                     (true, 0) => Some(0),
                     (true, tolerance) => claims.answer.map(|limit| limit.saturating_sub(tolerance)),
@@ -351,7 +351,7 @@ impl History {
         Ok(())
     }
 
-    /// Forgets what does not count in a new phase.
+    /// Forgets what does not matter in a new phase.
     pub(super) fn enter(&mut self, before: Phase, after: Phase) {
         match after {
             Phase::Closing if before == after => {
@@ -376,7 +376,7 @@ pub(super) struct Poll {
     pub(super) grace_begins: bool,
 }
 
-/// The limits that the claims speak of, in units. `None` where one is off or a claim does not
+/// The limits that the claims mention, in units. `None` if a limit is off, or if a claim does not
 /// apply.
 struct Claims {
     bound: Option<u64>,
@@ -396,7 +396,8 @@ struct Claims {
 impl Claims {
     fn of(world: &World) -> Self {
         let limits = &world.limits[0];
-        // Elsewhere these claims would only add states: they are about silence, pings and writes.
+        // These claims are about silence, pings and writes. In other groups they would only add
+        // states.
         let silence = matches!(world.group, Group::Base | Group::Connection | Group::Write);
         let idle = limits.idle.filter(|_| silence && limits.inbound_scope);
         let idle = world.units(idle);
@@ -452,7 +453,7 @@ pub(super) fn check_phases(
 
 type Policy<'w> = TimeoutPolicy<&'w TimeoutConfig>;
 
-/// Checks what must hold at a node, regardless of what led there.
+/// Checks what must hold at a node, however it was reached.
 pub(super) fn check(world: &World, node: &Node) -> Result<(), String> {
     let Node {
         policy, reference, ..
@@ -470,12 +471,13 @@ pub(super) fn check(world: &World, node: &Node) -> Result<(), String> {
     check_own_sends(world, policy)
 }
 
-/// "While this is false, none of them holds a deadline": a poll leaves out the rows of cold clocks.
+/// While `cold_armed` is false, no cold clock holds a deadline, because a poll then skips their
+/// rows.
 pub(super) fn check_cold_clocks(policy: &Policy) -> Result<(), String> {
     let state = &policy.state;
     let deadlines = [
-        state.receive_by,
-        state.probe_by,
+        state.receive_deadline,
+        state.probe_deadline,
         state.close_at,
         state.grace,
         state.flooded_at(),
@@ -542,8 +544,8 @@ fn check_no_effect(world: &World, policy: &Policy, unread: bool) -> Result<(), S
     Ok(())
 }
 
-/// Times that run back, C5 for events, and C12: what the peer sends delays no verdict that does not
-/// depend on hearing it.
+/// Time that runs backwards, C5 for events, and C12: what the peer sends delays no verdict that
+/// does not depend on inbound events.
 fn check_events(world: &World, node: &Node) -> Result<(), String> {
     let policy = &node.policy;
     let now = policy.now;
@@ -584,8 +586,8 @@ fn check_events(world: &World, node: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// C9: sends that leave at once delay no verdict on the peer, and a transport that takes too few
-/// bytes is ended by `message_timeout`.
+/// C9: sends that do not have to wait delay no verdict on the peer, and `message_timeout` ends a
+/// connection whose transport accepts too few bytes.
 fn check_own_sends(world: &World, policy: &Policy) -> Result<(), String> {
     let now = policy.now;
     let status = policy.status(now);

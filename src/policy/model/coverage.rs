@@ -1,4 +1,4 @@
-//! What an exploration must reach, so that its results mean something.
+//! What the explorations must reach for their results to mean something.
 
 use std::vec::Vec;
 
@@ -7,16 +7,16 @@ use crate::event::{Action, CloseReason, Phase};
 use crate::seed::PingId;
 use crate::status::DeadlineKind;
 
-/// An action that a poll returned, the ID of a ping aside.
+/// An action that a poll returned, without the ID of a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Verdict {
+pub(super) struct Outcome {
     unread: bool,
     phase: Phase,
     action: Action,
 }
 
-impl Verdict {
-    /// Returns `None` for an action that says nothing new.
+impl Outcome {
+    /// Returns `None` for `Idle`, and for an `Abort` that is repeated.
     pub(super) fn new(unread: bool, phase: Phase, action: Action) -> Option<Self> {
         let action = match action {
             Action::SendPing(_) => Action::SendPing(PingId::new(0, 0)),
@@ -30,7 +30,7 @@ impl Verdict {
         })
     }
 
-    /// Returns every verdict that a policy can give.
+    /// Returns every outcome that a policy can have.
     pub(super) fn all() -> Vec<Self> {
         use CloseReason::*;
 
@@ -48,15 +48,15 @@ impl Verdict {
             (Phase::Open, Action::Abort(PongTimeout)),
             (Phase::Open, Action::Close(IdleTimeout)),
         ];
-        let verdict = |unread| {
+        let outcome = |unread| {
             move |(phase, action)| Self {
                 unread,
                 phase,
                 action,
             }
         };
-        let read = either.into_iter().chain(drained).map(verdict(false));
-        read.chain(either.into_iter().map(verdict(true))).collect()
+        let read = either.into_iter().chain(drained).map(outcome(false));
+        read.chain(either.into_iter().map(outcome(true))).collect()
     }
 }
 
@@ -64,18 +64,18 @@ impl Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Rule {
     /// A ping is requested late, and the peer is excused.
-    AskedLate,
+    RequestedLate,
     /// A ping is flushed late, and the peer is excused.
     FlushedLate,
     /// A ping is requested although the idle row is due.
-    AskedBeforeIdle,
-    /// A ping's clock restarts while it waits.
-    RestartedAsked,
+    RequestedBeforeIdle,
+    /// A ping's clock restarts before the ping is flushed.
+    RestartedRequested,
     /// A ping's clock restarts in flight.
     RestartedInFlight,
     /// A ping whose clock restarted in flight is answered, and gives no round-trip time.
     RoundTripVoid,
-    /// A probe's deadline moves on.
+    /// A probe's deadline moves later.
     ProbeMoved,
     /// A probe's deadline passes while its ping waits.
     ProbeWaits,
@@ -84,10 +84,10 @@ pub(super) enum Rule {
 
 impl Rule {
     pub(super) const ALL: [Self; 9] = [
-        Self::AskedLate,
+        Self::RequestedLate,
         Self::FlushedLate,
-        Self::AskedBeforeIdle,
-        Self::RestartedAsked,
+        Self::RequestedBeforeIdle,
+        Self::RestartedRequested,
         Self::RestartedInFlight,
         Self::RoundTripVoid,
         Self::ProbeMoved,
@@ -95,24 +95,24 @@ impl Rule {
         Self::GraceBegan,
     ];
 
-    /// Returns the rules that a step from one state to another put to use.
+    /// Returns the rules that a step from one state to another applied.
     pub(super) fn used(
         limits: &Limits,
         before: &Reference,
         after: &Reference,
         action: Option<Action>,
     ) -> impl Iterator<Item = Self> {
-        let asked = matches!(action, Some(Action::SendPing(_)));
+        let requested = matches!(action, Some(Action::SendPing(_)));
         let idle = matches!(action, Some(Action::Idle { .. }));
         let idle_due = before.deadline(limits, DeadlineKind::Idle) <= after.now;
         let excused = after.last_excused > before.last_excused;
         let flushed = before.ping_flushed < after.ping_flushed
-            && matches!(before.ping, Ping::Asked { .. })
-            && !matches!(after.ping, Ping::Asked { .. });
+            && matches!(before.ping, Ping::Requested { .. })
+            && !matches!(after.ping, Ping::Requested { .. });
         let answered = before.pong_awaited && !after.pong_awaited && after.phase == Phase::Open;
         let restarted = match (before.ping, after.ping) {
-            (Ping::Asked { at }, Ping::Asked { at: then }) if at < then => {
-                Some(Self::RestartedAsked)
+            (Ping::Requested { at }, Ping::Requested { at: then }) if at < then => {
+                Some(Self::RestartedRequested)
             }
             (Ping::InFlight { since }, Ping::InFlight { since: then }) if since < then => {
                 Some(Self::RestartedInFlight)
@@ -120,12 +120,12 @@ impl Rule {
             _ => None,
         };
         let moved = before.probe < after.probe && after.probe != NEVER;
-        let ping_waits = matches!(after.ping, Ping::Asked { .. });
+        let ping_waits = matches!(after.ping, Ping::Requested { .. });
         let grace = after.grace.is_some() && after.grace != before.grace;
         [
-            (asked && excused).then_some(Self::AskedLate),
+            (requested && excused).then_some(Self::RequestedLate),
             (flushed && excused).then_some(Self::FlushedLate),
-            (asked && idle_due).then_some(Self::AskedBeforeIdle),
+            (requested && idle_due).then_some(Self::RequestedBeforeIdle),
             restarted,
             (answered && before.round_trip_void).then_some(Self::RoundTripVoid),
             moved.then_some(Self::ProbeMoved),

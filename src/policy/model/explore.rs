@@ -8,7 +8,7 @@ use std::vec::Vec;
 use rustc_hash::FxHashMap;
 
 use super::claims::{self, History, Poll, ensure};
-use super::coverage::{Rule, Verdict};
+use super::coverage::{Outcome, Rule};
 use super::key::Key;
 use super::reference::{Limits, Reference};
 use super::world::{Step, World};
@@ -23,11 +23,11 @@ pub(super) struct Node<'w> {
     pub(super) policy: TimeoutPolicy<&'w TimeoutConfig>,
     pub(super) reference: Reference,
     pub(super) history: History,
-    /// The number of the configuration in force.
+    /// The index of the current configuration.
     pub(super) config: usize,
 }
 
-/// One in this many steps that lead to a known key leads to a check that the nodes are equivalent.
+/// Of the steps that lead to a known key, one in this many checks that the nodes are equivalent.
 const CHECK_EVERY: usize = 64;
 
 /// Takes every step from every node. Stops at the first failure.
@@ -49,7 +49,7 @@ pub(super) fn explore(world: &World) -> Found {
 struct Search<'w> {
     world: &'w World,
     nodes: Vec<Node<'w>>,
-    /// The node from which each was reached first, and the step.
+    /// For each node, the node from which it was first reached, and the step.
     origins: Vec<(usize, Step)>,
     known: FxHashMap<Key, usize>,
     found: Found,
@@ -132,8 +132,8 @@ impl<'w> Node<'w> {
         self.policy.now
     }
 
-    /// Returns the node that a step leads to, and what a poll returned; `None` if the step is not
-    /// possible here.
+    /// Returns the node that a step leads to, and the action if it was a poll; `None` if the step
+    /// is not possible here.
     fn step(
         &self,
         world: &'w World,
@@ -177,7 +177,7 @@ impl<'w> Node<'w> {
         Ok(Some((next, action)))
     }
 
-    /// Lets a unit pass. Returns whether it may.
+    /// Lets a unit pass. Returns false if none may.
     fn wait(&mut self, world: &World) -> bool {
         let phase = self.policy.phase();
         if matches!(phase, Phase::Closed | Phase::Aborted(_)) {
@@ -228,8 +228,8 @@ impl<'w> Node<'w> {
             "differs from the reference: {action:?}, expected {expected:?}"
         );
         found
-            .verdicts
-            .extend(Verdict::new(unread, before.phase, action));
+            .outcomes
+            .extend(Outcome::new(unread, before.phase, action));
         let poll = Poll {
             action,
             unread,
@@ -246,7 +246,7 @@ impl<'w> Node<'w> {
         self.reference.set_config(&world.limits[config], now);
     }
 
-    /// Returns the event that a step observes here, if it observes one.
+    /// Returns the event that a step observes here; `None` if it observes none.
     pub(super) fn event(&self, step: Step) -> Option<Event> {
         let number = self.policy.pings_sent();
         let latest = self.policy.ping_id(number);
@@ -266,7 +266,7 @@ impl<'w> Node<'w> {
         &world.limits[self.config]
     }
 
-    /// C13: nodes with the same key decide the same, shifted in time.
+    /// C13: nodes with the same key make the same decisions, shifted in time.
     fn check_equivalence(&self, other: &Self, world: &'w World) -> Result<(), String> {
         let mut ignored = Found::default();
         let since = |node: &Self, action| match action {

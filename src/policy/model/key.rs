@@ -1,8 +1,7 @@
-//! Which nodes are equivalent: those that decide the same from here on.
+//! Which nodes are equivalent, because they make the same decisions from then on.
 //!
-//! A key contains what remains of a policy and its reference when time counts from now and
-//! everything that no longer matters is left out. Ages that matter are exact, since the lateness of
-//! a poll is measured from them.
+//! A key contains what still matters of a policy and its reference, with times relative to now.
+//! Ages that matter are exact, since the lateness of a poll is measured from them.
 
 use super::claims::History;
 use super::explore::Node;
@@ -21,7 +20,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Returns `None` for a node that is not explored, since something in it is too old.
+    /// Returns `None` for a node that is not explored because something in it is too old.
     pub(super) fn new(node: &Node, world: &World) -> Option<Self> {
         Some(Self {
             policy: Facts::of_policy(node, world).relevant(world)?,
@@ -32,7 +31,7 @@ impl Key {
     }
 }
 
-/// The facts that matter, in units from now. `None` where one does not matter.
+/// The facts that matter, in units from now. `None` if a fact does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Relevant {
     phase: Phase,
@@ -47,7 +46,7 @@ struct Relevant {
 struct RelevantWhileOpen {
     silence: Units,
     /// Whether the last ping was flushed before `silence` began.
-    unasked: bool,
+    unrequested: bool,
     quiet: Units,
     inbound: Units,
     flush: Units,
@@ -72,7 +71,7 @@ struct Facts {
     opened: Nanos,
     closing_began: Nanos,
     inbound: Nanos,
-    /// When something was last received, or the peer was last excused, whichever is later.
+    /// The later of last inbound and last excused.
     inbound_or_excused: Nanos,
     flush: Nanos,
     data: Nanos,
@@ -84,7 +83,7 @@ struct Facts {
     round_trip: bool,
     ping_due: bool,
     flooded: bool,
-    /// How near the peer is to a flood.
+    /// How near the peer's pings are to a flood.
     credit: u8,
     partial: u64,
     write: Nanos,
@@ -104,10 +103,10 @@ impl Facts {
         let since = nanos(state.ping_since);
         let ping = match state.ping {
             state::Ping::Quiet => Ping::Quiet,
-            state::Ping::Asked => Ping::Asked { at: since },
+            state::Ping::Requested => Ping::Requested { at: since },
             state::Ping::InFlight => Ping::InFlight { since },
         };
-        // Two fields are private to the state. They show in what events do.
+        // Two fields are private to the state. Derive them from the effects of events.
         let round_trip = state.pong_awaited && {
             let mut answered = policy.clone();
             answered.observe(now, Event::Pong(Some(policy.ping_id(state.pings))));
@@ -141,15 +140,15 @@ impl Facts {
             credit,
             partial: state.partial,
             write: deadline(state.write_deadline),
-            receive: deadline(state.receive_by),
-            probe: deadline(state.probe_by),
+            receive: deadline(state.receive_deadline),
+            probe: deadline(state.probe_deadline),
             drain: deadline(state.close_at),
             grace: state.grace.map(nanos),
         }
     }
 
     fn of_reference(reference: &Reference) -> Self {
-        let asked = matches!(reference.ping, Ping::Asked { .. });
+        let requested = matches!(reference.ping, Ping::Requested { .. });
         let credit = reference.ping_credit.saturating_sub(reference.now);
         Self {
             now: reference.now,
@@ -165,7 +164,7 @@ impl Facts {
             ping: reference.ping,
             pings: reference.pings,
             pong_awaited: reference.pong_awaited,
-            round_trip: reference.pong_awaited && !asked && !reference.round_trip_void,
+            round_trip: reference.pong_awaited && !requested && !reference.round_trip_void,
             ping_due: reference.ping_due,
             flooded: reference.flooded != NEVER,
             credit: (credit / 1_000_000_000) as u8,
@@ -199,12 +198,13 @@ impl Facts {
     }
 
     fn relevant_while_open(&self, world: &World) -> Option<RelevantWhileOpen> {
-        let asked = matches!(self.ping, Ping::Asked { .. });
+        let requested = matches!(self.ping, Ping::Requested { .. });
         let idle =
             |inbound| world.any(|limits| limits.idle.is_some() && limits.inbound_scope == inbound);
 
-        // From when the next ping counts. A requested ping will be flushed later than everything.
-        let pings = world.any(|limits| limits.ping.is_some()) && !asked;
+        // The start of the next ping's interval. A requested ping will be flushed later than all of
+        // these.
+        let pings = world.any(|limits| limits.ping.is_some()) && !requested;
         let any = pings && world.any(|limits| limits.any_evidence);
         let strict = pings && world.any(|limits| !limits.any_evidence);
         let flushed = self.ping_flushed;
@@ -212,11 +212,11 @@ impl Facts {
 
         let (ping, clock, matters) = match self.ping {
             Ping::Quiet => (0, 0, false),
-            Ping::Asked { at } => {
+            Ping::Requested { at } => {
                 let bounded = world.any(|limits| limits.message.or(limits.pong).is_some());
                 let exact = bounded || world.group == Group::Probe;
-                // Whether the ping takes too long, and how long the peer was silent meanwhile (SPEC
-                // E-49).
+                // These matter: whether the ping takes too long, and how long the peer was silent
+                // meanwhile (SPEC E-49).
                 let tolerances = world
                     .limits
                     .iter()
@@ -242,7 +242,7 @@ impl Facts {
         }
         Some(RelevantWhileOpen {
             silence: self.age(world, idle(true), self.inbound_or_excused)?,
-            unasked: idle(true) && !asked && flushed <= self.inbound_or_excused,
+            unrequested: idle(true) && !requested && flushed <= self.inbound_or_excused,
             quiet: self.age(world, idle(false), self.data)?,
             inbound: self.age(world, any && self.inbound > flushed, self.inbound)?,
             flush: self.age(world, any && self.flush > flushed, self.flush)?,
@@ -265,8 +265,7 @@ impl Facts {
         })
     }
 
-    /// Returns whether a deadline about the peer lies at or before the start of a grace, or still
-    /// could.
+    /// Returns whether a grace covers a deadline about the peer, or still could.
     fn grace_matters(&self, world: &World, began: Nanos) -> bool {
         let covers = |from: Nanos, limit: Option<Nanos>| {
             limit.is_some_and(|limit| from.saturating_add(limit) <= began)
@@ -283,7 +282,7 @@ impl Facts {
                     };
                     let ping = match self.ping {
                         Ping::Quiet => false,
-                        Ping::Asked { at } => covers(at, limits.message.or(limits.pong)),
+                        Ping::Requested { at } => covers(at, limits.message.or(limits.pong)),
                         Ping::InFlight { since } => covers(since, limits.pong),
                     };
                     ping || covers(quiet_since, limits.idle) || clocks.iter().any(|&at| at <= began)

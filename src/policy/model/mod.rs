@@ -2,25 +2,27 @@
 //!
 //! # Theory of operation
 //!
-//! In a [`World`] limits are a few units of time long, and everything happens at whole units: a
+//! In a [`World`], limits are a few units of time long, and everything happens at whole units: a
 //! unit passes, an event is observed, the policy is polled. A [`Node`](explore::Node) is a state of
 //! the world. It holds a real policy and the [`Reference`](reference::Reference), a second
-//! implementation of the specification, and every step is a call to both. [`explore`] visits,
-//! breadth first, all nodes that steps lead to.
+//! implementation of the specification, and every step calls both. [`explore`] visits all reachable
+//! nodes, breadth first.
 //!
-//! Many nodes decide the same from here on, such as those that differ only in the time that has
-//! passed. They have one [`Key`](key::Key), and the search continues from the first of them only.
-//! So it terminates, although it covers sequences of any length. To find a key that leaves out too
-//! much, some nodes that share a key take all steps side by side.
+//! Many nodes make the same decisions from then on, such as those that differ only in the time that
+//! has passed. These share a [`Key`](key::Key), and the search continues only from the first of
+//! them. So it terminates, although it covers sequences of any length. To detect a key that omits
+//! too much, the search takes all steps from some pairs of nodes with the same key, and compares
+//! the results.
 //!
-//! A world fails if policy and reference differ or if one of the [`claims`] does not hold. Then the
-//! test prints the steps that lead there, and no fewer steps lead to a failure.
+//! A world fails if policy and reference differ, or if one of the [`claims`] does not hold. Then
+//! the test prints the shortest sequence of steps that leads to a failure.
 //!
-//! The test also fails if it shows less than it should:
+//! The test also fails if it covers less than it should:
 //!
-//! * a verdict, or a rule that is hard to reach, was [never reached](coverage);
-//! * there are 5 % fewer states than [recorded];
-//! * the longest silence before a verdict, with no poll late, is not exactly `detection_bound()`.
+//! * an outcome, or a rule that rarely applies, was [never reached](coverage);
+//! * there are at least 5 % fewer states than [recorded];
+//! * the longest silence before a verdict, with every poll on time, is not exactly
+//!   `detection_bound()`.
 //!
 //! # How to run it
 //!
@@ -31,7 +33,7 @@
 //! | `MODEL=all cargo test --release --lib policy::model` | all, in two minutes |
 //! | `MODEL=record cargo test --release --lib policy::model -- --nocapture` | all; prints the table for `recorded.rs` |
 //!
-//! `MODEL=sample` and `MODEL=seventh` choose a slice whatever the profile.
+//! `MODEL=sample` and `MODEL=seventh` choose a slice in any build profile.
 
 mod claims;
 mod coverage;
@@ -49,7 +51,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::vec::Vec;
 use std::{env, println, thread};
 
-use coverage::{Rule, Verdict};
+use coverage::{Outcome, Rule};
 use explore::explore;
 use recorded::RECORDED;
 use world::{Group, World, worlds};
@@ -80,8 +82,8 @@ impl Slice {
             Self::Seventh => 7,
             Self::All => 1,
         };
-        // Of groups that are smaller than a step, the slice contains one world. Polls may be late
-        // in worlds with an odd number.
+        // From a group that is smaller than a step, the slice contains one world. Worlds with an
+        // odd number allow late polls.
         number % step == (step / 2).min((worlds / 2) | 1)
     }
 }
@@ -128,7 +130,7 @@ struct Found {
     beyond: usize,
     /// The longest silence of a peer before a verdict, less the detection bound, in units.
     delay: Option<i64>,
-    verdicts: HashSet<Verdict>,
+    outcomes: HashSet<Outcome>,
     rules: HashSet<Rule>,
     failure: Option<String>,
 }
@@ -163,7 +165,7 @@ impl Run {
         }
     }
 
-    /// Returns how many states the worlds of a slice have.
+    /// Returns the number of states in the worlds of a slice.
     fn states(&self, slice: Slice) -> usize {
         self.found
             .iter()
@@ -212,21 +214,21 @@ impl fmt::Display for Run {
     }
 }
 
-/// Fails if no world has reached some verdict, or has put some rule to use.
+/// Fails if no world has reached some outcome, or has applied some rule.
 fn check_reached(runs: &[Run]) {
     let found = || runs.iter().flat_map(|run| &run.found);
-    let verdicts: HashSet<_> = found().flat_map(|(.., found)| &found.verdicts).collect();
-    for verdict in Verdict::all() {
-        assert!(verdicts.contains(&verdict), "never reached: {verdict:?}");
+    let outcomes: HashSet<_> = found().flat_map(|(.., found)| &found.outcomes).collect();
+    for outcome in Outcome::all() {
+        assert!(outcomes.contains(&outcome), "never reached: {outcome:?}");
     }
-    assert_eq!(verdicts.len(), Verdict::all().len(), "{verdicts:?}");
+    assert_eq!(outcomes.len(), Outcome::all().len(), "{outcomes:?}");
     let rules: HashSet<_> = found().flat_map(|(.., found)| &found.rules).collect();
     for rule in Rule::ALL {
-        assert!(rules.contains(&rule), "never put to use: {rule:?}");
+        assert!(rules.contains(&rule), "never applied: {rule:?}");
     }
 }
 
-/// Fails if there are 5 % fewer states than recorded.
+/// Fails if there are at least 5 % fewer states than recorded.
 fn check_record(runs: &[Run], slice: Slice) {
     for (run, (group, recorded)) in runs.iter().zip(RECORDED) {
         assert_eq!(run.group, group);

@@ -1,4 +1,4 @@
-//! How many states there were, in each slice: sample, seventh and all.
+//! The number of states in each slice: sample, seventh and all.
 //!
 //! Written by `MODEL=record cargo test --release --lib policy::model -- --nocapture`.
 

@@ -1,10 +1,10 @@
-//! The tables of the specification again, one field for each fact that they name.
+//! A second implementation of the specification, with one field for each fact that it names.
 //!
 //! The reference is written from docs/SPEC.md alone and shares no code with the policy. The policy
-//! merges fields, leaves rows out and skips work to be small and fast; the reference does none of
-//! that. Each poll builds the whole table and walks over it in order.
+//! merges fields, omits rows and skips work to be small and fast; the reference does none of that.
+//! Each poll builds the whole table and checks its rows in order.
 //!
-//! It uses public types only, and the parent module imports them, so that tests and fuzz targets
+//! It uses only public types, which the parent module imports, so that tests and fuzz targets
 //! outside this crate can include this file.
 
 use core::borrow::Borrow;
@@ -18,8 +18,8 @@ use super::{
 /// An instant or a duration, in nanoseconds.
 pub(super) type Nanos = u64;
 
-/// The deadline that never expires: one past the last representable instant, or of a limit that is
-/// off.
+/// A deadline that never expires, because its limit is off or it is past the last representable
+/// instant.
 pub(super) const NEVER: Nanos = u64::MAX;
 
 const SECOND: Nanos = 1_000_000_000;
@@ -42,7 +42,7 @@ pub(super) struct Reference {
     pub(super) ping: Ping,
     /// How many pings were requested.
     pub(super) pings: u64,
-    /// Whether a probe made a ping due that was not requested yet.
+    /// Whether a probe made a ping due that has not been requested yet.
     pub(super) ping_due: bool,
     /// Whether the first pong of the latest ping is still to come.
     pub(super) pong_awaited: bool,
@@ -68,7 +68,7 @@ pub(super) struct Reference {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ping {
     Quiet,
-    Asked { at: Nanos },
+    Requested { at: Nanos },
     InFlight { since: Nanos },
 }
 
@@ -188,7 +188,7 @@ impl Reference {
                 self.on_progress(write_waits);
             }
             Event::PingSent(id) => match self.ping {
-                Ping::Asked { at } if id == self.latest_ping() => {
+                Ping::Requested { at } if id == self.latest_ping() => {
                     // SPEC E-49.
                     if limits.stall_tolerance.is_some_and(|most| now - at > most) {
                         self.excuse(at);
@@ -236,7 +236,7 @@ impl Reference {
     fn on_first_pong(&mut self) {
         self.pong_awaited = false;
         self.probe = NEVER;
-        if matches!(self.ping, Ping::Asked { .. }) {
+        if matches!(self.ping, Ping::Requested { .. }) {
             self.last_flush = self.now;
             self.ping_flushed = self.now;
         } else if !self.round_trip_void {
@@ -263,8 +263,8 @@ impl Reference {
     fn on_progress(&mut self, write_waited: bool) {
         let now = self.now;
         match self.ping {
-            Ping::Asked { at } => {
-                self.ping = Ping::Asked { at: now };
+            Ping::Requested { at } => {
+                self.ping = Ping::Requested { at: now };
                 self.move_probe(now - at);
             }
             Ping::InFlight { since } if write_waited => {
@@ -282,7 +282,7 @@ impl Reference {
         self.probe = after(self.probe, by);
     }
 
-    /// Call this where the policy's `set_config` is called, with the new limits.
+    /// Call this together with the policy's `set_config`, with the new limits.
     pub(super) fn set_config(&mut self, limits: &Limits, now: Timestamp) {
         self.advance_clock(now);
         if limits.pong.is_none() && matches!(self.ping, Ping::InFlight { .. }) {
@@ -310,11 +310,11 @@ impl Reference {
             return Action::Abort(reason);
         }
         let rows = self.rows(limits);
-        // No grace begins while a row that had one has expired again (SPEC G-5). The rows marked
-        // *unread* count here, in both kinds of poll (SPEC G-6).
-        let spent = rows
-            .iter()
-            .any(|row| self.had_grace(limits, row) && self.counts_as(limits, row) <= self.now);
+        // No grace begins while a covered row has expired again (SPEC G-5). Rows marked *unread*
+        // count here in both kinds of poll (SPEC G-6).
+        let expired_again = rows.iter().any(|row| {
+            self.is_covered(limits, row) && self.effective_deadline(limits, row) <= self.now
+        });
         let decided = || rows.iter().filter(|row| !(unread && row.unread));
 
         for row in decided() {
@@ -323,14 +323,16 @@ impl Reference {
                 && limits
                     .stall_tolerance
                     .is_some_and(|tolerance| self.now - row.at > tolerance);
-            if late && !spent && !self.had_grace(limits, row) {
+            if late && !expired_again && !self.is_covered(limits, row) {
                 self.grace = Some(self.now);
             }
-            if self.counts_as(limits, row) <= self.now {
+            if self.effective_deadline(limits, row) <= self.now {
                 return self.expire(row);
             }
         }
-        let next = decided().map(|row| self.counts_as(limits, row)).min();
+        let next = decided()
+            .map(|row| self.effective_deadline(limits, row))
+            .min();
         let cap = match self.phase {
             Phase::Open => deadline(self.now, limits.heartbeat),
             _ => NEVER,
@@ -341,18 +343,18 @@ impl Reference {
     }
 
     fn expire(&mut self, row: &Row) -> Action {
-        match row.gives {
-            Gives::SendPing => {
-                self.ask(row.at);
+        match row.on_expiry {
+            OnExpiry::SendPing => {
+                self.request_ping(row.at);
                 Action::SendPing(self.latest_ping())
             }
-            Gives::Close(reason) => {
+            OnExpiry::Close(reason) => {
                 self.cause = self.cause.or(Some(reason));
                 self.enter(Phase::Closing);
                 self.closing_began = self.now;
                 Action::Close(reason)
             }
-            Gives::Abort(reason) => {
+            OnExpiry::Abort(reason) => {
                 self.cause = self.cause.or(Some(reason));
                 self.enter(Phase::Aborted(reason));
                 Action::Abort(reason)
@@ -361,12 +363,12 @@ impl Reference {
     }
 
     /// Requests the ping that was due at `due` (SPEC E-37, E-38).
-    fn ask(&mut self, due: Nanos) {
+    fn request_ping(&mut self, due: Nanos) {
         if self.ping_flushed <= self.last_inbound.max(self.last_excused) {
             self.excuse(due);
         }
         self.pings += 1;
-        self.ping = Ping::Asked { at: self.now };
+        self.ping = Ping::Requested { at: self.now };
         self.ping_due = false;
         self.pong_awaited = true;
         self.round_trip_void = false;
@@ -387,40 +389,44 @@ impl Reference {
         self.grace = None;
     }
 
-    /// Whether a grace has begun at or after the deadline of a row.
-    fn had_grace(&self, limits: &Limits, row: &Row) -> bool {
+    /// Whether the latest grace covers a row (SPEC G-3).
+    fn is_covered(&self, limits: &Limits, row: &Row) -> bool {
         row.peer
             && limits.stall_tolerance.is_some()
             && self.grace.is_some_and(|began| row.at <= began)
     }
 
-    /// When a row expires, a grace included.
-    pub(super) fn counts_as(&self, limits: &Limits, row: &Row) -> Nanos {
+    /// When a row expires, with the latest grace applied.
+    pub(super) fn effective_deadline(&self, limits: &Limits, row: &Row) -> Nanos {
         match self.grace {
-            Some(began) if self.had_grace(limits, row) => deadline(began, limits.stall_tolerance),
+            Some(began) if self.is_covered(limits, row) => deadline(began, limits.stall_tolerance),
             _ => row.at,
         }
     }
 
-    /// The earliest deadline of the table, a grace included.
+    /// The earliest deadline of the table, with the latest grace applied.
     pub(super) fn next_deadline(&self, limits: &Limits) -> Option<Timestamp> {
         let rows = self.rows(limits);
-        let next = rows.iter().map(|row| self.counts_as(limits, row)).min();
+        let next = rows
+            .iter()
+            .map(|row| self.effective_deadline(limits, row))
+            .min();
         instant(next.unwrap_or(NEVER))
     }
 
-    /// When a deadline expires, without regard to a grace; `NEVER` if it is not in the table now.
+    /// When a deadline expires, ignoring any grace; `NEVER` if it is not set.
     pub(super) fn deadline(&self, limits: &Limits, kind: DeadlineKind) -> Nanos {
         let rows = self.rows(limits);
         let row = rows.iter().find(|row| row.kind == kind && row.at != NEVER);
         row.map_or(NEVER, |row| row.at)
     }
 
-    /// The table, in the order in which its rows decide. Rows without a deadline are `NEVER`.
+    /// The table, in the order in which a poll checks its rows. Deadlines that are not set are
+    /// `NEVER`.
     fn rows(&self, limits: &Limits) -> [Row; 10] {
         use CloseReason as Why;
         use DeadlineKind as Kind;
-        use Gives::{Abort, Close, SendPing};
+        use OnExpiry::{Abort, Close, SendPing};
 
         let none = Row::local(Kind::Connection, NEVER, SendPing);
         let mut rows = [none; 10];
@@ -436,12 +442,12 @@ impl Reference {
             Phase::Open => {
                 let connection = self.less_jitter(limits, limits.connection, 0);
                 let ping_write = limits.message.or(limits.pong);
-                let (asked, in_flight) = match self.ping {
+                let (requested, in_flight) = match self.ping {
                     Ping::Quiet => (NEVER, NEVER),
-                    Ping::Asked { at } => (deadline(at, ping_write), NEVER),
+                    Ping::Requested { at } => (deadline(at, ping_write), NEVER),
                     Ping::InFlight { since } => (NEVER, deadline(since, limits.pong)),
                 };
-                let bounded = matches!(self.ping, Ping::Asked { .. }) && ping_write.is_some();
+                let bounded = matches!(self.ping, Ping::Requested { .. }) && ping_write.is_some();
                 let probe = if bounded { NEVER } else { self.probe };
                 let idle = match limits.inbound_scope {
                     true => self.last_inbound.max(self.last_excused),
@@ -457,7 +463,7 @@ impl Reference {
                     ),
                     Row::local(Kind::Drain, self.drain, Close(Why::Drain)),
                     Row::peer(Kind::Write, self.write_clock, Abort(Why::MessageTimeout)),
-                    Row::peer(Kind::PingWrite, asked, Abort(Why::MessageTimeout)),
+                    Row::peer(Kind::PingWrite, requested, Abort(Why::MessageTimeout)),
                     Row::local(Kind::PingFlood, self.flooded, Abort(Why::PingFlood)),
                     Row::unread(Kind::Receive, self.receive_clock, Abort(Why::SlowReceive)),
                     Row::unread(Kind::Probe, probe, Abort(Why::PongTimeout)),
@@ -493,8 +499,8 @@ impl Reference {
         }
     }
 
-    /// Shortens a limit by a random part (SPEC S-13), which comes from the seed and the ping's
-    /// number (SPEC S-30), 0 for the connection.
+    /// Shortens a limit by a random part (SPEC S-13), which depends on the seed and the ping's
+    /// number (SPEC S-30), or 0 for the connection's lifetime.
     fn less_jitter(&self, limits: &Limits, limit: Option<Nanos>, number: u64) -> Option<Nanos> {
         let draw = mix(self.seed ^ mix(number)) >> 48;
         let part = ((limits.jitter * draw) << 16) / 1_000_000_000;
@@ -512,7 +518,7 @@ impl Reference {
         self.now = self.now.max(now.as_nanos());
     }
 
-    /// Compares everything that a policy can be queried for. The error names the first difference.
+    /// Compares the results of all queries of a policy. The error names the first difference.
     pub(super) fn compare<C: Borrow<TimeoutConfig>>(
         &self,
         limits: &Limits,
@@ -521,9 +527,9 @@ impl Reference {
         let now = Timestamp::from_nanos(self.now);
         let status = policy.status(now);
         let since = |at: Nanos| Duration::from_nanos(self.now - at);
-        let (asked, in_flight) = match self.ping {
+        let (requested, in_flight) = match self.ping {
             Ping::Quiet => (None, None),
-            Ping::Asked { at } => (Some(since(at)), None),
+            Ping::Requested { at } => (Some(since(at)), None),
             Ping::InFlight { since: at } => (None, Some(since(at))),
         };
         let grace_left = self
@@ -537,7 +543,7 @@ impl Reference {
         let expected = (self.pongs > 0).then_some(self.round_trip.map(u128::from));
         let rows = self.rows(limits);
         let deadlines = rows.iter().filter_map(|row| {
-            let at = instant(self.counts_as(limits, row))?;
+            let at = instant(self.effective_deadline(limits, row))?;
             Some((row.kind, at))
         });
 
@@ -565,7 +571,7 @@ impl Reference {
                 "time since the last data",
             ),
             (
-                !open || status.ping_unsent == asked,
+                !open || status.ping_unsent == requested,
                 "time of a requested ping",
             ),
             (
@@ -590,7 +596,7 @@ impl Reference {
     }
 }
 
-/// The limits of a configuration in nanoseconds, `None` where one is off.
+/// The limits of a configuration in nanoseconds; `None` if a limit is off.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) handshake: Option<Nanos>,
@@ -636,40 +642,40 @@ impl Limits {
 pub(super) struct Row {
     kind: DeadlineKind,
     at: Nanos,
-    gives: Gives,
+    on_expiry: OnExpiry,
     peer: bool,
     unread: bool,
 }
 
 #[derive(Clone, Copy)]
-enum Gives {
+enum OnExpiry {
     SendPing,
     Close(CloseReason),
     Abort(CloseReason),
 }
 
 impl Row {
-    fn local(kind: DeadlineKind, at: Nanos, gives: Gives) -> Self {
+    fn local(kind: DeadlineKind, at: Nanos, on_expiry: OnExpiry) -> Self {
         Self {
             kind,
             at,
-            gives,
+            on_expiry,
             peer: false,
             unread: false,
         }
     }
 
-    fn peer(kind: DeadlineKind, at: Nanos, gives: Gives) -> Self {
+    fn peer(kind: DeadlineKind, at: Nanos, on_expiry: OnExpiry) -> Self {
         Self {
             peer: true,
-            ..Self::local(kind, at, gives)
+            ..Self::local(kind, at, on_expiry)
         }
     }
 
-    fn unread(kind: DeadlineKind, at: Nanos, gives: Gives) -> Self {
+    fn unread(kind: DeadlineKind, at: Nanos, on_expiry: OnExpiry) -> Self {
         Self {
             unread: true,
-            ..Self::peer(kind, at, gives)
+            ..Self::peer(kind, at, on_expiry)
         }
     }
 }

@@ -25,9 +25,9 @@ pub(super) struct World {
     /// How many units a poll may be late.
     pub(super) max_late: u8,
     pub(super) steps: Vec<Step>,
-    /// States in which something that matters is older than this many units are not explored. There
-    /// are such states only where a probe can be postponed again and again, and where a changed
-    /// configuration makes old facts matter.
+    /// States in which something that matters is older than this many units are not explored. Such
+    /// states exist only if a probe can be postponed repeatedly, or if a changed configuration
+    /// makes old facts matter.
     pub(super) max_age: u64,
 }
 
@@ -76,7 +76,7 @@ impl Group {
     ];
 }
 
-/// What can happen at any time.
+/// What a world tries in each state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Step {
     /// A unit of time passes.
@@ -84,7 +84,7 @@ pub(super) enum Step {
     Poll,
     PollUnread,
     Observe(Event),
-    /// The peer sends this many pings at once.
+    /// The peer sends this many pings together.
     Pings(u32),
     /// The pong of the latest ping, or of the one before it.
     PongOfLatest,
@@ -92,7 +92,7 @@ pub(super) enum Step {
     /// The flush of the latest ping, or of the one before it.
     LatestSent,
     EarlierSent,
-    /// The configuration with that number comes into force.
+    /// The connection switches to the configuration with that index.
     SetConfig(usize),
 }
 
@@ -394,12 +394,12 @@ impl World {
         self
     }
 
-    /// Returns whether that is so for any of the configurations.
+    /// Returns whether `is` holds for any of the configurations.
     pub(super) fn any(&self, is: impl Fn(&Limits) -> bool) -> bool {
         self.limits.iter().any(is)
     }
 
-    /// Returns whether the configuration stays the same. Most claims are about such connections.
+    /// Returns whether the configuration stays the same, as most claims require.
     pub(super) fn is_constant(&self) -> bool {
         self.limits.len() == 1
     }
@@ -409,8 +409,8 @@ impl World {
         limit.map(|nanos| nanos / self.unit)
     }
 
-    /// Returns the longest silence before a verdict, in units, if polls are never late and the
-    /// connection's lifetime does not end before it.
+    /// Returns the longest silence before a verdict, in units. `None` if polls may be late, or the
+    /// connection's lifetime ends first.
     pub(super) fn exact_bound(&self) -> Option<u64> {
         let lifetime = self.units(self.limits[0].connection);
         self.bound()
