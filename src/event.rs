@@ -56,24 +56,24 @@ pub enum Event {
     /// The requested ping and everything before it were flushed. Starts the `pong_timeout` timer.
     ///
     /// Observe it with the time after the flush. If that is later than the request by more than
-    /// `stall_tolerance`, the process may have been suspended in between, and this time does not
-    /// count as silence of the peer.
+    /// `stall_tolerance`, the process may have been suspended in between, and the peer's silence in
+    /// that time does not count.
     PingSent(PingId),
     /// Requires proof of life within `within`, for example after a suspend or a network change.
     ///
-    /// Requests a ping at once, unless one is already waiting or unanswered. Expires as
+    /// Requests a ping immediately, unless one is already waiting or unanswered. Expires as
     /// [`CloseReason::PongTimeout`].
     Probe {
         /// How soon the peer must answer, measured from this event.
         ///
-        /// The earliest of several deadlines counts. 0 expires at once.
+        /// The earliest of several deadlines counts. 0 expires immediately.
         within: Duration,
     },
     /// Schedules a graceful close at a random point within `within`, for example at shutdown.
     Drain {
         /// The longest wait, measured from this event. The policy's seed determines the point.
         ///
-        /// The earliest of several points counts. 0 closes at once.
+        /// The earliest of several points counts. 0 closes immediately.
         within: Duration,
     },
     /// This side started a closing handshake, for example because the application closed the
@@ -100,13 +100,13 @@ pub enum Action {
     ///
     /// Returned at most once. The policy is in [`Phase::Closing`] from then on.
     Close(CloseReason),
-    /// Drop the transport now. Send a Close frame only if it can be written at once.
+    /// Drop the transport now. Send a Close frame only if it can be written immediately.
     ///
-    /// Every later poll returns the same.
+    /// Every later poll returns the same action.
     Abort(CloseReason),
     /// Do nothing now.
     Idle {
-        /// When to poll again, unless an event comes first. `None`: after the next event.
+        /// When to poll again, unless an event comes first. `None`: not before the next event.
         ///
         /// Always later than the `now` of the poll.
         until: Option<Timestamp>,

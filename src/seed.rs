@@ -1,6 +1,6 @@
 //! What a policy's seed determines: ping IDs, jitter and the drain time.
 //!
-//! Each value is a function of the seed and a number, without a state, so a recorded trace replays.
+//! Each value depends only on the seed and a number, so a recorded trace replays.
 
 /// The ID of a ping: 64 bits, mixed from the policy's seed and the ping's number.
 ///

@@ -28,7 +28,7 @@ pub struct Status {
     /// Time since something was last received, less the time for which the peer is excused.
     ///
     /// The peer is excused until the transport last accepted bytes while a ping was waiting behind
-    /// them, and for the time by which a ping was requested late.
+    /// them, and for the delay of a ping that was requested or flushed late.
     pub silent: Duration,
     /// Time since all pending writes were last flushed.
     pub since_sent: Duration,
@@ -37,8 +37,8 @@ pub struct Status {
     /// How long a requested ping has been waiting to be flushed, measured from the request or from
     /// when the transport last accepted bytes. `None` if no ping is waiting.
     pub ping_unsent: Option<Duration>,
-    /// How long a ping has been unanswered, measured from when it was flushed. `None` if no ping is
-    /// unanswered.
+    /// How long a ping has been unanswered, measured from when it was flushed, or from when the
+    /// transport last accepted bytes ahead of it. `None` if no ping is unanswered.
     pub ping_unanswered: Option<Duration>,
     /// Whether the `message_timeout` timer of a write is running.
     pub write_waits: bool,
@@ -165,8 +165,8 @@ impl serde::Serialize for DeadlinesLeft<'_> {
     }
 }
 
-/// The deadlines that are set, in the order in which they decide. A stall grace is included: it
-/// moves the deadlines that it covers.
+/// The deadlines that are set, in the order in which a poll checks them. A deadline that a stall
+/// grace covers has the instant at which the grace ends.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deadlines {
     /// Room for as many as can be set in one phase.

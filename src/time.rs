@@ -156,10 +156,10 @@ impl fmt::Display for Plain {
     }
 }
 
-/// Returns the earlier of two deadlines. `None` is never.
+/// Returns the earlier of two deadlines. `None` means never.
 #[inline]
 pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    // Without a branch: `None` counts as 0, and minus one that is the largest of all numbers.
+    // Without a branch: `None` counts as 0, which wraps to the largest number when decremented.
     let rank = |at: Option<Timestamp>| at.map_or(0, |at| at.0.get()).wrapping_sub(1);
     NonZeroU64::new(rank(a).min(rank(b)).wrapping_add(1)).map(Timestamp)
 }

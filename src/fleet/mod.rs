@@ -3,13 +3,12 @@
 //! # Theory of operation
 //!
 //! Each connection has a slot ([`slots`]), and each slot has one timer in a timer wheel
-//! ([`wheel`]). A poll takes a slot whose timer fires, asks the connection's state for its next
-//! action, and sets the timer to the connection's next deadline.
+//! ([`wheel`]). A poll takes a slot whose timer fires, computes the connection's next action, and
+//! sets the timer to the connection's next deadline.
 //!
 //! A deadline that moves later leaves the timer where it is. The timer then fires early, and the
-//! poll finds nothing to do and sets it to the deadline as it is then. Only a deadline that moves
-//! nearer sets the timer at once. So a message, which moves deadlines later, costs no timer
-//! operation.
+//! poll finds nothing to do and sets it to the current deadline. Only a deadline that moves nearer
+//! sets the timer immediately. So a message, which moves deadlines later, costs no timer operation.
 //!
 //! A message usually does not touch the connection's state either: while its only effect there
 //! would be to move deadlines later, the slot's header keeps its time instead. Any call that needs
@@ -41,7 +40,7 @@ use crate::time::Timestamp;
 /// The caller has the duties of a policy's driver: [`observe`](Self::observe) every event, read and
 /// observe everything that has arrived before a poll, and carry out the actions. Two things differ.
 /// All connections share the fleet's clock: a `now` earlier than the latest that any call has seen
-/// counts as that latest. And `heartbeat_interval` has no effect, since a fleet polls a connection
+/// counts as the latest. And `heartbeat_interval` has no effect, since a fleet polls a connection
 /// only when something may be due.
 ///
 /// ```
@@ -74,7 +73,7 @@ pub struct Fleet<C = Arc<TimeoutConfig>> {
 }
 
 /// The key of one connection in a [`Fleet`]. It becomes stale when the connection is removed, and
-/// never names another.
+/// never refers to another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FleetKey {
     slot: u32,
@@ -125,7 +124,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         key
     }
 
-    /// Removes a connection. Returns whether the key named one. The fleet keeps its memory for
+    /// Removes a connection. Returns false if the key is stale. The fleet keeps the memory for
     /// later connections.
     pub fn remove(&mut self, key: FleetKey) -> bool {
         let known = self.slots.remove(key);
@@ -159,15 +158,16 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         let config = (*config).borrow();
         let (plain, cold_armed) = (state.is_plain(), state.cold_armed);
         state.record(now, config, event);
-        // The ping of the last poll was sent, so the slot need not be polled again at once.
+        // The driver flushed the ping of the last poll, so there is no need to poll the slot again
+        // immediately.
         let was_requested = matches!(event, Event::PingSent(_)) && self.wheel.is_first(slot);
         let next = match event {
             _ if was_requested => state.earliest(now, config, Horizon::EVERYTHING),
             // Whole messages and flushes only move deadlines later if no ping is in flight and no
-            // grace runs.
+            // grace is running.
             Event::Recv | Event::SendOk | Event::Flushed if plain => None,
-            // The flush of a ping and its pong move only the deadlines of pings nearer, if no grace
-            // runs.
+            // The flush of a ping and its pong bring only deadlines of pings nearer, if no grace is
+            // running.
             Event::PingSent(_) | Event::Pong(_) if !cold_armed => {
                 state.earliest_of_pings(now, config)
             }
@@ -181,7 +181,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         }
     }
 
-    /// Returns the next due action, with the connection that it is about. Poll until `None`.
+    /// Returns the next due action and its connection. Poll until `None`.
     ///
     /// Never returns [`Action::Idle`], and returns an [`Action::Abort`] once: an aborted connection
     /// has no more actions, and stays until you [remove](Self::remove) it. Connections that are due
@@ -204,8 +204,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
                 Ok(action) => {
                     match action {
                         Action::Abort(_) => self.set_timer(slot, None),
-                        // The driver may have carried it out by the next poll, which then finds
-                        // what is due next.
+                        // Start the next poll with this slot: by then the driver may have carried
+                        // out the action, and something else may be due.
                         _ => self.wheel.set_first(slot, now),
                     }
                     return Some((key, action));
@@ -226,7 +226,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
     /// minute away causes such a poll every 26 to 34 seconds, and a deadline that moves causes one
     /// at its old instant.
     ///
-    /// A loop may poll later, and for many deadlines at once, so that pings share a wake-up as with
+    /// A loop may poll later, for many deadlines together, so that pings share a wake-up as with
     /// `TimeoutSocket::with_timer_slack`. Every action is then that late, and a delay of more than
     /// `stall_tolerance` counts as a stall of this process.
     pub fn next_deadline(&self) -> Option<Timestamp> {
@@ -263,7 +263,7 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         Some(state.status(self.now, body.config.borrow(), self.now.max(now)))
     }
 
-    /// Returns whether the key names a connection in the fleet.
+    /// Returns whether the key belongs to a connection in the fleet.
     pub fn contains(&self, key: FleetKey) -> bool {
         self.slots.contains(key)
     }
@@ -289,7 +289,8 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
         self.now
     }
 
-    /// Brings the timer of a connection forward after a change that may have touched any deadline.
+    /// Makes the timer of a connection fire earlier if necessary, after a change that may have
+    /// moved any deadline.
     fn reschedule(&mut self, slot: u32) {
         let now = self.now;
         let wake_at = self.slots.up_to_date(slot).and_then(|(header, body)| {

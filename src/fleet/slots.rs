@@ -62,7 +62,7 @@ impl<C> Slots<C> {
         FleetKey { slot, generation }
     }
 
-    /// Removes a connection. Returns whether the key named one.
+    /// Removes a connection. Returns false if the key is stale.
     pub(super) fn remove(&mut self, key: FleetKey) -> bool {
         if !self.contains(key) {
             return false;
@@ -101,7 +101,7 @@ impl<C> Slots<C> {
     }
 
     /// Stores the time of a message in the header, to be applied to the state later. Returns false,
-    /// and stores nothing, if the state needs a record of it now or the key is stale.
+    /// and stores nothing, if the state must record the message now or the key is stale.
     #[inline]
     pub(super) fn try_defer_message(&mut self, key: FleetKey, now: Timestamp) -> bool {
         match self.headers.get_mut(key.slot) {
@@ -128,8 +128,8 @@ impl<C> Slots<C> {
         Some((header, body))
     }
 
-    /// Brings everything that a poll reads of a connection into the cache. Several fetches at once
-    /// take no longer than one.
+    /// Brings everything that a poll reads of a connection into the cache. Several concurrent
+    /// fetches take no longer than one.
     pub(super) fn prefetch(&self, slot: u32) {
         if let Some(Some(body)) = self.bodies.get(slot) {
             body.state.touch();
@@ -165,7 +165,8 @@ pub(super) struct Body<C> {
 pub(super) struct Header {
     tag: Tag,
     /// The time of the latest message that was deferred, in nanoseconds, as two halves so that
-    /// neither needs padding. It stays after it was applied, since applying it again has no effect.
+    /// neither needs padding. It stays after it has been applied, since applying it again has no
+    /// effect.
     last_message: [u32; 2],
 }
 
@@ -211,7 +212,7 @@ struct Tag(u32);
 
 impl Tag {
     const IN_USE: u32 = 1;
-    /// The state needs a record of each message at once.
+    /// The state must record each message immediately.
     const NEEDS_RECORD: u32 = 2;
     const GENERATION: u32 = 4;
 

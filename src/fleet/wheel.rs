@@ -1,8 +1,8 @@
 //! The timer wheel: when each slot is polled.
 //!
-//! A hashed timer wheel. Its buckets, each for one tick of 34 ms, are used cyclically. A timer
-//! beyond the last bucket goes into one of the last buckets instead; it fires there early and is
-//! set again.
+//! This is a hashed timer wheel. Its buckets, each for one tick of 34 ms, are used cyclically. A
+//! timer beyond the last bucket goes into one of the last buckets instead, where it fires early and
+//! is set again.
 //!
 //! When a tick comes, its bucket is sorted and emptied from the earliest entry. A timer that is
 //! set within the current tick goes into a heap.
@@ -27,10 +27,10 @@ const BUCKETS: usize = 1024; // 34 s
 /// every round would process all of these timers.
 const FAR_BUCKETS: u64 = 256; // 9 s
 
-/// The first capacity of a bucket. A buffer no larger than that is reused.
+/// The initial capacity of a bucket. A buffer no larger than this is reused.
 const MIN_CAPACITY: usize = 4;
 
-/// How many stale entries are never worth a compaction.
+/// A compaction is not worthwhile for fewer stale entries than this.
 pub(super) const SPARE_ENTRIES: usize = 1024;
 
 /// One timer for each slot.
@@ -74,7 +74,7 @@ impl Wheel {
         self.timers.make_room(slot, || None);
     }
 
-    /// Sets the timer of a slot to `at`, or as near to that as the wheel reaches.
+    /// Sets the timer of a slot to `at`, or to the nearest instant that the wheel reaches.
     pub(super) fn set(&mut self, slot: u32, at: Timestamp) {
         self.first = self.first.filter(|&(_, first)| first != slot);
         let at = self.clamp(slot, at);
@@ -82,7 +82,7 @@ impl Wheel {
         self.set_timer(slot, Some(at));
     }
 
-    /// Makes a slot, the last that fired, fire again before all others.
+    /// Makes the slot that fired last fire again before all others.
     pub(super) fn set_first(&mut self, slot: u32, now: Timestamp) {
         let last = instant(self.tick, (1 << TICK_BITS) - 1);
         let at = now.min(last);
@@ -106,7 +106,7 @@ impl Wheel {
             .is_none_or(|fires_at| self.clamp(slot, at) < fires_at)
     }
 
-    /// Returns a slot whose timer fires at `now`.
+    /// Returns a slot whose timer has fired by `now`.
     #[inline]
     pub(super) fn pop(&mut self, now: Timestamp) -> Option<u32> {
         if let Some((at, slot)) = self.first.take() {
@@ -151,7 +151,7 @@ impl Wheel {
         earlier(current, near).or_else(|| self.next_occupied().map(start_of))
     }
 
-    /// Returns some of the slots that fire next, if those it returned before have all fired.
+    /// Returns some of the slots that fire next, once all slots that it returned before have fired.
     pub(super) fn prefetch_next(&mut self) -> impl Iterator<Item = u32> + '_ {
         const SOME: usize = 16;
         if self.prefetched == 0 {
@@ -166,7 +166,7 @@ impl Wheel {
         })
     }
 
-    /// Returns how many entries there are, with the stale ones.
+    /// Returns the number of entries, including stale ones.
     pub(super) fn entries(&self) -> usize {
         self.in_buckets + self.current.len() + self.near.len()
     }
@@ -229,7 +229,8 @@ impl Wheel {
             self.occupied.get_mut(index / 64),
         ) {
             if bucket.len() == bucket.capacity() {
-                bucket.reserve_exact(MIN_CAPACITY + bucket.len() / 4); // all the buckets together are large
+                // Grow slowly, because there are many buckets.
+                bucket.reserve_exact(MIN_CAPACITY + bucket.len() / 4);
             }
             let offset = offset_of(at);
             bucket.push(Entry { offset, slot });
@@ -316,8 +317,8 @@ impl Entry {
     }
 }
 
-/// Whether an entry belongs to a timer. After a long time without a poll it comes up whole rounds
-/// late.
+/// Whether an entry belongs to a timer. After a long time without a poll, an entry comes up whole
+/// rounds late.
 fn matches_timer(timer: Option<Timestamp>, entry: Timestamp) -> bool {
     const ROUND: u64 = (BUCKETS as u64) << TICK_BITS;
     timer.is_some_and(|timer| (timer.as_nanos() ^ entry.as_nanos()) % ROUND == 0)
@@ -339,7 +340,7 @@ fn start_of(tick: u64) -> Timestamp {
     instant(tick, 0)
 }
 
-/// Returns the instant that many nanoseconds into a tick.
+/// Returns the instant `nanos` nanoseconds into a tick.
 fn instant(tick: u64, nanos: u32) -> Timestamp {
     let start = tick.saturating_mul(1 << TICK_BITS);
     Timestamp::from_nanos(start.saturating_add(nanos.into()))

@@ -92,8 +92,8 @@ enum Call {
     /// Sets the timer of a slot to fire this many nanoseconds from now.
     Set(u32, i64),
     Cancel(u32),
-    /// Polls this many nanoseconds from now. One of the slots that fire is to fire again; the
-    /// others are set as given, or cancelled if that is `None`.
+    /// Polls this many nanoseconds from now. With a second value, the first slot that fires is made
+    /// to fire again, and after the poll slot 0 is set to that many nanoseconds from then.
     Poll(i64, Option<i64>),
     Compact,
 }
