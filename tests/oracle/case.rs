@@ -1,8 +1,8 @@
-//! Cases from bytes: how a configuration and a sequence of calls are generated for the property
-//! tests, for the fuzz target and for its seed files.
+//! Generates cases from bytes, for the property tests, the fuzz target and its seed files. A case
+//! is a configuration and a sequence of calls.
 //!
-//! Every string of bytes is a case. Instants are relative to the policy's own deadlines, so that
-//! random bytes hit deadlines exactly, and miss them by one nanosecond.
+//! Every byte string is a case. Instants are relative to the policy's deadlines, so that random
+//! bytes hit deadlines exactly, or miss them by one nanosecond.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ mod reference;
 use super::{Oracle, as_array};
 use reference::{Limits, Reference};
 
-/// How many configurations `set_config` can choose from; the first is there from the start.
+/// The number of configurations that `set_config` chooses from. A case starts with the first.
 pub(crate) const CONFIGS: usize = 3;
 
 /// The number of bytes of a step.
@@ -27,18 +27,18 @@ pub(crate) const STEP: usize = 5;
 /// The number of bytes before the steps.
 pub(crate) const HEADER: usize = 8 + 2 + CONFIGS * Recipe::SIZE;
 
-/// No case has more steps.
-const MOST_STEPS: usize = 512;
+/// The maximum number of steps of a case.
+const MAX_STEPS: usize = 512;
 
-/// How many more steps a case has once its connection is no longer open.
-const AFTERLIFE: usize = 20;
+/// The maximum number of steps once the connection is no longer open.
+const STEPS_AFTER_END: usize = 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Case {
     pub(crate) seed: u64,
     pub(crate) opening: bool,
-    /// Whether the connection is mostly kept alive: random calls end it soon, and calls to an ended
-    /// one show little.
+    /// Whether to skip most steps that would end the connection: random calls end it soon, and
+    /// calls on an ended connection test little.
     pub(crate) careful: bool,
     /// See [`start`].
     pub(crate) start: u8,
@@ -55,11 +55,11 @@ pub(crate) struct Recipe {
     /// See [`rate`].
     pub(crate) min_data_rate: u8,
     pub(crate) max_ping_rate: u8,
-    /// In parts of 510, so 255 is the maximum, one half.
+    /// In 510ths, so 255 is the maximum, one half.
     pub(crate) jitter: u8,
     /// Bits 0 and 1: defaults or preset. Bit 2: scope `messages`. Bit 3: evidence `pong`. Bits 4
-    /// and 5: how many more of the limits are off, out of four. Bits 6 and 7: whether all durations
-    /// get units of the same size.
+    /// and 5: how many more limits are off, out of four. Bits 6 and 7: whether all durations have
+    /// units of the same size.
     pub(crate) choices: u8,
 }
 
@@ -98,7 +98,7 @@ pub(crate) enum What {
     SetConfig(u8),
 }
 
-/// An event, relative to what came before.
+/// An event, relative to earlier events.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum RelativeEvent {
     Opened,
@@ -107,7 +107,7 @@ pub(crate) enum RelativeEvent {
     More(u8),
     Less(u8),
     Total(u8),
-    /// This many at once.
+    /// This many together.
     Pings(u8),
     /// The pong of the latest ping, of one before it, of the one to come, or of none.
     Pong,
@@ -163,29 +163,29 @@ impl Case {
         })
     }
 
-    /// Makes the calls to a policy and passes each to a visitor: the policy before, the call, its
+    /// Makes the calls to a policy and passes each to `visit`: the policy before, the call, its
     /// result, the policy after. Returns the number of calls.
     pub(crate) fn play(
         &self,
-        see: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
+        visit: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
     ) -> usize {
-        self.play_with(|_| None, see)
+        self.play_with(|_| None, visit)
     }
 
-    /// Like [`Case::play`], but before each call it makes those that `first` returns for the
-    /// instant of the next call.
+    /// Like [`Case::play`], but before each call first makes the calls that `first` returns for
+    /// that call's instant.
     pub(crate) fn play_with(
         &self,
         mut first: impl FnMut(Timestamp) -> Option<(Timestamp, Call)>,
-        mut see: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
+        mut visit: impl FnMut(&TimeoutPolicy, Timestamp, Call, Option<Action>, &TimeoutPolicy),
     ) -> usize {
         let mut policy = self.policy();
-        let mut over = 0;
+        let mut steps_after_end = 0;
         let mut calls = 0;
         let mut make = |policy: &mut TimeoutPolicy, now, call| {
             let before = policy.clone();
             let action = make(policy, now, call);
-            see(&before, now, call, action, policy);
+            visit(&before, now, call, action, policy);
             calls += 1;
         };
         for step in &self.steps {
@@ -206,9 +206,9 @@ impl Case {
                 make(&mut policy, now, call);
             }
             if !matches!(policy.phase(), Phase::Opening | Phase::Open) {
-                over += 1;
+                steps_after_end += 1;
             }
-            if over > AFTERLIFE {
+            if steps_after_end > STEPS_AFTER_END {
                 break;
             }
         }
@@ -326,7 +326,7 @@ impl Case {
             recipes: std::array::from_fn(recipe),
             steps: data[given..]
                 .chunks_exact(STEP)
-                .take(MOST_STEPS)
+                .take(MAX_STEPS)
                 .map(Step::decode)
                 .collect(),
         }
@@ -349,7 +349,7 @@ impl Recipe {
     pub(crate) const OFF: u8 = 0;
     pub(crate) const DEFAULT: u8 = 1;
 
-    /// All as in the defaults.
+    /// The defaults.
     pub(crate) const DEFAULTS: Self = Self {
         lengths: [Self::DEFAULT; 9],
         min_data_rate: 1,
@@ -425,7 +425,7 @@ impl Recipe {
         };
         macro_rules! set {
             ($($place:literal $limit:ident $off:ident,)*) => {
-                // The lifetime of the connection is off more often, to see what comes later.
+                // The connection's lifetime is off more often, so that more cases last longer.
                 $(builder = match setting(self.lengths[$place], u8::from($place == 2)) {
                     Setting::Off => builder.$off(),
                     Setting::Default => builder,
@@ -487,14 +487,14 @@ enum Setting {
     Is(Duration),
 }
 
-/// How many of the 256 bytes stand for the value.
-type Often<T> = (u8, T);
+/// A value, and how many of the 256 bytes represent it.
+type Weighted<T> = (u8, T);
 
 type ToWhen = fn(u8) -> When;
 type ToWhat = fn(u8, u8) -> What;
 type ToRelativeEvent = fn(u8) -> RelativeEvent;
 
-const WHENS: [Often<ToWhen>; 10] = [
+const WHENS: [Weighted<ToWhen>; 10] = [
     (64, |_| When::Same),
     (64, When::OnTheWay),
     (40, When::At),
@@ -507,7 +507,7 @@ const WHENS: [Often<ToWhen>; 10] = [
     (1, When::BeforeTheLast),
 ];
 
-const WHATS: [Often<ToWhat>; 5] = [
+const WHATS: [Weighted<ToWhat>; 5] = [
     (112, |kind, code| {
         What::Observe(RelativeEvent::decode(kind, code))
     }),
@@ -519,7 +519,7 @@ const WHATS: [Often<ToWhat>; 5] = [
     (4, |_, code| What::SetConfig(code)),
 ];
 
-const RELATIVE_EVENTS: [Often<ToRelativeEvent>; 23] = [
+const RELATIVE_EVENTS: [Weighted<ToRelativeEvent>; 23] = [
     (16, |_| RelativeEvent::Recv),
     (20, RelativeEvent::More),
     (6, RelativeEvent::Less),
@@ -546,7 +546,7 @@ const RELATIVE_EVENTS: [Often<ToRelativeEvent>; 23] = [
 ];
 
 impl Step {
-    /// Whether it may end a connection that is to be kept alive.
+    /// Whether the step may end the connection even in a careful case.
     pub(crate) fn is_bold(&self) -> bool {
         let code = self.when.code().or(self.what.code());
         code.is_some_and(|code| code % 128 == 5)
@@ -616,7 +616,7 @@ impl What {
         }
     }
 
-    /// How many calls it is: pings come in bursts too, or no peer would ever flood.
+    /// The number of calls. Pings come in bursts too, or no peer would ever flood.
     fn times(self) -> u8 {
         match self {
             Self::Observe(RelativeEvent::Pings(times))
@@ -663,11 +663,11 @@ pub(crate) fn latest(policy: &TimeoutPolicy) -> Timestamp {
     policy.status(Timestamp::ZERO).at
 }
 
-/// Returns one of the deadlines after `now`, the next one if `which` says so or there is no other;
-/// `now` if there is none.
+/// Returns one of the deadlines after `now`: the next one if `which` is odd. Returns `now` if there
+/// is none.
 fn deadline(policy: &TimeoutPolicy, now: Timestamp, which: u8) -> u64 {
-    let standing = policy.status(now).deadlines;
-    let ahead = || standing.iter().map(|(_, at)| at).filter(|&at| at > now);
+    let deadlines = policy.status(now).deadlines;
+    let ahead = || deadlines.iter().map(|(_, at)| at).filter(|&at| at > now);
     let chosen = if which & 1 == 0 {
         ahead().nth(usize::from(which / 2) % ahead().count().max(1))
     } else {
@@ -676,18 +676,18 @@ fn deadline(policy: &TimeoutPolicy, now: Timestamp, which: u8) -> u64 {
     chosen.unwrap_or(now).as_nanos()
 }
 
-/// The last instant before a verdict is due, or the latest seen if one is.
+/// The last instant before a verdict is due, or the latest instant seen if one is already due.
 pub(crate) fn before_the_end(policy: &TimeoutPolicy) -> Timestamp {
     let status = policy.status(Timestamp::ZERO);
     let [ping, idle] =
         [DeadlineKind::NextPing, DeadlineKind::Idle].map(|kind| status.deadlines.get(kind));
-    // Silence ends no connection whose ping comes first: a late poll requests it, and excuses the
-    // peer.
-    let asks_first = policy.config().idle_scope() == IdleScope::Inbound
+    // Silence does not end a connection if the ping row comes first: a late poll requests the ping
+    // and excuses the peer.
+    let ping_first = policy.config().idle_scope() == IdleScope::Inbound
         && ping.zip(idle).is_some_and(|(ping, idle)| ping < idle);
     let deadly = |kind| match kind {
         DeadlineKind::NextPing | DeadlineKind::Close => false,
-        DeadlineKind::Idle => !asks_first,
+        DeadlineKind::Idle => !ping_first,
         _ => true,
     };
     let end = status
@@ -734,10 +734,10 @@ fn amount(code: u8) -> u64 {
     }
 }
 
-fn pick<T: Copy>(table: &[Often<T>], byte: u8) -> T {
+fn pick<T: Copy>(table: &[Weighted<T>], byte: u8) -> T {
     let mut left = u32::from(byte);
-    for &(often, value) in table {
-        match left.checked_sub(u32::from(often)) {
+    for &(weight, value) in table {
+        match left.checked_sub(u32::from(weight)) {
             Some(rest) => left = rest,
             None => return value,
         }
@@ -749,7 +749,7 @@ fn saturated(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Prints the calls of a case that fails.
+/// Prints the calls of a failing case.
 struct FailingCase {
     config: TimeoutConfig,
     calls: Vec<(Timestamp, Call, Option<Action>)>,
@@ -789,7 +789,7 @@ impl Models {
         models
     }
 
-    /// Makes the call that the policy got, and compares everything that can be queried.
+    /// Makes the same call as to the policy, and compares the results of all queries.
     fn follow(
         &mut self,
         now: Timestamp,
@@ -850,12 +850,12 @@ impl Models {
         }
         if let Some(oracle) = &self.oracle {
             // Queries may be about any instant: this one, an earlier and a later one.
-            let asked = match self.calls % 4 {
+            let queried_at = match self.calls % 4 {
                 0 => Timestamp::ZERO,
                 1 => oracle.next_deadline().unwrap_or(Timestamp::MAX),
                 _ => now,
             };
-            check(oracle, policy, asked);
+            check(oracle, policy, queried_at);
         }
     }
 }
@@ -905,7 +905,7 @@ fn check(oracle: &Oracle, policy: &TimeoutPolicy, now: Timestamp) {
     );
 
     let status = policy.status(now);
-    // The specification leaves their order in a `Status` open.
+    // The specification does not say in which order a `Status` lists them.
     let expected = oracle.deadlines(now);
     for &(kind, at) in &expected {
         assert_eq!(status.deadlines.get(kind), Some(at), "the deadline {kind}");

@@ -1,9 +1,9 @@
-//! The specification again, as queries of a log.
+//! An implementation of the specification as queries over a log.
 //!
 //! The oracle keeps a line for every call and nothing else: no clock, no state of a ping, no
 //! counter. It computes every answer from the log each time, by the rules of `docs/SPEC.md`, which
 //! the comments cite. It was written from that page alone, shares no code with the policy, and is
-//! slow on purpose.
+//! deliberately simple and slow.
 
 pub(crate) mod case;
 
@@ -14,7 +14,7 @@ use ws_timeout::{
     TimeoutConfig, Timestamp,
 };
 
-/// An instant or a length in nanoseconds, wide enough that no sum or product can overflow.
+/// An instant or a duration in nanoseconds, wide enough that no sum or product can overflow.
 type Nanos = i128;
 
 /// A deadline past this instant never expires (SPEC T-4).
@@ -24,20 +24,20 @@ const SECOND: Nanos = 1_000_000_000;
 
 pub(crate) struct Oracle {
     seed: u64,
-    /// Every configuration that was ever in force, the latest last.
+    /// Every configuration so far, the latest last.
     configs: Vec<TimeoutConfig>,
     log: Vec<Line>,
 }
 
-/// A call, and its meaning.
+/// A call, and its effect.
 struct Line {
     at: Nanos,
-    /// Which of the configurations was in force from this line on.
+    /// The index of the configuration from this line on.
     config: usize,
     /// The phase from this line on.
     phase: Phase,
     what: What,
-    meaning: Meaning,
+    effect: Effect,
 }
 
 enum What {
@@ -45,37 +45,37 @@ enum What {
     /// An event that fits its phase.
     Event(Event),
     /// A call that only advances the clock: an ignored event, or a poll that finds nothing to do.
-    Look,
+    TimePassed,
     Configured,
     /// A poll requested the ping with this number.
-    Asked(u64),
+    Requested(u64),
     /// A poll returned this verdict.
-    Gave(CloseReason),
+    Verdict(CloseReason),
     /// A poll began a grace.
     Grace,
 }
 
 /// The effect of an event, from the table of events (SPEC E-1 to E-16).
 #[derive(Clone, Copy, Default)]
-struct Meaning {
-    received: bool,
-    active: bool,
-    sent: bool,
+struct Effect {
+    inbound: bool,
+    activity: bool,
+    flush: bool,
     /// The peer is excused up to this instant.
     excused: Option<Nanos>,
     write_clock_stops: bool,
     receive_clock_stops: bool,
-    /// The clock of the ping that is out restarts.
+    /// The clock of the outstanding ping restarts.
     ping_restarts: bool,
-    /// The ping that is out is flushed, counts as flushed now, or was sent, as its pong proves.
+    /// The outstanding ping is flushed, counts as flushed now, or was sent, as its pong proves.
     ping_flushed: bool,
-    /// A `Probe`'s deadline moves on by this.
-    probe_moves: Nanos,
-    /// A ping in flight no longer is.
-    ping_settled: bool,
+    /// A `Probe`'s deadline moves later by this.
+    probe_moves_by: Nanos,
+    /// A ping in flight becomes `Quiet`.
+    ping_becomes_quiet: bool,
     probe_answered: bool,
-    /// A ping is due at once.
-    ping_wanted: bool,
+    /// A `Probe` makes a ping due immediately.
+    ping_due: bool,
     /// A round-trip time in microseconds.
     sample: Option<u64>,
 }
@@ -83,20 +83,20 @@ struct Meaning {
 #[derive(Clone, Copy, PartialEq)]
 enum Ping {
     Quiet,
-    Asked { at: Nanos },
+    Requested { at: Nanos },
     InFlight { since: Nanos },
 }
 
-/// A row of the table of deadlines whose deadline stands.
+/// A row of the table of deadlines whose deadline is set.
 struct Row {
     kind: DeadlineKind,
     deadline: Nanos,
-    due: Due,
+    on_expiry: OnExpiry,
     peer: bool,
     unread: bool,
 }
 
-enum Due {
+enum OnExpiry {
     Abort(CloseReason),
     Close(CloseReason),
     SendPing,
@@ -105,7 +105,7 @@ enum Due {
 impl Line {
     /// Whether the clock of a ping restarted in flight.
     fn restarts_in_flight(&self) -> bool {
-        self.meaning.ping_restarts && self.meaning.ping_flushed
+        self.effect.ping_restarts && self.effect.ping_flushed
     }
 }
 
@@ -117,7 +117,7 @@ impl Oracle {
             config: 0,
             phase,
             what: What::Created,
-            meaning: Meaning::default(),
+            effect: Effect::default(),
         };
         Self {
             seed,
@@ -143,29 +143,29 @@ impl Oracle {
             (Phase::Open, _) => Some(Phase::Open),
             (phase, _) => panic!("{phase:?} is not in the specification"),
         };
-        let meaning = match (self.phase(), phase) {
-            (Phase::Open, Some(Phase::Open)) => self.meaning(now, event),
-            (_, Some(_)) => Some(Meaning::default()),
+        let effect = match (self.phase(), phase) {
+            (Phase::Open, Some(Phase::Open)) => self.effect(now, event),
+            (_, Some(_)) => Some(Effect::default()),
             (_, None) => None,
         };
-        match (phase, meaning) {
-            (Some(phase), Some(meaning)) => self.write(now, phase, What::Event(event), meaning),
-            _ => self.write(now, self.phase(), What::Look, Meaning::default()),
+        match (phase, effect) {
+            (Some(phase), Some(effect)) => self.write(now, phase, What::Event(event), effect),
+            _ => self.write(now, self.phase(), What::TimePassed, Effect::default()),
         }
     }
 
     pub(crate) fn set_config(&mut self, now: Timestamp, config: TimeoutConfig) {
-        let meaning = Meaning {
+        let effect = Effect {
             // SPEC S-27.
-            ping_settled: config.pong_timeout().is_none(),
+            ping_becomes_quiet: config.pong_timeout().is_none(),
             // SPEC S-28.
             write_clock_stops: config.message_timeout().is_none(),
             receive_clock_stops: config.min_data_rate().is_none(),
-            ..Meaning::default()
+            ..Effect::default()
         };
         self.configs.push(config);
         let now = self.clamp(now);
-        self.write(now, self.phase(), What::Configured, meaning);
+        self.write(now, self.phase(), What::Configured, effect);
     }
 
     pub(crate) fn poll(&mut self, now: Timestamp) -> Action {
@@ -179,7 +179,7 @@ impl Oracle {
 
     fn decide(&mut self, now: Timestamp, all_read: bool) -> Action {
         let now = self.clamp(now);
-        self.write(now, self.phase(), What::Look, Meaning::default());
+        self.write(now, self.phase(), What::TimePassed, Effect::default());
         match self.phase() {
             // SPEC A-8.
             Phase::Aborted(reason) => return Action::Abort(reason),
@@ -189,20 +189,23 @@ impl Oracle {
         // SPEC D-13, D-14.
         let rows = self.rows(now);
         for row in rows.iter().filter(|row| all_read || !row.unread) {
-            if self.deserves_a_grace(now, row, &rows) {
-                self.write(now, self.phase(), What::Grace, Meaning::default());
+            if self.begins_grace(now, row, &rows) {
+                self.write(now, self.phase(), What::Grace, Effect::default());
             }
-            if self.with_grace(row).is_some_and(|deadline| deadline <= now) {
-                return self.give(now, row);
+            if self
+                .effective_deadline(row)
+                .is_some_and(|deadline| deadline <= now)
+            {
+                return self.expire(now, row);
             }
         }
         let earliest = rows
             .iter()
             .filter(|row| all_read || !row.unread)
-            .filter_map(|row| self.with_grace(row))
+            .filter_map(|row| self.effective_deadline(row))
             .min();
         // SPEC S-2, T-4.
-        let heartbeat = length(self.config().heartbeat_interval())
+        let heartbeat = in_nanos(self.config().heartbeat_interval())
             .map(|interval| now + interval)
             .filter(|&cap| cap <= LAST && self.phase() == Phase::Open);
         let until = earliest.into_iter().chain(heartbeat).min();
@@ -211,21 +214,26 @@ impl Oracle {
         }
     }
 
-    fn give(&mut self, now: Nanos, row: &Row) -> Action {
-        match row.due {
-            Due::SendPing => {
+    fn expire(&mut self, now: Nanos, row: &Row) -> Action {
+        match row.on_expiry {
+            OnExpiry::SendPing => {
                 let number = self.pings_sent() + 1;
-                let meaning = self.asked_late(now, row.deadline);
-                self.write(now, self.phase(), What::Asked(number), meaning);
+                let effect = self.requested_late(now, row.deadline);
+                self.write(now, self.phase(), What::Requested(number), effect);
                 Action::SendPing(self.ping_id(number))
             }
-            Due::Close(reason) => {
-                self.write(now, Phase::Closing, What::Gave(reason), Meaning::default());
+            OnExpiry::Close(reason) => {
+                self.write(
+                    now,
+                    Phase::Closing,
+                    What::Verdict(reason),
+                    Effect::default(),
+                );
                 Action::Close(reason)
             }
-            Due::Abort(reason) => {
+            OnExpiry::Abort(reason) => {
                 let phase = Phase::Aborted(reason);
-                self.write(now, phase, What::Gave(reason), Meaning::default());
+                self.write(now, phase, What::Verdict(reason), Effect::default());
                 Action::Abort(reason)
             }
         }
@@ -235,20 +243,20 @@ impl Oracle {
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.rows(self.latest())
             .iter()
-            .filter_map(|row| self.with_grace(row))
+            .filter_map(|row| self.effective_deadline(row))
             .min()
             .map(timestamp)
     }
 
-    /// Every deadline that stands, in the table's order, a grace included.
+    /// Every deadline that is set, in the table's order, with the latest grace applied.
     pub(crate) fn deadlines(&self, now: Timestamp) -> Vec<(DeadlineKind, Timestamp)> {
         self.rows(self.clamp(now))
             .iter()
-            .filter_map(|row| Some((row.kind, timestamp(self.with_grace(row)?))))
+            .filter_map(|row| Some((row.kind, timestamp(self.effective_deadline(row)?))))
             .collect()
     }
 
-    /// Whether that deadline is due at `now`, without regard to a grace.
+    /// Whether the deadline of that kind has expired at `now`, ignoring any grace.
     pub(crate) fn is_due(&self, kind: DeadlineKind, now: Timestamp) -> bool {
         let now = self.clamp(now);
         self.phase() == Phase::Open
@@ -277,20 +285,20 @@ impl Oracle {
     }
 
     pub(crate) fn silent(&self, now: Timestamp) -> Duration {
-        duration(self.clamp(now) - self.last_received_or_excused())
+        duration(self.clamp(now) - self.last_inbound_or_excused())
     }
 
     pub(crate) fn since_sent(&self, now: Timestamp) -> Duration {
-        duration(self.clamp(now) - self.last_sent())
+        duration(self.clamp(now) - self.last_flush())
     }
 
     pub(crate) fn since_active(&self, now: Timestamp) -> Duration {
-        duration(self.clamp(now) - self.last_active())
+        duration(self.clamp(now) - self.last_activity())
     }
 
     pub(crate) fn ping_unsent(&self, now: Timestamp) -> Option<Duration> {
         match self.ping() {
-            Ping::Asked { at } => Some(duration(self.clamp(now) - at)),
+            Ping::Requested { at } => Some(duration(self.clamp(now) - at)),
             _ => None,
         }
     }
@@ -313,7 +321,7 @@ impl Oracle {
     /// SPEC A-11.
     pub(crate) fn cause(&self) -> Option<CloseReason> {
         self.log.iter().find_map(|line| match line.what {
-            What::Gave(reason) => Some(reason),
+            What::Verdict(reason) => Some(reason),
             _ => None,
         })
     }
@@ -323,7 +331,7 @@ impl Oracle {
             .iter()
             .rev()
             .find_map(|line| match line.what {
-                What::Asked(number) => Some(number),
+                What::Requested(number) => Some(number),
                 _ => None,
             })
             .unwrap_or(0)
@@ -356,63 +364,63 @@ impl Oracle {
     }
 
     /// The column "effect" of the table of events; `None` if the event is ignored.
-    fn meaning(&self, now: Nanos, event: Event) -> Option<Meaning> {
-        let nothing = Meaning::default();
+    fn effect(&self, now: Nanos, event: Event) -> Option<Effect> {
+        let nothing = Effect::default();
         Some(match event {
             // SPEC E-2.
-            Event::Recv => Meaning {
-                active: true,
+            Event::Recv => Effect {
+                activity: true,
                 receive_clock_stops: true,
-                ..self.received()
+                ..self.inbound()
             },
             // SPEC E-19 to E-22.
-            Event::RecvPartial { total } if total > self.partial_total() => Meaning {
-                active: true,
-                ..self.received()
+            Event::RecvPartial { total } if total > self.partial_total() => Effect {
+                activity: true,
+                ..self.inbound()
             },
-            Event::RecvPartial { total } => Meaning {
+            Event::RecvPartial { total } => Effect {
                 receive_clock_stops: total == 0,
                 ..nothing
             },
-            Event::Ping => self.received(),
+            Event::Ping => self.inbound(),
             Event::Pong(id) => self.pong(now, id),
             Event::SendStart => nothing,
             // SPEC E-29.
             Event::SendProgress { bytes: 0 } => return None,
-            Event::SendProgress { .. } => Meaning {
-                active: true,
+            Event::SendProgress { .. } => Effect {
+                activity: true,
                 ..self.progress(now)
             },
             // SPEC E-8.
-            Event::SendOk => Meaning {
+            Event::SendOk => Effect {
                 write_clock_stops: true,
-                sent: true,
-                active: true,
+                flush: true,
+                activity: true,
                 ..self.progress(now)
             },
             // SPEC E-9.
-            Event::Flushed => Meaning {
+            Event::Flushed => Effect {
                 write_clock_stops: true,
-                sent: true,
+                flush: true,
                 ..self.progress(now)
             },
             // SPEC E-10, E-30.
-            Event::PingSent(id) if self.is_asked(id) => Meaning {
+            Event::PingSent(id) if self.is_requested(id) => Effect {
                 write_clock_stops: true,
-                sent: true,
+                flush: true,
                 ping_flushed: true,
                 // SPEC E-49.
                 excused: self.flushed_late(now),
                 // SPEC E-36.
-                probe_moves: self.since_ping_clock(now),
-                ping_settled: self.config().pong_timeout().is_none(),
+                probe_moves_by: self.since_ping_clock(now),
+                ping_becomes_quiet: self.config().pong_timeout().is_none(),
                 ..nothing
             },
             // SPEC E-31.
             Event::PingSent(_) => return None,
             // SPEC E-41.
-            Event::Probe { .. } => Meaning {
-                ping_wanted: self.ping() == Ping::Quiet,
+            Event::Probe { .. } => Effect {
+                ping_due: self.ping() == Ping::Quiet,
                 ..nothing
             },
             Event::Drain { .. } => nothing,
@@ -423,119 +431,120 @@ impl Oracle {
     }
 
     /// SPEC E-17, E-18.
-    fn received(&self) -> Meaning {
+    fn inbound(&self) -> Effect {
         let answers = self.config().pong_evidence() == PongEvidence::Any;
-        Meaning {
-            received: true,
-            ping_settled: answers,
+        Effect {
+            inbound: true,
+            ping_becomes_quiet: answers,
             probe_answered: answers,
-            ..Meaning::default()
+            ..Effect::default()
         }
     }
 
     /// SPEC E-32 to E-35.
-    fn progress(&self, now: Nanos) -> Meaning {
+    fn progress(&self, now: Nanos) -> Effect {
         let in_flight = match self.ping() {
-            Ping::Asked { .. } => false,
+            Ping::Requested { .. } => false,
             Ping::InFlight { .. } if self.write_clock().is_some() => true,
-            Ping::InFlight { .. } | Ping::Quiet => return Meaning::default(),
+            Ping::InFlight { .. } | Ping::Quiet => return Effect::default(),
         };
-        Meaning {
+        Effect {
             excused: Some(now),
             ping_restarts: true,
             ping_flushed: in_flight,
             // SPEC E-36.
-            probe_moves: self.since_ping_clock(now),
-            ..Meaning::default()
+            probe_moves_by: self.since_ping_clock(now),
+            ..Effect::default()
         }
     }
 
-    /// How far a `Probe`'s deadline moves on (SPEC E-36).
+    /// How much later a `Probe`'s deadline moves (SPEC E-36).
     fn since_ping_clock(&self, now: Nanos) -> Nanos {
         match self.ping() {
             Ping::Quiet => 0,
-            Ping::Asked { at } => now - at,
+            Ping::Requested { at } => now - at,
             Ping::InFlight { since } => now - since,
         }
     }
 
     /// SPEC E-37, E-38.
-    fn asked_late(&self, now: Nanos, deadline: Nanos) -> Meaning {
-        let first = self.last_flushed_ping() <= self.last_received_or_excused();
-        Meaning {
+    fn requested_late(&self, now: Nanos, deadline: Nanos) -> Effect {
+        let first = self.last_flushed_ping() <= self.last_inbound_or_excused();
+        Effect {
             excused: self.excuse(now, deadline).filter(|_| first),
-            ..Meaning::default()
+            ..Effect::default()
         }
     }
 
     /// SPEC E-49.
     fn flushed_late(&self, now: Nanos) -> Option<Nanos> {
         let took = self.since_ping_clock(now);
-        let tolerance = length(self.config().stall_tolerance())?;
+        let tolerance = in_nanos(self.config().stall_tolerance())?;
         (took > tolerance).then(|| self.excuse(now, now - took))?
     }
 
-    /// The instant up to which the peer is excused for its silence after `since` (SPEC E-38).
+    /// The instant up to which the peer is excused if its silence since `since` is excused (SPEC
+    /// E-38).
     fn excuse(&self, now: Nanos, since: Nanos) -> Option<Nanos> {
-        let last = self.last_received_or_excused();
+        let last = self.last_inbound_or_excused();
         let excuse = now - last.max(since);
         (excuse > 0).then_some(last + excuse)
     }
 
-    fn pong(&self, now: Nanos, id: Option<PingId>) -> Meaning {
+    fn pong(&self, now: Nanos, id: Option<PingId>) -> Effect {
         let latest = self.pings_sent();
         let of_the_latest = |id| latest > 0 && id == Some(self.ping_id(latest));
         let repeated = self
-            .since_asked()
+            .since_request()
             .iter()
             .any(|line| matches!(line.what, What::Event(Event::Pong(id)) if of_the_latest(id)));
         // SPEC K-9.
         if !of_the_latest(id) || repeated {
-            return self.received();
+            return self.inbound();
         }
         // SPEC K-5.
-        let answered = Meaning {
-            ping_settled: true,
+        let answered = Effect {
+            ping_becomes_quiet: true,
             probe_answered: true,
-            ..self.received()
+            ..self.inbound()
         };
-        let lines = self.since_asked();
-        match lines.iter().find(|line| line.meaning.ping_flushed) {
+        let lines = self.since_request();
+        match lines.iter().find(|line| line.effect.ping_flushed) {
             // SPEC K-10, K-11.
-            Some(flushed) => Meaning {
+            Some(flushed) => Effect {
                 sample: (!lines.iter().any(Line::restarts_in_flight))
                     .then(|| ((now - flushed.at) / 1000) as u64),
                 ..answered
             },
             // SPEC K-7.
-            None => Meaning {
-                sent: true,
+            None => Effect {
+                flush: true,
                 ping_flushed: true,
                 ..answered
             },
         }
     }
 
-    fn is_asked(&self, id: PingId) -> bool {
-        matches!(self.ping(), Ping::Asked { .. }) && id == self.ping_id(self.pings_sent())
+    fn is_requested(&self, id: PingId) -> bool {
+        matches!(self.ping(), Ping::Requested { .. }) && id == self.ping_id(self.pings_sent())
     }
 
     /// SPEC K-1, K-2.
     fn ping(&self) -> Ping {
-        let lines = self.since_asked();
-        let Some(asked) = lines.first() else {
+        let lines = self.since_request();
+        let Some(request) = lines.first() else {
             return Ping::Quiet;
         };
         let latest = |is: fn(&Line) -> bool| lines.iter().rev().find(|&line| is(line));
-        let Some(flushed) = lines.iter().position(|line| line.meaning.ping_flushed) else {
-            let restarted = latest(|line| line.meaning.ping_restarts);
-            return Ping::Asked {
-                at: restarted.unwrap_or(asked).at,
+        let Some(flushed) = lines.iter().position(|line| line.effect.ping_flushed) else {
+            let restarted = latest(|line| line.effect.ping_restarts);
+            return Ping::Requested {
+                at: restarted.unwrap_or(request).at,
             };
         };
         if lines[flushed..]
             .iter()
-            .any(|line| line.meaning.ping_settled)
+            .any(|line| line.effect.ping_becomes_quiet)
         {
             return Ping::Quiet;
         }
@@ -547,20 +556,20 @@ impl Oracle {
     }
 
     /// Returns the log from where the latest ping was requested; empty if none was.
-    fn since_asked(&self) -> &[Line] {
-        self.since_last(|line| matches!(line.what, What::Asked(_)))
+    fn since_request(&self) -> &[Line] {
+        self.since_last(|line| matches!(line.what, What::Requested(_)))
             .unwrap_or(&[])
     }
 
     fn rows(&self, now: Nanos) -> Vec<Row> {
         let mut rows = Vec::with_capacity(10);
-        self.rows_of_the_phase(now, &mut |kind, deadline, due, peer, unread| {
+        self.rows_of_the_phase(now, &mut |kind, deadline, on_expiry, peer, unread| {
             // SPEC T-4.
             if let Some(deadline) = deadline.filter(|&deadline| deadline <= LAST) {
                 rows.push(Row {
                     kind,
                     deadline,
-                    due,
+                    on_expiry,
                     peer,
                     unread,
                 });
@@ -573,19 +582,19 @@ impl Oracle {
     fn rows_of_the_phase(
         &self,
         now: Nanos,
-        row: &mut dyn FnMut(DeadlineKind, Option<Nanos>, Due, bool, bool),
+        row: &mut dyn FnMut(DeadlineKind, Option<Nanos>, OnExpiry, bool, bool),
     ) {
         use CloseReason as Reason;
         use DeadlineKind as Kind;
-        use Due::{Abort, Close, SendPing};
+        use OnExpiry::{Abort, Close, SendPing};
 
         let config = self.config();
-        let after = |start: Nanos, limit: Option<Duration>| Some(start + length(limit)?);
+        let after = |start: Nanos, limit: Option<Duration>| Some(start + in_nanos(limit)?);
         match self.phase() {
             Phase::Opening => {
                 let deadline = after(self.opened(), config.handshake_timeout());
-                let due = Abort(Reason::HandshakeTimeout);
-                row(Kind::Handshake, deadline, due, true, false);
+                let on_expiry = Abort(Reason::HandshakeTimeout);
+                row(Kind::Handshake, deadline, on_expiry, true, false);
             }
             Phase::Closing => {
                 let deadline = after(self.closing_began(), Some(config.close_timeout()));
@@ -601,8 +610,8 @@ impl Oracle {
                 let end = self
                     .less_jitter(config.connection_timeout(), 0)
                     .map(|lifetime| self.opened() + lifetime);
-                let due = Close(Reason::ConnectionTimeout);
-                row(Kind::Connection, end, due, false, false);
+                let on_expiry = Close(Reason::ConnectionTimeout);
+                row(Kind::Connection, end, on_expiry, false, false);
 
                 row(
                     Kind::Drain,
@@ -612,31 +621,31 @@ impl Oracle {
                     false,
                 );
 
-                let due = Abort(Reason::MessageTimeout);
-                row(Kind::Write, self.write_clock(), due, true, false);
+                let on_expiry = Abort(Reason::MessageTimeout);
+                row(Kind::Write, self.write_clock(), on_expiry, true, false);
 
                 // SPEC D-6, D-17.
                 let ping_write = match self.ping() {
-                    Ping::Asked { at } => {
+                    Ping::Requested { at } => {
                         after(at, config.message_timeout().or(config.pong_timeout()))
                     }
                     _ => None,
                 };
-                let due = Abort(Reason::MessageTimeout);
-                row(Kind::PingWrite, ping_write, due, true, false);
+                let on_expiry = Abort(Reason::MessageTimeout);
+                row(Kind::PingWrite, ping_write, on_expiry, true, false);
 
-                let due = Abort(Reason::PingFlood);
-                row(Kind::PingFlood, self.flooded(), due, false, false);
+                let on_expiry = Abort(Reason::PingFlood);
+                row(Kind::PingFlood, self.flooded(), on_expiry, false, false);
 
-                let due = Abort(Reason::SlowReceive);
-                row(Kind::Receive, self.receive_clock(), due, true, true);
+                let on_expiry = Abort(Reason::SlowReceive);
+                row(Kind::Receive, self.receive_clock(), on_expiry, true, true);
 
                 // SPEC D-19.
                 let bounded = config.message_timeout().or(config.pong_timeout());
-                let waits = matches!(self.ping(), Ping::Asked { .. }) && bounded.is_some();
+                let waits = matches!(self.ping(), Ping::Requested { .. }) && bounded.is_some();
                 let probe = self.probe().filter(|_| !waits);
-                let due = Abort(Reason::PongTimeout);
-                row(Kind::Probe, probe, due, true, true);
+                let on_expiry = Abort(Reason::PongTimeout);
+                row(Kind::Probe, probe, on_expiry, true, true);
 
                 let pong = match self.ping() {
                     Ping::InFlight { since } => after(since, config.pong_timeout()),
@@ -646,8 +655,8 @@ impl Oracle {
 
                 // SPEC D-20.
                 let quiet_since = match config.idle_scope() {
-                    IdleScope::Inbound => self.last_received_or_excused(),
-                    IdleScope::Messages => self.last_active(),
+                    IdleScope::Inbound => self.last_inbound_or_excused(),
+                    IdleScope::Messages => self.last_activity(),
                     scope => panic!("{scope:?} is not in the specification"),
                 };
                 let idle = after(quiet_since, config.idle_timeout());
@@ -672,12 +681,12 @@ impl Oracle {
         if self.ping() != Ping::Quiet {
             return None;
         }
-        let not_asked_since = self.not_asked_since();
-        let wanted = not_asked_since.iter().any(|line| line.meaning.ping_wanted);
-        let at_once = wanted.then_some(now);
+        let lines = self.since_request_or_start();
+        let is_probed = lines.iter().any(|line| line.effect.ping_due);
+        let probed = is_probed.then_some(now);
         let flushed = self.last_flushed_ping();
         let from = match self.config().pong_evidence() {
-            PongEvidence::Any => self.last_heard().min(self.last_sent()).max(flushed),
+            PongEvidence::Any => self.last_inbound().min(self.last_flush()).max(flushed),
             PongEvidence::Pong => flushed,
             evidence => panic!("{evidence:?} is not in the specification"),
         };
@@ -686,13 +695,13 @@ impl Oracle {
         interval
             .map(|interval| from + interval)
             .into_iter()
-            .chain(at_once)
+            .chain(probed)
             .min()
     }
 
-    /// Returns the log from the latest request of a ping on, or all of it.
-    fn not_asked_since(&self) -> &[Line] {
-        match self.since_asked() {
+    /// Returns the log from the latest request of a ping, or all of it if there was none.
+    fn since_request_or_start(&self) -> &[Line] {
+        match self.since_request() {
             [] => &self.log,
             lines => lines,
         }
@@ -701,14 +710,14 @@ impl Oracle {
     /// SPEC D-18, E-40.
     fn probe(&self) -> Option<Nanos> {
         let unanswered = self
-            .since_last(|line| line.meaning.probe_answered)
+            .since_last(|line| line.effect.probe_answered)
             .unwrap_or(&self.log);
         let deadlines = unanswered.iter().enumerate().filter_map(|(place, line)| {
             let What::Event(Event::Probe { within }) = line.what else {
                 return None;
             };
             let later = unanswered[place..].iter();
-            let moved: Nanos = later.map(|line| line.meaning.probe_moves).sum();
+            let moved: Nanos = later.map(|line| line.effect.probe_moves_by).sum();
             Some(line.at + saturated(within) + moved)
         });
         deadlines.min()
@@ -748,12 +757,12 @@ impl Oracle {
     /// SPEC E-27, E-28.
     fn write_clock(&self) -> Option<Nanos> {
         let lines = self
-            .since_last(|line| line.meaning.write_clock_stops)
+            .since_last(|line| line.effect.write_clock_stops)
             .unwrap_or(&self.log);
         let mut clock: Option<Nanos> = None;
         for line in lines {
             let config = &self.configs[line.config];
-            let Some(timeout) = length(config.message_timeout()) else {
+            let Some(timeout) = in_nanos(config.message_timeout()) else {
                 continue;
             };
             clock = match line.what {
@@ -777,7 +786,7 @@ impl Oracle {
         let begin = self
             .log
             .iter()
-            .rposition(|line| line.meaning.receive_clock_stops)
+            .rposition(|line| line.effect.receive_clock_stops)
             .unwrap_or(0);
         let mut total = partial_total(&self.log[..=begin]);
         let mut clock: Option<Nanos> = None;
@@ -802,21 +811,21 @@ impl Oracle {
     }
 
     /// SPEC G-2, G-5, G-6.
-    fn deserves_a_grace(&self, now: Nanos, row: &Row, rows: &[Row]) -> bool {
-        let Some(tolerance) = length(self.config().stall_tolerance()) else {
+    fn begins_grace(&self, now: Nanos, row: &Row, rows: &[Row]) -> bool {
+        let Some(tolerance) = in_nanos(self.config().stall_tolerance()) else {
             return false;
         };
-        let had_one = |row: &Row| row.peer && self.grace().is_some_and(|g| row.deadline <= g);
-        let due_again = |row: &Row| self.with_grace(row).is_some_and(|at| at <= now);
+        let is_covered = |row: &Row| row.peer && self.grace().is_some_and(|g| row.deadline <= g);
+        let expired_again = |row: &Row| self.effective_deadline(row).is_some_and(|at| at <= now);
         row.peer
             && now - row.deadline > tolerance
-            && !had_one(row)
-            && !rows.iter().any(|row| had_one(row) && due_again(row))
+            && !is_covered(row)
+            && !rows.iter().any(|row| is_covered(row) && expired_again(row))
     }
 
     /// SPEC G-3.
-    fn with_grace(&self, row: &Row) -> Option<Nanos> {
-        match (self.grace(), length(self.config().stall_tolerance())) {
+    fn effective_deadline(&self, row: &Row) -> Option<Nanos> {
+        match (self.grace(), in_nanos(self.config().stall_tolerance())) {
             (Some(begin), Some(tolerance)) if row.peer && row.deadline <= begin => {
                 Some(begin + tolerance).filter(|&end| end <= LAST)
             }
@@ -836,7 +845,7 @@ impl Oracle {
 
     /// Returns how much of a grace is left.
     pub(crate) fn grace_left(&self, now: Timestamp) -> Option<Duration> {
-        let end = self.grace()? + length(self.config().stall_tolerance())?;
+        let end = self.grace()? + in_nanos(self.config().stall_tolerance())?;
         let left = end - self.clamp(now);
         (left > 0 && end <= LAST).then(|| duration(left))
     }
@@ -844,43 +853,44 @@ impl Oracle {
     /// Shortens a limit by a random part (SPEC S-13), drawn from the seed and the ping's number
     /// (SPEC S-30); 0 stands for the connection's lifetime.
     fn less_jitter(&self, limit: Option<Duration>, number: u64) -> Option<Nanos> {
-        let limit = length(limit)?;
+        let limit = in_nanos(limit)?;
         let billionths = (self.config().jitter() * 1e9).round() as Nanos;
         let draw = Nanos::from(mix(self.seed ^ mix(number)) >> 48);
         let part = ((billionths * draw) << 16) / SECOND;
         Some(limit - ((limit * part) >> 32))
     }
 
-    fn last_heard(&self) -> Nanos {
-        self.last(|line| line.meaning.received)
+    fn last_inbound(&self) -> Nanos {
+        self.last(|line| line.effect.inbound)
     }
 
     /// The later of last inbound and last excused.
-    fn last_received_or_excused(&self) -> Nanos {
-        let mut excused = self.log.iter().filter_map(|line| line.meaning.excused);
-        self.last_heard().max(excused.next_back().unwrap_or(0))
+    fn last_inbound_or_excused(&self) -> Nanos {
+        let mut excused = self.log.iter().filter_map(|line| line.effect.excused);
+        self.last_inbound().max(excused.next_back().unwrap_or(0))
     }
 
     /// The last ping flushed; before the first, the opening (SPEC D-23).
     fn last_flushed_ping(&self) -> Nanos {
-        self.last(|line| line.meaning.ping_flushed)
+        self.last(|line| line.effect.ping_flushed)
     }
 
-    fn last_active(&self) -> Nanos {
-        self.last(|line| line.meaning.active)
+    fn last_activity(&self) -> Nanos {
+        self.last(|line| line.effect.activity)
     }
 
-    fn last_sent(&self) -> Nanos {
-        self.last(|line| line.meaning.sent)
+    fn last_flush(&self) -> Nanos {
+        self.last(|line| line.effect.flush)
     }
 
-    /// Returns when `was` last held; all clocks start when the connection opens (SPEC E-48).
+    /// Returns the instant of the last line for which `was` holds. All clocks start when the
+    /// connection opens (SPEC E-48).
     fn last(&self, was: impl Fn(&Line) -> bool) -> Nanos {
         let line = self.log.iter().rev().find(|line| was(line));
         line.map_or_else(|| self.opened(), |line| line.at)
     }
 
-    /// The log from the last line of that kind on.
+    /// The log from the last line for which `is` holds.
     fn since_last(&self, is: impl Fn(&Line) -> bool) -> Option<&[Line]> {
         let last = self.log.iter().rposition(is)?;
         Some(&self.log[last..])
@@ -898,7 +908,7 @@ impl Oracle {
     }
 
     fn samples(&self) -> impl Iterator<Item = u64> + '_ {
-        self.log.iter().filter_map(|line| line.meaning.sample)
+        self.log.iter().filter_map(|line| line.effect.sample)
     }
 
     fn config(&self) -> &TimeoutConfig {
@@ -918,13 +928,13 @@ impl Oracle {
         self.log.last().expect("the first line is the creation")
     }
 
-    fn write(&mut self, at: Nanos, phase: Phase, what: What, meaning: Meaning) {
+    fn write(&mut self, at: Nanos, phase: Phase, what: What, effect: Effect) {
         self.log.push(Line {
             at,
             config: self.configs.len() - 1,
             phase,
             what,
-            meaning,
+            effect,
         });
     }
 }
@@ -957,7 +967,7 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-fn length(limit: Option<Duration>) -> Option<Nanos> {
+fn in_nanos(limit: Option<Duration>) -> Option<Nanos> {
     limit.map(saturated)
 }
 
