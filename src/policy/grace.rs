@@ -77,9 +77,9 @@ impl State {
             }
             let about_peer = row.party != Party::Local;
             let covered = about_peer && grace_begins;
-            let begins_grace = about_peer && !expired_again && late_beyond_tolerance(&row);
-            grace_begins |= begins_grace;
-            if !covered && !begins_grace {
+            let gets_grace = about_peer && !expired_again && late_beyond_tolerance(&row);
+            grace_begins |= gets_grace;
+            if !covered && !gets_grace {
                 first = Some(row);
             }
         });
