@@ -182,8 +182,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.poll(now)
     }
 
-    /// Returns the earliest deadline, even if it has passed; `None` if none is set. Accounts for a
-    /// grace, and ignores `heartbeat_interval`.
+    /// Returns the earliest deadline, even if it has passed; `None` if none is set. A grace
+    /// postpones the deadlines that it covers. `heartbeat_interval` does not count.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.state
             .earliest(self.now, self.config(), Horizon::EVERYTHING)
