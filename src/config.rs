@@ -1,8 +1,8 @@
 //! Timeout limits: their defaults, and the builder that validates them.
 //!
-//! A [`TimeoutConfig`] is always valid. The builder stores each setting and records the invalid
-//! ones; [`build`](TimeoutConfigBuilder::build) then returns either the configuration or one error
-//! for all of them. All of this is `const`, so an invalid constant does not compile.
+//! A [`TimeoutConfig`] is always valid. The builder stores each valid setting and records the
+//! invalid ones; [`build`](TimeoutConfigBuilder::build) then returns either the configuration or
+//! one error that lists them. All of this is `const`, so an invalid constant does not compile.
 //!
 //! A limit is stored in whole nanoseconds, with `None` for off: the policy adds it to a timestamp
 //! without converting it.
@@ -18,8 +18,8 @@ use crate::time::{Limit, saturating_nanos};
 ///
 /// Create a configuration with [`TimeoutConfig::builder`], from a preset such as
 /// [`TimeoutConfig::production`], from `WS_*` environment variables with `TimeoutConfig::from_env`
-/// (feature `std`), or from a section of a file (feature `serde`). An invalid configuration cannot
-/// be constructed. Each limit is documented at its setter in [`TimeoutConfigBuilder`].
+/// (feature `std`), or from a section of a file (feature `serde`). A `TimeoutConfig` is always
+/// valid. The setters of [`TimeoutConfigBuilder`] document each limit.
 ///
 /// ```
 /// use core::time::Duration;
@@ -63,7 +63,7 @@ pub struct TimeoutConfig {
 pub(crate) type Billionths = u32;
 
 impl TimeoutConfig {
-    /// The default limits, from which [`TimeoutConfig::builder`] starts.
+    /// The default limits. [`TimeoutConfig::builder`] starts from them.
     pub const DEFAULT: Self = Self {
         handshake_timeout: secs(10),
         heartbeat_interval: secs(30),
@@ -105,7 +105,7 @@ impl TimeoutConfig {
         Self::DEFAULT.with_preset(Preset::Development)
     }
 
-    /// Returns limits for production.
+    /// Returns limits for a server in production.
     ///
     /// `heartbeat_interval` 60 s, `connection_timeout` 600 s, `message_timeout` 2 s, `idle_timeout`
     /// 120 s, `ping_interval` 30 s, `pong_timeout` 90 s. Everything else is as in the defaults.
@@ -124,9 +124,9 @@ impl TimeoutConfig {
 
     /// Returns limits for a client: the defaults without a `connection_timeout`.
     ///
-    /// A lifetime is useful at one end only, and that end is usually the server: it moves
-    /// connections to new instances and releases what they hold. A client that also limits the
-    /// lifetime disconnects from a healthy server, only to connect again.
+    /// Only one end should limit the lifetime, usually the server: this moves connections to new
+    /// instances and releases the resources that they hold. A client with a lifetime would
+    /// disconnect from a healthy server, only to connect again.
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -177,7 +177,7 @@ impl TimeoutConfig {
         Duration::from_nanos(self.close_timeout.get())
     }
 
-    /// Returns the largest fraction, 0 to 0.5, by which ping intervals and the lifetime are
+    /// Returns the largest fraction, from 0 to 0.5, by which ping intervals and the lifetime are
     /// shortened at random. See [`TimeoutConfigBuilder::jitter`].
     pub const fn jitter(&self) -> f64 {
         self.jitter as f64 / 1e9
@@ -198,7 +198,7 @@ impl TimeoutConfig {
         self.drain_code
     }
 
-    /// Returns the limit that `reason` names; `None` if it is off or not a duration.
+    /// Returns the limit that `reason` names, or `None` if it is off or not a duration.
     #[cfg(feature = "socket")]
     pub(crate) const fn limit_of(&self, reason: CloseReason) -> Option<Duration> {
         match reason {
@@ -226,19 +226,21 @@ impl TimeoutConfig {
         }
     }
 
-    /// Returns the longest time to detect a dead peer; `None` if it has no bound.
+    /// Returns the longest time that a dead peer can stay undetected, or `None` if there is no
+    /// bound.
     ///
-    /// Measured from the last receipt, or from when the transport last accepted bytes while a ping
-    /// was waiting behind them. The bound is the shorter of
+    /// The time is measured from the last receipt, or from when the transport last accepted bytes
+    /// while a ping was waiting behind them. The bound is the shorter of
     ///
     /// * `idle_timeout`, in scope `inbound`, and
     /// * `ping_interval` + `message_timeout` + `pong_timeout`, if the first and the last are on.
     ///   With `message_timeout` off, `pong_timeout` counts twice.
     ///
-    /// These add to it: late polls, up to two stall graces, twice the timer slack of a socket (20 ms
-    /// by default), and on tokio 15 to 35 ms unless the transport is a `Metered::socket`.
-    /// `connection_timeout` is not considered. After a verdict that starts a closing handshake, such
-    /// as `idle_timeout`, a socket's stream ends up to `close_timeout` later.
+    /// Detection can take longer by the lateness of polls, up to two stall graces, twice the timer
+    /// slack of a socket (20 ms by default), and on tokio 15 to 35 ms unless the transport is a
+    /// `Metered::socket`. The bound does not consider `connection_timeout`. After a verdict that
+    /// starts a closing handshake, such as `idle_timeout`, a socket's stream ends up to
+    /// `close_timeout` later.
     ///
     /// ```
     /// use core::time::Duration;
@@ -270,10 +272,10 @@ impl TimeoutConfig {
         }
     }
 
-    /// Returns the limit that applies to an answer after a resume: the shorter of `resume_probe`
-    /// and `pong_timeout`, or `resume_probe` alone if `pong_timeout` is off.
+    /// Returns how soon the peer must answer after a resume: the shorter of `resume_probe` and
+    /// `pong_timeout`, or `resume_probe` alone if `pong_timeout` is off.
     ///
-    /// `None` if `resume_probe` is off: a resume then requires no answer.
+    /// Returns `None` if `resume_probe` is off: the peer then need not answer.
     ///
     /// ```
     /// use core::time::Duration;
@@ -355,12 +357,12 @@ impl Default for TimeoutConfig {
 pub enum IdleScope {
     /// Everything received from the peer: data, pings, pongs, and bytes of an incomplete message.
     ///
-    /// Messages sent do not count. A peer that exceeds the limit may be dead.
+    /// Messages that this side sends do not count. When the limit expires, the peer may be dead.
     #[default]
     Inbound,
     /// Data messages in either direction, including partial transfers.
     ///
-    /// Pings and pongs do not count. A connection that exceeds the limit is unused, although its
+    /// Pings and pongs do not count. When the limit expires, the connection is unused, although the
     /// peer may be alive.
     Messages,
 }
@@ -374,7 +376,7 @@ pub enum PongEvidence {
     Any,
     /// Only the pong that carries the ping's ID.
     ///
-    /// Other traffic then does not delay the next ping.
+    /// Other traffic does not delay the next ping.
     Pong,
 }
 
@@ -408,7 +410,7 @@ pub(crate) enum Preset {
     Client,
 }
 
-/// A valid setting that is probably a mistake; returned by [`TimeoutConfig::warnings`].
+/// A valid setting that is probably a mistake. [`TimeoutConfig::warnings`] returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConfigWarning {
@@ -442,7 +444,7 @@ impl fmt::Display for ConfigWarning {
     }
 }
 
-/// Builds a [`TimeoutConfig`], also in a `const`.
+/// A builder for a [`TimeoutConfig`], usable in a `const`.
 ///
 /// Each limit that can be off has three setters: `idle_timeout` takes a duration,
 /// `maybe_idle_timeout` an `Option`, and `no_idle_timeout` turns the limit off. The last call wins.
@@ -471,7 +473,7 @@ pub struct TimeoutConfigBuilder {
     error: ConfigError,
 }
 
-/// Defines three setters and the getter of each limit that can be off.
+/// Defines the three setters and the getter of each limit that can be off.
 ///
 /// The setter that takes an `Option` decides what is stored and what is invalid; the others call
 /// it.
@@ -525,98 +527,109 @@ macro_rules! limits {
 limits! {
     Duration, limit_of, duration_of;
 
-    /// Limits the opening handshake, measured from when the policy is created in the opening phase.
+    /// Limits the opening handshake, measured from when the policy is created with
+    /// [`TimeoutPolicy::opening`](crate::TimeoutPolicy::opening).
     ///
-    /// Default 10 s. Aborts without a Close frame. Off: a peer that never completes its handshake
-    /// keeps its connection forever. An open connection ignores this limit.
+    /// The default is 10 s. When the limit expires, the policy aborts the connection without a
+    /// Close frame. If it is off, a peer that never completes its handshake keeps its connection
+    /// forever. The limit does not apply to an open connection.
     handshake_timeout(duration), maybe_handshake_timeout, no_handshake_timeout, HandshakeTimeout,
     "Returns the limit on the opening handshake";
 
-    /// Not the ping interval, which is [`ping_interval`](Self::ping_interval): limits the time
-    /// between two polls of an open connection, measured from the earlier poll.
+    /// This is not the ping interval, which [`ping_interval`](Self::ping_interval) sets. Limits the
+    /// time between two polls of an open connection, measured from the earlier poll.
     ///
-    /// The `until` of [`Action::Idle`](crate::Action::Idle) is never further away than this.
-    /// Default 30 s. Off: `until` is the next deadline. The limit changes when the policy is polled
-    /// and never what it decides.
+    /// The `until` of [`Action::Idle`](crate::Action::Idle) is never further away than this. The
+    /// default is 30 s. If the limit is off, `until` is the next deadline. The limit affects when
+    /// the policy is polled, but never what it decides.
     heartbeat_interval(duration), maybe_heartbeat_interval, no_heartbeat_interval,
     HeartbeatInterval,
-    "Not the ping interval: returns the limit on the time between two polls";
+    "This is not the ping interval. Returns the limit on the time between two polls";
 
-    /// Limits the connection's lifetime, measured from when it opened, busy or not.
+    /// Limits the lifetime of the connection, busy or not, measured from when it opened.
     ///
-    /// Default 300 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Closes with
-    /// code 1001. Off: the lifetime is unlimited.
+    /// The default is 300 s. The policy shortens the limit by a random fraction of up to
+    /// [`jitter`](Self::jitter). When it expires, the policy closes the connection with code 1001.
+    /// If it is off, the lifetime is unlimited.
     connection_timeout(duration), maybe_connection_timeout, no_connection_timeout,
     ConnectionTimeout,
     "Returns the limit on the connection's lifetime";
 
-    /// Limits how long a write may wait without progress, measured from when it started to wait or
-    /// the transport last accepted bytes of it.
+    /// Limits how long a write may make no progress, measured from when it started to wait for the
+    /// transport, or from when the transport last accepted bytes of it.
     ///
-    /// With [`min_data_rate`](Self::min_data_rate) on, accepted bytes extend the wait at that rate
-    /// only. A requested ping may wait equally long to be flushed. Default 1 s. Aborts without a
-    /// Close frame. Off: writes wait without a limit, a peer that does not read is detected only
-    /// when nothing is received from it, and [`pong_timeout`](Self::pong_timeout) limits how long a
-    /// ping may wait to be flushed.
+    /// If [`min_data_rate`](Self::min_data_rate) is on, accepted bytes extend the deadline only by
+    /// the time that they may take at that rate. A requested ping may wait equally long until it is
+    /// flushed.
+    ///
+    /// The default is 1 s. When the limit expires, the policy aborts the connection without a Close
+    /// frame. If it is off, a write may wait forever, [`pong_timeout`](Self::pong_timeout) limits
+    /// how long a ping may wait to be flushed, and a peer that does not read is detected only once
+    /// it also sends nothing.
     message_timeout(duration), maybe_message_timeout, no_message_timeout, MessageTimeout,
     "Returns the limit on a write without progress";
 
-    /// Limits how long the peer may stay silent, measured from when something was last received.
+    /// Limits how long the peer may be silent, measured from when anything was last received.
     ///
     /// The time also restarts when the transport accepts bytes while a ping is waiting behind them,
-    /// since the peer cannot answer a ping that has not left. With [`IdleScope::Messages`] the time
-    /// is measured from the last data in either direction.
+    /// since the peer cannot answer a ping that was not sent yet. With [`IdleScope::Messages`], the
+    /// time is measured from the last data in either direction.
     ///
-    /// Default 60 s. Closes with code 1001. Off: only unanswered pings detect a dead peer. Keep it
-    /// longer than [`ping_interval`](Self::ping_interval), or a quiet peer is closed before a ping
-    /// can reach it.
+    /// The default is 60 s. When the limit expires, the policy closes the connection with code
+    /// 1001. If it is off, only unanswered pings detect a dead peer. Keep it longer than
+    /// [`ping_interval`](Self::ping_interval), or a quiet peer is disconnected before a ping can
+    /// reach it.
     idle_timeout(duration), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
-    "Returns the limit on the time in which nothing is received";
+    "Returns the limit on how long nothing may be received";
 
-    /// Limits how long either direction stays quiet before a ping is sent, measured from the
-    /// earlier of the last receipt and the last flush.
+    /// Sets how long either direction may be quiet before a ping is sent, measured from the earlier
+    /// of the last receipt and the last flush.
     ///
-    /// Except for the ping of a probe, two pings are at least this far apart, less jitter. With
-    /// [`PongEvidence::Pong`] the time is measured from when the last ping was flushed, or before
-    /// the first ping from when the connection opened.
+    /// Two pings are at least this far apart, less jitter, except that a probe may send one
+    /// earlier. With [`PongEvidence::Pong`], the time is measured from when the last ping was
+    /// flushed, or from when the connection opened if none was.
     ///
-    /// Default 25 s, shortened by a random fraction of up to [`jitter`](Self::jitter). Off: only
-    /// [`Event::Probe`](crate::Event::Probe) sends pings.
+    /// The default is 25 s. The policy shortens each interval by a random fraction of up to
+    /// [`jitter`](Self::jitter). If it is off, only [`Event::Probe`](crate::Event::Probe) sends a
+    /// ping.
     ping_interval(duration), maybe_ping_interval, no_ping_interval, PingInterval,
-    "Returns the quiet time after which a ping is sent";
+    "Returns how long either direction may be quiet before a ping is sent";
 
     /// Limits the wait for an answer to a ping, measured from when the ping was flushed.
     ///
-    /// Default 60 s. Aborts with code 1011. Off: pings are sent to keep proxies from closing the
-    /// connection, and no answer is required.
+    /// The default is 60 s. When the limit expires, the policy aborts the connection with code
+    /// 1011. If it is off, pings require no answer, and only keep proxies from closing a quiet
+    /// connection.
     ///
-    /// With the defaults [`idle_timeout`](Self::idle_timeout) expires first when a peer dies. This
-    /// limit decides if `idle_timeout` is off, counts messages only, or is longer than
+    /// With the defaults, [`idle_timeout`](Self::idle_timeout) expires first when a peer dies. This
+    /// limit can expire first if `idle_timeout` is off, counts only messages, or is longer than
     /// `ping_interval` and `pong_timeout` together.
     pong_timeout(duration), maybe_pong_timeout, no_pong_timeout, PongTimeout,
     "Returns the limit on the wait for an answer to a ping";
 
-    /// Limits how late a poll may be before it counts as a stall of this process, measured from the
-    /// deadline to the poll that finds it expired; and how late a ping may leave, measured from its
-    /// request.
+    /// Sets how late a poll may be before it counts as a stall of this process, measured from the
+    /// deadline to the poll that finds it expired.
     ///
-    /// A later poll starts a grace of the same length instead of a verdict, since the stall is not
-    /// the peer's fault, and everything received in it counts. The time that a later ping took to
-    /// leave does not count as silence. Default 3 s. Off: a late poll decides at once.
+    /// A later poll returns no verdict on the peer, since the stall is not the peer's fault. It
+    /// starts a grace of the same length instead, and everything received during the grace counts.
+    /// The same limit applies to how late a ping may be flushed, measured from its request: if it
+    /// is flushed later, the time that this took does not count as silence.
+    ///
+    /// The default is 3 s. If it is off, there is no grace: a late poll decides immediately.
     stall_tolerance(duration), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
-    "Returns the stall tolerance";
+    "Returns how late a poll may be before it counts as a stall";
 
-    /// Limits how soon the peer must answer after the machine resumes from a suspension, measured
-    /// from when the socket detects the resume.
+    /// Limits how long the peer may take to answer after this machine resumes from a suspension,
+    /// measured from when the socket detects the resume.
     ///
-    /// Never longer than [`pong_timeout`](Self::pong_timeout) where that is on:
-    /// [`TimeoutConfig::resume_probe_within`] returns the limit that applies. Default 30 s. Off:
-    /// the socket ignores a resume, and the other limits detect a connection that was lost during
-    /// the suspension.
+    /// If [`pong_timeout`](Self::pong_timeout) is shorter, it applies instead:
+    /// [`TimeoutConfig::resume_probe_within`] returns the effective limit. The default is 30 s. If
+    /// it is off, the socket ignores a resume, and the other limits must detect a connection that
+    /// was lost during the suspension.
     ///
-    /// The socket detects a resume on Linux, Android and Apple systems, by comparing two kernel
-    /// clocks, one of which stops during suspension; see `Timer::time_suspended`. Setting the time
-    /// of day has no effect.
+    /// The socket detects a resume on Linux, Android and Apple systems by comparing two kernel
+    /// clocks, one of which stops during a suspension; see `Timer::time_suspended`. Setting the
+    /// time of day has no effect.
     ///
     /// The policy does not read this limit. A driver that detects a resume must observe
     /// [`Event::Probe`](crate::Event::Probe) with `resume_probe_within()`.
@@ -627,30 +640,33 @@ limits! {
 limits! {
     u32, NonZeroU32::new, rate_of;
 
-    /// Limits how slowly a message may be transferred in either direction, in bytes per second.
+    /// Sets the slowest rate at which a message may be transferred in either direction, in bytes
+    /// per second.
     ///
     /// An inbound message has 5 s from its first bytes, plus the time that its bytes take at this
-    /// rate, but never more than 30 s without further bytes. An outbound message never has more
-    /// than [`message_timeout`](Self::message_timeout) without progress.
+    /// rate, but never more than 30 s without further bytes. An outbound message may never go
+    /// longer than [`message_timeout`](Self::message_timeout) without progress.
     ///
-    /// Default 240. An inbound message that is too slow aborts with code 1008. Off: an inbound
-    /// message may take forever, and each byte that the transport accepts gives a write another
-    /// `message_timeout`.
+    /// The default is 240. If an inbound message is too slow, the policy aborts the connection with
+    /// code 1008. If it is off, an inbound message may take forever, and each byte that the
+    /// transport accepts gives a write another `message_timeout`.
     min_data_rate(bytes_per_second), maybe_min_data_rate, no_min_data_rate, MinDataRate,
     "Returns the slowest rate accepted for a message, in bytes per second";
 
-    /// Limits the pings that the peer sends, in pings per second on average.
+    /// Limits how many pings the peer may send per second, on average.
     ///
-    /// Bursts of one minute's allowance are accepted. Default 20. Aborts with code 1008. Off: the
-    /// peer may send any number of pings.
+    /// A burst may use one minute's allowance. The default is 20. If the peer sends more, the
+    /// policy aborts the connection with code 1008. If the limit is off, the peer may send any
+    /// number of pings.
     max_ping_rate(pings_per_second), maybe_max_ping_rate, no_max_ping_rate, MaxPingRate,
     "Returns the limit on the peer's pings per second";
 }
 
 impl TimeoutConfigBuilder {
-    /// Limits the closing handshake, measured from its start, whichever side started it.
+    /// Limits the closing handshake, measured from its start by either side.
     ///
-    /// Default 5 s; cannot be off. Aborts without a further Close frame.
+    /// The default is 5 s; this limit cannot be off. When it expires, the policy aborts the
+    /// connection without another Close frame.
     pub const fn close_timeout(mut self, duration: Duration) -> Self {
         let nanos = limit_of(duration);
         self.error = self.error.with(Setting::CloseTimeout, nanos.is_none());
@@ -660,12 +676,12 @@ impl TimeoutConfigBuilder {
         self
     }
 
-    /// Sets the largest fraction, 0 to 0.5, by which each ping interval and the connection's
+    /// Sets the largest fraction, from 0 to 0.5, by which each ping interval and the connection's
     /// lifetime are shortened at random.
     ///
     /// The policy's seed determines the amount, so the connections of a restarted server neither
-    /// ping nor expire in step. Jitter never lengthens anything. Default 0.1; 0 turns it off.
-    /// Rounded to the nearest billionth.
+    /// ping nor expire in step. Jitter never lengthens a time. The default is 0.1; 0 turns jitter
+    /// off. The fraction is rounded to the nearest billionth.
     pub const fn jitter(mut self, fraction: f64) -> Self {
         let valid = fraction >= 0.0 && fraction <= 0.5;
         self.error = self.error.with(Setting::Jitter, !valid);
@@ -677,20 +693,21 @@ impl TimeoutConfigBuilder {
         self
     }
 
-    /// Sets the traffic that restarts [`idle_timeout`](Self::idle_timeout). Default
+    /// Sets the traffic that restarts [`idle_timeout`](Self::idle_timeout). The default is
     /// [`IdleScope::Inbound`].
     pub const fn idle_scope(mut self, scope: IdleScope) -> Self {
         self.config.idle_scope = scope;
         self
     }
 
-    /// Sets the traffic that answers a ping. Default [`PongEvidence::Any`].
+    /// Sets the traffic that answers a ping. The default is [`PongEvidence::Any`].
     pub const fn pong_evidence(mut self, evidence: PongEvidence) -> Self {
         self.config.pong_evidence = evidence;
         self
     }
 
-    /// Sets the code of the Close frame that a drain sends. Default [`DrainCode::GoingAway`].
+    /// Sets the code of the Close frame that a drain sends. The default is
+    /// [`DrainCode::GoingAway`].
     pub const fn drain_code(mut self, code: DrainCode) -> Self {
         self.config.drain_code = code;
         self
@@ -699,7 +716,8 @@ impl TimeoutConfigBuilder {
     /// Returns the configuration.
     ///
     /// # Errors
-    /// Lists every invalid setting: a duration or rate of zero, or a jitter outside 0 to 0.5.
+    /// Returns one [`ConfigError`] that lists every invalid setting: a duration or rate of zero, or
+    /// a jitter outside 0 to 0.5.
     pub const fn build(self) -> Result<TimeoutConfig, ConfigError> {
         if self.error.settings == 0 {
             Ok(self.config)
@@ -709,9 +727,9 @@ impl TimeoutConfigBuilder {
     }
 }
 
-/// Every invalid setting of a [`TimeoutConfigBuilder`].
+/// An error that lists every invalid setting of a [`TimeoutConfigBuilder`].
 ///
-/// Its `Display` lists them on one line, each with its value and what is expected.
+/// `Display` writes them on one line, each with its value and the expected values.
 #[derive(Clone, Copy)]
 pub struct ConfigError {
     /// A bit for each invalid [`Setting`].
@@ -740,9 +758,9 @@ impl ConfigError {
         self.settings & (1 << setting as u16) != 0
     }
 
-    /// Returns the message for the first invalid setting, for a panic in a `const`.
+    /// Returns the message for the first invalid setting, for use in a `const` panic.
     ///
-    /// It leaves out the value of an invalid jitter, which a `const` cannot format.
+    /// The message omits the value of an invalid jitter, which a `const` cannot format.
     pub const fn first(&self) -> &'static str {
         let mut index = 0;
         while index < Setting::ALL.len() {
