@@ -1,31 +1,64 @@
-//! Timeouts and keepalive for WebSockets. Detects a dead peer within a known time, and does not
-//! disconnect healthy peers because your own process stalled.
+//! Timeouts and keepalive for the WebSocket you already have.
 //!
-//! * **You have a socket.** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of
-//!   WebSocket messages and implements both traits. You must keep reading from it.
-//!   [`runtime::tokio::open`] (feature `tokio`) also limits the opening handshake;
-//!   [`runtime::tokio::wrap`] takes a socket that is already open. The modules for smol and
-//!   async-std have the same functions.
-//! * **You have a server.** [`Timeouts`] (feature `socket`) holds its limits, its observer and the
-//!   list of its connections, and drains them all. For axum there is an extractor, for tower a
-//!   layer.
-//! * **You have an event loop.** [`TimeoutPolicy`] makes the same decisions as a pure state
-//!   machine: timestamped [`Event`]s in, [`Action`]s out. It reads no clock, does no I/O, allocates
-//!   nothing and never panics. [`Fleet`] (feature `alloc`) manages many policies with one timer.
+//! ws-timeout detects a dead peer within a known time, and does not disconnect healthy peers
+//! because your own process stalled. Start with the type that fits your program:
 //!
-//! All take their limits from a [`TimeoutConfig`]: built in code, as a preset, from `WS_*`
-//! variables, or from a section of a file.
+//! * **A socket:** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of WebSocket
+//!   messages and implements both traits. You must keep reading from it. [`runtime::tokio::wrap`]
+//!   (feature `tokio`) takes a socket that is already open; [`runtime::tokio::open`] also limits
+//!   the opening handshake. The modules for smol and async-std have the same functions.
+//! * **A server:** [`Timeouts`] (feature `socket`) holds the server's limits, its observer and the
+//!   list of its connections, and can drain them all. Features `axum` and `tower` add an extractor
+//!   and a layer.
+//! * **An event loop:** [`TimeoutPolicy`] makes the same decisions as a pure state machine. You
+//!   pass it timestamped [`Event`]s, and it returns [`Action`]s. It reads no clock, does no I/O,
+//!   allocates nothing and never panics. [`Fleet`] (feature `alloc`) manages many policies with one
+//!   timer.
 //!
-//! The [guide] begins with a complete server, and has chapters on choosing the numbers, on each
-//! verdict, on TLS, shutdown, metrics and testing. The [specification](spec) defines exactly what
-//! the policy decides, and when.
+//! Each takes its limits from a [`TimeoutConfig`]. You can build one in code, use a preset, or read
+//! it from `WS_*` environment variables or a section of a file.
+//!
+//! The [guide] begins with a complete server and client, and has chapters on choosing the numbers,
+//! on each verdict, and on TLS, shutdown, metrics and testing. The [specification](spec) defines
+//! exactly what the policy decides, and when.
+//!
+//! # Example
+//!
+//! An echo server's connection, with the features `tokio` and `tungstenite`:
+//!
+#![cfg_attr(all(feature = "tokio", feature = "tungstenite"), doc = "```no_run")]
+#![cfg_attr(
+    not(all(feature = "tokio", feature = "tungstenite")),
+    doc = "```ignore"
+)]
+//! use tokio::net::TcpStream;
+//! use tokio_tungstenite::{accept_async, tungstenite};
+//! use ws_timeout::{Error, Metered, Timeouts, runtime::tokio::open};
+//!
+//! async fn echo(tcp: TcpStream, timeouts: &Timeouts) -> Result<(), Error<tungstenite::Error>> {
+//!     let tcp = Metered::socket(tcp); // sees the progress of large messages
+//!     let meter = tcp.meter();
+//!     let mut socket = open(timeouts, accept_async(tcp)).with_meter(meter).await?;
+//!     while let Some(message) = socket.recv().await? {
+//!         if message.is_text() || message.is_binary() {
+//!             socket.send(message).await?;
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
 //!
 //! # The log
 //!
-//! The socket logs with the `log` crate, target `ws_timeout`: a verdict as `warn` (`info` if it was
-//! planned: a lifetime, a drain). The end after a verdict, errors, and a close by the program with
-//! a code other than 1000 and 1001 are `info`; reports of healthy connections are `debug`. Each
-//! line has the key-values that apply:
+//! Unless you set an [`Observer`], a socket logs to the `log` crate with the target `ws_timeout`:
+//!
+//! | level | reports |
+//! |---|---|
+//! | `warn` | a verdict, unless it was planned |
+//! | `info` | a planned verdict (a lifetime or a drain), the end after a verdict, a close by the program with a code other than 1000 and 1001, an error, a resume, a socket that the program dropped |
+//! | `debug` | on a healthy connection: its opening, pings, pongs, graces, and a close by either side |
+//!
+//! Each record has the key-values that apply to it:
 //!
 //! | key | value |
 //! |---|---|
@@ -41,41 +74,41 @@
 //! | `detection_bound_ms` | the detection bound, in milliseconds |
 //! | `suspended_ms` | how long the machine was suspended, in milliseconds |
 //! | `metered` | whether a meter counts the connection's bytes |
-//! | `error` | the error of the inner socket, escaped |
+//! | `error` | the error of the inner socket or the handshake, escaped |
 //!
 //! An [`Observer`] receives the same information as values. With feature `tracing`, the observer
-//! `Tracing` emits events with these fields, in a span for each connection; tracing's bridge for
-//! `log` drops them.
+//! `Tracing` emits these fields as tracing events, in a span for each connection. tracing's bridge
+//! for `log` drops them.
 //!
-//! `Timeouts::from_env`, and with feature `tower` the layer, log the limits (event `limits`,
-//! `info`) and settings that are probably mistakes (`warning`, `warn`), once for each
-//! configuration. `from_env` also logs unknown `WS_*` variables (`unknown_variable`): `warn` if one
-//! is probably misspelled, else `info`.
+//! `Timeouts::from_env` and the tower layer log each configuration once: its limits at `info`
+//! (event `limits`), and settings that are probably mistakes at `warn` (event `warning`).
+//! `from_env` also logs unknown `WS_*` variables (event `unknown_variable`), at `warn` if the name
+//! is probably misspelled, otherwise at `info`.
 //!
 //! # Features
 //!
-//! No feature is on by default; the policy and its configuration need only `core`. Features are
+//! No feature is on by default: the policy and its configuration need only `core`. Features are
 //! additive.
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `alloc` | `Fleet`, many policies behind one deadline |
-//! | `std` | `TimeoutConfig::from_env` and `from_vars`; no dependency |
-//! | `serde` | `Deserialize` and `Serialize` for [`TimeoutConfig`] and [`TimeoutOverrides`]; its only dependency is `serde`, without the derive macros |
-//! | `socket` | `TimeoutSocket` over any `Stream + Sink`, its traits `Message` and `Timer`, `Adapter` and `tungstenite_message!` for other libraries, `Metered` |
-//! | `tungstenite` | `Message` for the type of tungstenite 0.30, and `message::tungstenite_config` |
-//! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for the type of axum 0.8, `message::limit_buffers`; needs axum with its features `http1` and `ws`, and implies `tokio` |
-//! | `tower` | module `tower`: `Timeouts` as a layer; needs `http`, `tower-layer` and `tower-service` (five crates in all) |
+//! | `alloc` | `Fleet`: many policies with one timer |
+//! | `std` | `TimeoutConfig::from_env` and `from_vars`; adds no dependency |
+//! | `serde` | `Deserialize` and `Serialize` for [`TimeoutConfig`] and [`TimeoutOverrides`]; adds `serde`, without the derive macros |
+//! | `socket` | `TimeoutSocket` over any `Stream + Sink`, with `Timeouts`, `Metered` and `Recorder`; the traits `Message` and `Timer`; `Adapter` and `tungstenite_message!` for other libraries |
+//! | `tungstenite` | `Message` for tungstenite 0.30, and `message::tungstenite_config` |
+//! | `axum` | module `axum`: `TimeoutUpgrade` in place of `WebSocketUpgrade`, and a metered listener; `Message` for axum 0.8, and `message::limit_buffers`; adds axum with its features `http1` and `ws`, and implies `tokio` |
+//! | `tower` | module `tower`: `Timeouts` as a layer; adds `http`, `tower-layer` and `tower-service` (five crates in all) |
 //! | `tracing` | `Tracing`, an observer that emits a span for each connection, and events with typed fields; adds `tracing`, without its default features, and `tracing-core` |
 //! | `tokio` | `runtime::tokio`: tokio's clock and timer, `wrap` and `open`; tokio's I/O traits for `Metered` |
-//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same over async-io, without a dependency on the runtime |
+//! | `smol`, `async-std` | `runtime::smol`, `runtime::async_std`: the same over async-io; does not add the runtime |
 //! | `json` | `serde::Serialize` for [`Status`]; with `socket`, `TimeoutSocket::send_json` |
-//! | `testing` | for tests: `Arbitrary` of the crate `arbitrary`, its only dependency, for [`TimeoutConfig`] and [`Event`]; with `socket`, `testing::ManualTimer` |
+//! | `testing` | for tests: `Arbitrary` for [`TimeoutConfig`] and [`Event`]; with `socket`, `testing::ManualTimer`; adds `arbitrary` |
 //!
 //! # What it does not do
 //!
-//! It does not reconnect, speak WebSocket or spawn tasks, and it does not limit the size or number
-//! of messages.
+//! ws-timeout does not implement the WebSocket protocol, reconnect or spawn tasks, and does not
+//! limit the size or number of messages.
 //!
 #![cfg_attr(
     not(feature = "socket"),
@@ -102,8 +135,7 @@
     doc = "[`runtime::tokio::wrap`]: https://docs.rs/ws-timeout/latest/ws_timeout/runtime/tokio/fn.wrap.html"
 )]
 #![no_std]
-// Here rather than in the workspace's lints: a program exports nothing, and its `pub` is short for
-// `pub(crate)`.
+// Not in the workspace's lints: a program exports nothing, so its `pub` means `pub(crate)`.
 #![warn(unnameable_types, unreachable_pub)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -203,7 +235,8 @@ pub use tracing::Tracing;
 #[doc = include_str!("../docs/SPEC.md")]
 pub mod spec {}
 
-// `tests/guide.rs` runs its programs, with what they depend on.
+// Not for doctests: `tests/guide.rs` compiles and runs the guide's programs with their
+// dependencies.
 #[cfg(all(doc, not(doctest)))]
 #[doc = include_str!("../docs/GUIDE.md")]
 pub mod guide {}
