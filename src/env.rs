@@ -1,8 +1,7 @@
-//! The configuration from environment variables, and reading settings from any names and values.
+//! Reads the configuration from environment variables, and settings from any names and values.
 //!
-//! [`read`] finds the setting that each name means, lets the setting read its value
-//! (`settings.rs`), and collects everything that is wrong. A section of a file (`section.rs`) is
-//! read by the same function.
+//! [`read`] finds the setting for each name, lets it read the value (`settings.rs`), and collects
+//! every invalid value and unknown name. It also reads a section of a file (`section.rs`).
 
 use core::fmt;
 use core::mem;
@@ -19,7 +18,7 @@ use crate::settings::{PREFIX, SETTINGS, TimeoutOverrides};
 impl TimeoutConfig {
     /// Reads the configuration from the environment variables of this process.
     ///
-    /// [`from_vars`](Self::from_vars) reads variables from elsewhere by the same rules.
+    /// [`from_vars`](Self::from_vars) reads other variables by the same rules.
     ///
     /// | variable | accepted | default |
     /// |---|---|---|
@@ -42,13 +41,13 @@ impl TimeoutConfig {
     /// | `WS_DRAIN_CODE` | `1001`, `1012` | 1001 |
     ///
     /// A duration is a number of seconds, such as `30` or `2.5`, or a number with the unit `ms`,
-    /// `s`, `m` (minutes) or `h`, such as `500ms` or `5m`; from 0.001 to 1000000000 seconds.
-    /// Numbers in durations and fractions are digits, optionally followed by a point and one to
-    /// nine digits (six in milliseconds); they are kept exactly. Rates are whole numbers from 1 to
-    /// 1000000000. No number has a sign, an exponent or a space.
+    /// `s`, `m` (minutes) or `h`, such as `500ms` or `5m`. It must be between 0.001 and 1000000000
+    /// seconds. Durations and fractions are digits, optionally followed by a point and one to nine
+    /// digits (six in milliseconds), and are stored exactly. A rate is a whole number from 1 to
+    /// 1000000000. No number may contain a sign, an exponent or a space.
     ///
-    /// Words may be in any case, with `_` for `-`, and `false` is the same as `off`. Names and
-    /// units are case-sensitive. An empty value is an error; a variable that is not set keeps its
+    /// Words may be in any case, with `_` for `-`, and `false` means `off`. Names and units are
+    /// case-sensitive. An empty value is an error; a setting whose variable is not set keeps its
     /// default.
     ///
     /// ```
@@ -61,7 +60,7 @@ impl TimeoutConfig {
     /// # }
     /// ```
     ///
-    /// Log the unknown variables, since one of them may be a misspelled setting:
+    /// One of the unknown variables may be a misspelled setting, so log them:
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -81,8 +80,8 @@ impl TimeoutConfig {
         Self::from_env_with_prefix(PREFIX)
     }
 
-    /// Reads the configuration from the environment variables of this process whose names begin
-    /// with `prefix` in place of `WS_`.
+    /// Reads the configuration as [`from_env`](Self::from_env) does, with `prefix` in place of
+    /// `WS_`.
     ///
     /// With the prefix `MYAPP_WS_`, the idle timeout is `MYAPP_WS_IDLE_TIMEOUT`, and
     /// `WS_IDLE_TIMEOUT` is ignored.
@@ -101,13 +100,13 @@ impl TimeoutConfig {
         Self::from_vars_with_prefix(prefix, std::env::vars_os())
     }
 
-    /// Reads the configuration from `vars`, for example those of a file or of a test.
+    /// Reads the configuration from `vars`, for example from a file or in a test.
     ///
-    /// [`from_env`](Self::from_env) lists the variables and their values. `WS_PRESET` sets its six
-    /// limits first and the other variables override it, in any order. If a name occurs more than
-    /// once, only its last value counts. Names that do not begin with `WS_` are ignored. Unknown
-    /// names that do are not errors, since another program may use them: [`EnvConfig::unknown`]
-    /// lists them.
+    /// [`from_env`](Self::from_env) lists the variables and their values. In any order of `vars`,
+    /// `WS_PRESET` sets its six limits first, and the other variables override it. If a name occurs
+    /// more than once, only its last value counts. Names that do not begin with `WS_` are ignored.
+    /// Unknown names that begin with `WS_` are not errors, since another program may use them:
+    /// [`EnvConfig::unknown`] lists them.
     ///
     /// ```
     /// use core::time::Duration;
@@ -181,8 +180,8 @@ pub(crate) struct Read {
     pub(crate) unknown: Vec<UnknownVariable>,
 }
 
-/// Reads settings from the variables whose names begin with `prefix`. `name_of` returns the name of
-/// the variable for a setting.
+/// Reads settings from the variables whose names begin with `prefix`. `name_of` returns the
+/// variable's name for a setting.
 pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     vars: impl IntoIterator<Item = (K, V)>,
     prefix: &str,
@@ -226,7 +225,7 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     }
 }
 
-/// The configuration from environment variables, and the variables that were ignored.
+/// The configuration from environment variables, and the unknown variables among them.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -237,7 +236,7 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
 /// # Ok::<(), ws_timeout::EnvError>(())
 /// ```
 ///
-/// With a base other than the defaults, for example the configuration of a client:
+/// To override another base than the defaults, for example the configuration of a client:
 ///
 /// ```
 /// use core::time::Duration;
@@ -252,19 +251,19 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EnvConfig {
-    /// The configuration: the defaults with the overrides. [`TimeoutConfig::warnings`] lists
-    /// settings that are probably mistakes.
+    /// The configuration: the defaults with the overrides applied. [`TimeoutConfig::warnings`]
+    /// lists settings that are probably mistakes.
     pub config: TimeoutConfig,
-    /// The settings that the variables set, to apply over another base.
+    /// The settings that the variables set, to apply to another base.
     pub overrides: TimeoutOverrides,
     /// The unknown variables that begin with the prefix, sorted by name, without duplicates.
     pub unknown: Vec<UnknownVariable>,
 }
 
-/// A variable that begins with the prefix and is not a setting. Its `Display` is one line for a
-/// log.
+/// A variable whose name begins with the prefix but names no setting. `Display` writes one line for
+/// a log.
 ///
-/// Its value is not stored, since it may be a secret of another program.
+/// The value is not stored, since it may be another program's secret.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -309,14 +308,14 @@ impl UnknownVariable {
         self.nearest.as_deref()
     }
 
-    /// Returns a line with the name, what it is not, and the setting that was probably meant.
-    pub(crate) fn describe(&self, is_not: &str) -> String {
+    /// Returns one line: the name, `problem`, and the setting that was probably meant.
+    pub(crate) fn describe(&self, problem: &str) -> String {
         let name = cut(&self.name);
         let hint = match &self.nearest {
             Some(nearest) => format!("; did you mean {nearest}?"),
             None => String::new(),
         };
-        format!("{}: {is_not}{hint}", name.escape_debug())
+        format!("{}: {problem}{hint}", name.escape_debug())
     }
 }
 
@@ -326,7 +325,7 @@ impl fmt::Display for UnknownVariable {
     }
 }
 
-/// Every variable with an invalid value. Its `Display` writes a line for each.
+/// An error that lists every variable with an invalid value. `Display` writes a line for each.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -351,8 +350,8 @@ pub struct EnvError {
 }
 
 impl EnvError {
-    /// Returns the variables with invalid values, in the order in which [`TimeoutConfig::from_env`]
-    /// lists them. There is at least one.
+    /// Returns the variables with invalid values, at least one, in the order of the table at
+    /// [`TimeoutConfig::from_env`].
     ///
     /// ```
     /// use ws_timeout::TimeoutConfig;
@@ -377,7 +376,7 @@ impl fmt::Display for EnvError {
     }
 }
 
-/// The same as `Display`, since a `main` that returns the error prints this.
+/// Writes the same as `Display`, since a `main` that returns the error prints this.
 impl fmt::Debug for EnvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -386,7 +385,7 @@ impl fmt::Debug for EnvError {
 
 impl core::error::Error for EnvError {}
 
-/// A variable with an invalid value. Its `Display` is one line, with the value quoted and escaped.
+/// A variable with an invalid value. `Display` writes one line, with the value quoted and escaped.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -418,7 +417,7 @@ impl BadVariable {
     }
 
     /// Returns the variable's value, not escaped, with `U+FFFD` in place of invalid UTF-8. A value
-    /// of more than 80 characters is cut and ends in `…`.
+    /// of more than 80 characters is truncated and ends in `…`.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -429,7 +428,7 @@ impl BadVariable {
         &self.held
     }
 
-    /// Returns a text that says which values are accepted.
+    /// Returns a description of the accepted values.
     ///
     /// ```
     /// # use ws_timeout::TimeoutConfig;
@@ -452,7 +451,7 @@ impl fmt::Display for BadVariable {
     }
 }
 
-/// Returns the text, shortened if it would flood a log.
+/// Truncates a text that would flood a log.
 fn cut(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
@@ -462,9 +461,8 @@ fn cut(text: &str) -> String {
 }
 
 /// Returns the known name that is most similar to `name`, if no more than a third of the longer one
-/// differs; otherwise the first known name that begins with `name` as whole words, such as
-/// `idle_timeout` for `idle`. The prefix of `prefix` bytes does not count, since both begin with
-/// it.
+/// differs. Otherwise, returns the first known name that begins with `name` as whole words, such as
+/// `idle_timeout` for `idle`. Ignores the first `prefix` bytes, which all names share.
 fn nearest(name: &str, names: &[String], prefix: usize) -> Option<String> {
     let without_prefix = |name| str::get(name, prefix..).unwrap_or_default();
     // The first 64 characters suffice: no known name is similar to a longer one.
@@ -475,12 +473,12 @@ fn nearest(name: &str, names: &[String], prefix: usize) -> Option<String> {
         .filter(|(distance, length, _)| 3 * distance <= name.len().max(*length))
         .min_by_key(|(distance, ..)| *distance)
         .map(|(.., known)| known);
-    let begun = |rest: &str| {
+    let extends = |rest: &str| {
         let word = rest.get(..name.len()).unwrap_or_default();
         rest[word.len()..].starts_with('_') && distance(&name, word) == 0
     };
-    let begun = || all().find(|(_, rest)| begun(rest)).map(|(known, _)| known);
-    similar.or_else(begun).cloned()
+    let extension = || all().find(|(_, rest)| extends(rest)).map(|(known, _)| known);
+    similar.or_else(extension).cloned()
 }
 
 /// Returns how many characters must be inserted, deleted or replaced to turn one text into the

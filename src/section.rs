@@ -1,7 +1,7 @@
-//! The configuration in a section of a file, through serde.
+//! Reads and writes the configuration as a section of a file, through serde.
 //!
 //! A section is read like the environment: each value becomes the text that a variable would hold,
-//! and `env.rs` reads names and texts. Both therefore accept the same values with the same errors.
+//! and `env.rs` reads the names and texts. So both accept the same values, with the same errors.
 
 use core::fmt;
 use std::borrow::ToOwned;
@@ -17,15 +17,15 @@ use crate::config::TimeoutConfig;
 use crate::env;
 use crate::settings::{TimeoutOverrides, Value};
 
-/// Reads a section of settings; a setting that is missing has its default.
+/// Reads a section of settings. A missing setting has its default.
 ///
-/// The names are those of the [builder](crate::TimeoutConfigBuilder), and `preset`. The values are
-/// those of the variables of [`from_env`](TimeoutConfig::from_env): a duration is a number of
-/// seconds or a text such as `"500ms"`, `"30s"` or `"5m"`, and `"off"` or `false` turns a limit
-/// off. `null` is an error.
+/// The names are those of the [builder's](crate::TimeoutConfigBuilder) setters, and `preset`. The
+/// values are those of the variables that [`from_env`](TimeoutConfig::from_env) lists: a duration
+/// is a number of seconds or a string such as `"500ms"`, `"30s"` or `"5m"`, and `"off"` or `false`
+/// turns a limit off. `null` is an error.
 ///
-/// One error lists every invalid value and every unknown name. Since an unknown name is an error, a
-/// section cannot be read through `#[serde(flatten)]` beside other settings. The format must be
+/// A single error lists every invalid value and every unknown name. Since an unknown name is an
+/// error, `#[serde(flatten)]` cannot mix a section with other settings. The format must be
 /// self-describing, as TOML, YAML and JSON are.
 ///
 /// ```
@@ -59,23 +59,25 @@ impl<'de> Deserialize<'de> for TimeoutConfig {
     }
 }
 
-/// Reads a section like [`TimeoutConfig`]; a setting that is missing is inherited from the base.
+/// Reads a section as [`TimeoutConfig`] does. A missing setting is inherited from the base.
 impl<'de> Deserialize<'de> for TimeoutOverrides {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Section)
     }
 }
 
-/// Writes every setting: whole seconds as numbers, and other durations as text such as `"500ms"`.
+/// Writes every setting: whole seconds as numbers, and other durations as strings such as
+/// `"500ms"`.
 ///
-/// Reading the section gives the same configuration, unless a limit is outside the accepted range.
+/// Reading the section returns the same configuration, unless a limit is outside the accepted
+/// range.
 impl Serialize for TimeoutConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         TimeoutOverrides::all(*self).serialize(serializer)
     }
 }
 
-/// Writes the settings that are set, like [`TimeoutConfig`].
+/// Writes the settings that are set, in the format of [`TimeoutConfig`].
 impl Serialize for TimeoutOverrides {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.entries().count()))?;
@@ -133,13 +135,13 @@ impl<'de> Visitor<'de> for Section {
     }
 }
 
-/// A name or a value of any type, as the text that a variable would hold.
+/// A name, or a value of any type, as the text that a variable would hold.
 ///
-/// A type that no setting has becomes a text that no setting accepts, so that its error is listed
-/// with the others.
+/// A value of a type that no setting has becomes a text that no setting accepts, so that its error
+/// is listed with the others.
 struct Text {
     text: String,
-    /// Whether it is a text in the file too, so that an error shows it in quotes.
+    /// Whether the file contains it as a string, so that an error quotes it.
     quoted: bool,
 }
 
@@ -170,7 +172,7 @@ impl<'de> Visitor<'de> for AnyType {
     type Value = Text;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number, a text or false")
+        f.write_str("a number, a string or false")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Text, E> {
@@ -205,9 +207,8 @@ impl<'de> Visitor<'de> for AnyType {
         Ok(Text::bare("[…]"))
     }
 
-    /// With its feature `arbitrary_precision`, serde_json passes a number that is not a whole one
-    /// as a table of this name and the text of the number. Without the feature it would be an
-    /// `f64`.
+    /// With its feature `arbitrary_precision`, serde_json passes a number that is not an integer as
+    /// a map from this name to the number's text. Without the feature it passes an `f64`.
     fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Text, A::Error> {
         const NUMBER: &str = "$serde_json::private::Number";
         let mut value = Text::bare("{…}");

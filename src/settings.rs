@@ -1,13 +1,14 @@
-//! The settings as text: their names, how a value is read and written, and which of them are set.
+//! Settings as text: their names, how their values are read and written, and which of them a source
+//! sets.
 //!
 //! The table [`SETTINGS`] drives everything that reads or writes a configuration by name: which
 //! settings exist, what each value may be, which field it fills, and the order in which settings
-//! are written and errors are listed. Numbers are read digit by digit as integers, so every
-//! accepted value is kept exactly.
+//! are written and errors are listed. Numbers are read as integers, digit by digit, so every
+//! accepted value is stored exactly.
 //!
-//! [`TimeoutOverrides`] holds the settings that one source sets. Every source ends up in one: the
-//! environment (`env.rs`) and a section of a file (`section.rs`), and a whole [`TimeoutConfig`]
-//! when it is written.
+//! [`TimeoutOverrides`] holds the settings that one source sets. The environment (`env.rs`) and a
+//! section of a file (`section.rs`) are read into one, and a whole [`TimeoutConfig`] is written
+//! through one.
 
 use core::fmt::{self, Write};
 use core::num::{NonZeroU32, NonZeroU64};
@@ -16,13 +17,13 @@ use core::ops::RangeInclusive;
 use crate::config::{Billionths, DrainCode, IdleScope, PongEvidence, Preset, TimeoutConfig};
 use crate::time::Limit;
 
-/// The settings that one source sets, such as a section of a file; the others are inherited.
+/// The settings that one source sets, such as a section of a file. The others are inherited.
 ///
-/// [`apply`](Self::apply) sets them over a base. With feature `serde`, a section of a file
-/// deserializes to it; with `std`, `EnvConfig::overrides` holds what the environment sets. All
-/// values are valid. The default sets nothing.
+/// [`apply`](Self::apply) applies them to a base configuration. With feature `serde`, a section of
+/// a file deserializes to `TimeoutOverrides`; with `std`, `EnvConfig::overrides` holds the settings
+/// from the environment. All values are valid. The default value sets nothing.
 ///
-/// A preset sets its limits first, and the other settings override it.
+/// If a preset is set, it is applied first, and the other settings override it.
 ///
 /// `Display` writes each setting as a line of [`TimeoutConfig`'s `Display`](TimeoutConfig).
 ///
@@ -63,7 +64,7 @@ impl TimeoutOverrides {
         config: TimeoutConfig::DEFAULT,
     };
 
-    /// Returns every setting of the configuration. There is no preset among them.
+    /// Returns overrides that set every setting of `config`, without a preset.
     pub(crate) fn all(config: TimeoutConfig) -> Self {
         const PRESET: u32 = 1 << 0;
         Self {
@@ -73,7 +74,7 @@ impl TimeoutOverrides {
         }
     }
 
-    /// Returns `base` with these settings in place of its own.
+    /// Returns `base` with these settings applied.
     ///
     /// ```
     /// use core::time::Duration;
@@ -91,8 +92,8 @@ impl TimeoutOverrides {
         config
     }
 
-    /// Sets the setting in this row of [`SETTINGS`]. Returns `None`, and changes nothing, if `text`
-    /// is not accepted.
+    /// Reads the setting in this row of [`SETTINGS`] from `text`. Returns `None`, and changes
+    /// nothing, if `text` is not accepted.
     pub(crate) fn read(&mut self, row: usize, text: &str) -> Option<()> {
         SETTINGS.get(row)?.kind.read(text, self)?;
         self.rows |= 1 << row;
@@ -146,8 +147,8 @@ impl fmt::Debug for TimeoutOverrides {
 
 /// Writes a line `WS_NAME=value` for each setting, with no line break after the last.
 ///
-/// `TimeoutConfig::from_vars` reads these lines back exactly, unless a limit is outside the range
-/// that it accepts.
+/// `TimeoutConfig::from_vars` reads the same configuration from these lines, unless a limit is
+/// outside the range that it accepts.
 ///
 /// ```
 /// use ws_timeout::TimeoutConfig;
@@ -162,11 +163,10 @@ impl fmt::Display for TimeoutConfig {
     }
 }
 
-/// The first characters of the name of each environment variable, unless the program chooses
-/// others.
+/// The default prefix of the environment variables.
 pub(crate) const PREFIX: &str = "WS_";
 
-/// A setting that has a name.
+/// A setting, with its name and the kind of its value.
 pub(crate) struct Setting {
     /// The name, as in the builder and in a file.
     pub(crate) name: &'static str,
@@ -178,7 +178,7 @@ impl Setting {
         Self { name, kind }
     }
 
-    /// Returns which values are accepted, as text.
+    /// Returns a description of the accepted values.
     pub(crate) const fn accepted(&self) -> &'static str {
         match self.kind {
             Kind::Preset => r#""development", "production", "high-latency" or "client""#,
@@ -237,7 +237,7 @@ pub(crate) static SETTINGS: [Setting; 17] = [
     Setting::new("drain_code", Kind::DrainCode),
 ];
 
-/// The kind of a setting's value, with the field of the configuration that the value fills.
+/// The kind of a setting's value, and the field of the configuration that stores it.
 enum Kind {
     Preset,
     Duration(fn(&mut TimeoutConfig) -> &mut Limit),
@@ -250,7 +250,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Stores the value. Returns `None`, and changes nothing, if `text` is not accepted.
+    /// Reads the value from `text` and stores it. Returns `None`, and changes nothing, if `text` is
+    /// not accepted.
     fn read(&self, text: &str, overrides: &mut TimeoutOverrides) -> Option<()> {
         let config = &mut overrides.config;
         match self {
@@ -265,8 +266,8 @@ impl Kind {
             }
             Self::DrainCode => {
                 let code = digits(text)?;
-                let is_meant = |drain: &DrainCode| u64::from(drain.code()) == code;
-                config.drain_code = DrainCode::ALL.into_iter().find(is_meant)?;
+                let has_code = |drain: &DrainCode| u64::from(drain.code()) == code;
+                config.drain_code = DrainCode::ALL.into_iter().find(has_code)?;
             }
         }
         Some(())
@@ -287,7 +288,7 @@ impl Kind {
         }
     }
 
-    /// Returns the value to be written.
+    /// Returns the stored value, for writing.
     fn value(&self, overrides: &TimeoutOverrides) -> Value {
         let mut config = overrides.config;
         match self {
@@ -306,7 +307,7 @@ impl Kind {
     }
 }
 
-/// A value as it is written. [`Kind::read`] reads its `Display` back.
+/// A value in its written form. [`Kind::read`] accepts its `Display`.
 pub(crate) enum Value {
     Word(&'static str),
     /// A rate, a code, or whole seconds.
@@ -346,7 +347,7 @@ impl fmt::Display for Value {
                 }
                 f.write_str("ms")
             }
-            // The shortest decimals that are this fraction: at most nine, never an exponent.
+            // The shortest decimal form: at most nine places, and never an exponent.
             Self::Fraction(fraction) => write!(f, "{fraction}"),
         }
     }
@@ -396,7 +397,7 @@ impl DrainCode {
     const ALL: [Self; 2] = [Self::GoingAway, Self::ServiceRestart];
 }
 
-/// Returns the value of this name, in any case, with `_` for `-` or the other way round.
+/// Returns the value whose name is `text`, ignoring case and treating `_` as `-`.
 fn word<T: Copy, const N: usize>(
     text: &str,
     all: [T; N],
@@ -413,9 +414,10 @@ fn is_word(text: &str, word: &str) -> bool {
     text.bytes().map(plain).eq(word.bytes())
 }
 
-/// Returns `Some(None)` for `off`, and `None` for a text that is not accepted.
+/// Reads a value that may be `off`, for which it returns `Some(None)`. Returns `None` if `text` is
+/// not accepted.
 ///
-/// `false` is accepted because it is what YAML makes of `off`.
+/// `false` means `off` too, since YAML may parse `off` as `false`.
 fn or_off<T>(text: &str, number: fn(&str) -> Option<T>) -> Option<Option<T>> {
     if is_word(text, "off") || is_word(text, "false") {
         Some(None)
@@ -424,11 +426,12 @@ fn or_off<T>(text: &str, number: fn(&str) -> Option<T>) -> Option<Option<T>> {
     }
 }
 
-/// Reads 0.001 to 1,000,000,000 seconds, in a unit or without one, as nanoseconds.
+/// Reads a duration of 0.001 to 1,000,000,000 seconds, with or without a unit. Returns nanoseconds.
 fn duration(text: &str) -> Option<NonZeroU64> {
-    /// Each unit, the decimals that a number in it may have, and the nanoseconds in the last one.
+    /// Each unit, how many decimal places its numbers may have, and the nanoseconds in the last
+    /// place.
     const UNITS: [(&str, u32, u64); 5] = [
-        ("ms", 6, 1), // before "s", with which it ends
+        ("ms", 6, 1), // before "s", which also matches
         ("s", 9, 1),
         ("m", 9, 60),
         ("h", 9, 3600),
@@ -441,13 +444,13 @@ fn duration(text: &str) -> Option<NonZeroU64> {
     within(1_000_000..=1_000_000_000 * BILLION, nanos).and_then(NonZeroU64::new)
 }
 
-/// Reads 1 to 1,000,000,000.
+/// Reads a rate of 1 to 1,000,000,000 per second.
 fn rate(text: &str) -> Option<NonZeroU32> {
     let rate = within(1..=BILLION, digits(text)?)?;
     u32::try_from(rate).ok().and_then(NonZeroU32::new)
 }
 
-/// Reads 0 to 0.5.
+/// Reads a fraction of 0 to 0.5. Returns billionths.
 fn fraction(text: &str) -> Option<Billionths> {
     let fraction = within(0..=BILLION / 2, fixed(text, 9)?)?;
     Billionths::try_from(fraction).ok()
@@ -471,7 +474,7 @@ fn fixed(text: &str, places: u32) -> Option<u64> {
 
 /// Reads one or more ASCII digits. (`str::parse` would accept a sign too.)
 ///
-/// A number that overflows is far above every limit, and is not accepted either.
+/// A number that overflows is not accepted either: it is far above every limit.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() {
         return None;
