@@ -16,33 +16,37 @@ use crate::time::Plain;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error<E> {
-    /// The policy ended the connection: a limit expired, or it reached its lifetime or was drained.
+    /// The policy ended the connection: a limit expired, or the connection reached its lifetime or
+    /// was drained.
     Verdict(Verdict),
     /// The inner socket failed.
     Socket(E),
-    /// A send fails with this if the connection ended without a verdict, or either side started the
-    /// closing handshake; nothing was sent. The stream fails with it if a write failed and a send
-    /// has already returned the error.
+    /// The connection has ended, or is closing.
+    ///
+    /// A send returns this if the connection ended without a verdict, or if either side started the
+    /// closing handshake. Nothing was sent. The stream returns it if a write failed and a send has
+    /// already returned that error.
     Closed,
-    /// `start_send` was called again before `poll_ready` was ready. The message was not sent.
+    /// `start_send` was called before `poll_ready` returned `Ready`. The message was not sent.
     NotReady,
-    /// This code must not be sent in a Close frame (RFC 6455, 7.4). Nothing was sent.
+    /// A Close frame must not contain this code (RFC 6455, 7.4). Nothing was sent.
     CloseCode(u16),
-    /// The value cannot be written as JSON. Nothing was sent.
+    /// The value cannot be serialized as JSON. Nothing was sent.
     #[cfg(feature = "json")]
     Json(serde_json::Error),
 }
 
-/// Why the policy ended a connection, and the state that led to it. `Display` writes one line.
+/// The reason why the policy ended a connection, and the state at that time. `Display` writes one
+/// line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// The reason: the limit that expired first.
+    /// The reason, which usually names the limit that expired first.
     pub reason: CloseReason,
-    /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`;
-    /// `None` if it is not a duration, and for a probe.
+    /// The limit that was exceeded, as configured or as passed to a call such as `send_timeout`.
+    /// `None` if the limit is not a duration, and for a probe.
     pub limit: Option<Duration>,
-    /// The state that led to the verdict.
+    /// The state of the connection at the verdict.
     pub status: Box<Status>,
     /// The outcome of the closing handshake.
     pub close_handshake: CloseHandshake,
@@ -54,7 +58,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PeerClose {
-    /// The code of the frame; `None` if it had none.
+    /// The code of the frame, or `None` if it had no code.
     pub code: Option<u16>,
 }
 
@@ -66,9 +70,10 @@ pub enum CloseHandshake {
     UnderWay,
     /// The peer answered our Close frame.
     Answered,
-    /// The peer did not answer our Close frame within `close_timeout`, or left without an answer.
+    /// The peer did not answer our Close frame within `close_timeout`, or disconnected without an
+    /// answer.
     Unanswered,
-    /// A Close frame was sent, and the transport was then dropped without waiting for the answer.
+    /// A Close frame was sent, and the transport was dropped without waiting for the answer.
     Sent,
     /// No Close frame was sent: the reason has no code, or the frame could not be written.
     NotSent,
@@ -86,7 +91,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
                 "close code {code} must not be sent: expected 1000 to 1003, 1007 to 1014 or 3000 to 4999"
             ),
             #[cfg(feature = "json")]
-            Self::Json(error) => write!(f, "the value cannot be written as JSON: {error}"),
+            Self::Json(error) => write!(f, "the value cannot be serialized as JSON: {error}"),
         }
     }
 }
@@ -94,7 +99,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
 impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // This error displays the inner one itself.
+            // `Display` has already written the inner error.
             Self::Socket(error) => error.source(),
             _ => None,
         }
@@ -102,14 +107,14 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
 }
 
 impl Verdict {
-    /// Returns the limit that was passed to a call such as `send_timeout`; `None` if a configured
-    /// limit expired.
+    /// Returns the limit that was passed to a call such as `send_timeout`, or `None` if a
+    /// configured limit expired.
     pub fn within(&self) -> Option<Duration> {
         self.limit.filter(|_| self.is_limit_of_call)
     }
 
-    /// Returns the limit that was exceeded, if it is a number per second: of bytes for
-    /// [`SlowReceive`](CloseReason::SlowReceive), of pings for
+    /// Returns the limit that was exceeded, if it is a rate: bytes per second for
+    /// [`SlowReceive`](CloseReason::SlowReceive), pings per second for
     /// [`PingFlood`](CloseReason::PingFlood).
     pub fn rate(&self) -> Option<u32> {
         self.rate.map(NonZeroU32::get)
@@ -133,7 +138,7 @@ impl Verdict {
             status: Box::new(status),
             close_handshake,
         };
-        if verdict.is_of_a_probe() {
+        if verdict.is_probe_timeout() {
             verdict.limit = None;
         }
         verdict
@@ -142,12 +147,12 @@ impl Verdict {
     /// Returns how long ago a deadline expired, if it has.
     fn overdue(&self, kind: DeadlineKind) -> Option<Duration> {
         let at = self.status.deadlines.get(kind)?;
-        let is_over = at <= self.status.at;
-        is_over.then(|| self.status.at.saturating_duration_since(at))
+        let has_expired = at <= self.status.at;
+        has_expired.then(|| self.status.at.saturating_duration_since(at))
     }
 
-    /// Returns whether the peer did not answer a probe, which has its own limit.
-    fn is_of_a_probe(&self) -> bool {
+    /// Returns whether the unanswered ping was that of a probe, which has its own limit.
+    fn is_probe_timeout(&self) -> bool {
         self.reason == CloseReason::PongTimeout && self.overdue(DeadlineKind::Probe).is_some()
     }
 
@@ -171,15 +176,15 @@ impl Verdict {
                 f.write_str("a send did not complete in time")
             }
             CloseReason::MessageTimeout => {
-                let is_of_a_write = self.overdue(DeadlineKind::Write).is_some();
-                match status.ping_unsent.filter(|_| !is_of_a_write) {
+                let is_blocked_write = self.overdue(DeadlineKind::Write).is_some();
+                match status.ping_unsent.filter(|_| !is_blocked_write) {
                     Some(unsent) => write!(f, "a ping waited {} to be written", Plain(unsent)),
-                    // A grace, progress and changed limits move its deadline: its start is not
-                    // known.
+                    // A grace, progress and changed limits move the deadline, so the start of the
+                    // write is unknown.
                     None => f.write_str("a write made too little progress"),
                 }
             }
-            CloseReason::PongTimeout if self.is_of_a_probe() => {
+            CloseReason::PongTimeout if self.is_probe_timeout() => {
                 f.write_str("a probe was not answered in time")
             }
             CloseReason::PongTimeout => {
@@ -223,16 +228,16 @@ impl Verdict {
     }
 }
 
-/// Writes the outcome of the closing handshake, the reason, the measured value and its limit, and
-/// the rest of the state.
+/// Writes the outcome of the closing handshake, the reason, the measured value, its limit, and
+/// other parts of the state.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;
         write!(f, "{}: {}: ", self.close_handshake, self.reason)?;
         self.write_measured(f)?;
         self.write_limit(f)?;
-        let is_said = self.reason == CloseReason::PongTimeout && !self.is_of_a_probe();
-        if let Some(waiting) = status.ping_unanswered.filter(|_| !is_said) {
+        let is_written = self.reason == CloseReason::PongTimeout && !self.is_probe_timeout();
+        if let Some(waiting) = status.ping_unanswered.filter(|_| !is_written) {
             write!(f, "; ping unanswered for {}", Plain(waiting))?;
         }
         if status.partial_bytes > 0 {
@@ -281,7 +286,7 @@ impl fmt::Display for CloseHandshake {
 mod tests {
     use super::*;
 
-    /// Every message that the stream yields has room for one.
+    /// Each item of the stream has room for a verdict.
     #[test]
     fn a_verdict_is_small() {
         assert_eq!(size_of::<Verdict>(), 32);

@@ -265,7 +265,7 @@ async fn a_value_that_json_cannot_express_is_not_sent_and_harms_nothing() {
     assert!(matches!(error, Error::Json(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "the value cannot be written as JSON: key must be a string"
+        "the value cannot be serialized as JSON: key must be a string"
     );
     server.send_text("still here").await.unwrap();
     let message = client.next().await.unwrap().unwrap();
