@@ -1,12 +1,13 @@
-//! axum 0.8: an upgrade whose socket has timeouts, and a listener that counts bytes.
+//! Support for axum 0.8: an extractor whose sockets have timeouts, and a listener that counts
+//! bytes.
 //!
-//! `WebSocket` is a `Stream + Sink` whose message implements [`Message`](crate::Message). If you
-//! already have one, one line is enough:
-//! `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
+//! axum's `WebSocket` is a `Stream + Sink` whose messages implement [`Message`](crate::Message). If
+//! you already have one, you need only one line: `let mut socket = runtime::tokio::wrap(&timeouts,
+//! socket)`.
 //!
-//! [`TimeoutUpgrade`] in place of `WebSocketUpgrade` does more: it takes the timeouts from the
-//! request, limits the buffers, names the connection by its peer's address, and gives the socket
-//! its meter. A complete server:
+//! If you extract [`TimeoutUpgrade`] in place of `WebSocketUpgrade`, it also takes the timeouts
+//! from the request, limits the buffers, labels the connection with its peer's address, and sets
+//! the socket's meter. A complete server:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -49,14 +50,14 @@
 //! }
 //! ```
 //!
-//! With feature `tower`, `.layer(timeouts.clone())` does what `.layer(Extension(…))` does, and also
-//! logs the limits.
+//! With feature `tower`, you can write `.layer(timeouts.clone())` in place of
+//! `.layer(Extension(…))`; it also logs the limits.
 //!
 //! # HTTP/2
 //!
-//! Over HTTP/2 the sockets of a client share one TCP connection, so there is no meter: it would
-//! count the bytes of all of them. You must then write each message within `message_timeout`,
-//! however large.
+//! Over HTTP/2, the sockets of a client share one TCP connection, so they have no meter: it would
+//! count the bytes of all of them. Each write must then complete within `message_timeout`, however
+//! large the message.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -83,14 +84,16 @@ use crate::metered::{Meter, Metered};
 use crate::runtime::tokio::{Timer, open};
 use crate::socket::{TimeoutSocket, Timeouts};
 
-/// Extracts a `WebSocketUpgrade` whose socket has timeouts.
+/// An extractor in place of `WebSocketUpgrade`, whose socket has timeouts.
 ///
-/// It takes the timeouts from the first of: the request's extension [`Timeouts`], its extension
-/// `Arc<TimeoutConfig>` or `TimeoutConfig`, [`TimeoutConfig::DEFAULT`]. So without a layer the
-/// socket still has limits, but the connection is on no list, and no drain reaches it.
+/// It takes the timeouts from the request's extension [`Timeouts`], or else from its extension
+/// `Arc<TimeoutConfig>` or `TimeoutConfig`, or else uses [`TimeoutConfig::DEFAULT`]. Without an
+/// extension [`Timeouts`], the socket still has limits, but the connection is on no list, and no
+/// drain reaches it.
 ///
-/// It sets the buffer sizes of [`limit_buffers`]. With a `ConnectInfo` of [`Peer`] or `SocketAddr`,
-/// it sets the peer's address as label; with [`Peer`], it also sets the meter, except over HTTP/2.
+/// It sets the buffer sizes of [`limit_buffers`]. If the request has a `ConnectInfo` of [`Peer`] or
+/// `SocketAddr`, it sets the peer's address as the label; with [`Peer`], it also sets the meter,
+/// except over HTTP/2.
 ///
 /// ```
 /// use axum::response::Response;
@@ -154,7 +157,7 @@ impl<F> TimeoutUpgrade<F> {
         self.timeouts.config()
     }
 
-    /// Sets other limits, for this connection alone; see [`Timeouts::with_config`].
+    /// Sets other limits for this connection alone; see [`Timeouts::with_config`].
     pub fn with_config(mut self, config: impl Into<Arc<TimeoutConfig>>) -> Self {
         self.timeouts = self.timeouts.with_config(config);
         self
@@ -166,7 +169,8 @@ impl<F> TimeoutUpgrade<F> {
         self
     }
 
-    /// Changes the inner upgrade, such as its protocols, its buffers or its `on_failed_upgrade`.
+    /// Changes the inner upgrade, for example its protocols, its buffers or its
+    /// `on_failed_upgrade`.
     pub fn map<G>(
         self,
         change: impl FnOnce(WebSocketUpgrade<F>) -> WebSocketUpgrade<G>,
@@ -185,11 +189,11 @@ impl<F> TimeoutUpgrade<F> {
         }
     }
 
-    /// Returns the response that upgrades the connection. After the upgrade, a new task runs
-    /// `callback`, as with [`WebSocketUpgrade::on_upgrade`].
+    /// Returns the response that upgrades the connection. After the upgrade, axum runs `callback`
+    /// in a new task, as with [`WebSocketUpgrade::on_upgrade`].
     ///
-    /// The connection is on the list of its [`Timeouts`] from this call on, so a drain waits for an
-    /// upgrade in progress.
+    /// From this call on, the connection is on the list of its [`Timeouts`], so a drain waits for
+    /// an upgrade in progress.
     #[must_use = "to set up the connection, this response must be returned"]
     pub fn on_upgrade<C, Fut>(self, callback: C) -> Response
     where
@@ -210,7 +214,8 @@ impl<F> TimeoutUpgrade<F> {
         if let Some(meter) = self.meter {
             opening = opening.with_meter(meter);
         }
-        // If the upgrade fails, axum drops this, and the opening in it leaves the list.
+        // If the upgrade fails, axum drops this closure and the `Opening` in it, which leaves the
+        // list.
         self.upgrade.on_upgrade(|socket| async move {
             *lock(&upgraded) = Some(socket);
             if let Ok(socket) = opening.await {
@@ -234,13 +239,14 @@ impl<F> fmt::Debug for TimeoutUpgrade<F> {
     }
 }
 
-/// A listener for [`axum::serve`](::axum::serve()) that puts each connection into a
-/// [`Metered::socket`]. It wraps a `TcpListener`, or the listener that `tap_io` returns.
+/// A listener for [`axum::serve`](::axum::serve()) that wraps each connection in a
+/// [`Metered::socket`].
 ///
-/// [`TimeoutUpgrade`] finds the meter if the service is
-/// `into_make_service_with_connect_info::<Peer>()`. Your own listener, such as one for TLS, can do
-/// the same: [`Metered`] says where the meters go. In the callback, give the meter to
-/// [`with_meter`](TimeoutSocket::with_meter).
+/// The inner listener is a `TcpListener`, or the listener that `tap_io` returns.
+///
+/// [`TimeoutUpgrade`] finds the meter if you serve `into_make_service_with_connect_info::<Peer>()`.
+/// Your own listener, for example for TLS, can do the same: [`Metered`] explains where to put the
+/// wrappers. In the callback, pass the meter to [`with_meter`](TimeoutSocket::with_meter).
 #[derive(Debug)]
 pub struct MeteredListener<L>(pub L);
 
@@ -258,13 +264,13 @@ impl<L: Listener<Io = TcpStream>> Listener for MeteredListener<L> {
     }
 }
 
-/// The peer of a connection that a [`MeteredListener`] accepted; extract it as `ConnectInfo<Peer>`.
+/// The peer of a connection that a [`MeteredListener`] accepted. Extract it as `ConnectInfo<Peer>`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Peer {
-    /// The address of the peer, or of the proxy in between.
+    /// The address of the peer, or of a proxy in front of it.
     pub address: SocketAddr,
-    /// The byte counts of the TCP connection. Over HTTP/2 several sockets share it.
+    /// The byte counts of the TCP connection, which several sockets share over HTTP/2.
     pub meter: Meter,
 }
 

@@ -576,7 +576,7 @@ limits! {
     /// time is measured from the last data in either direction.
     ///
     /// The default is 60 s. When the limit expires, the policy closes the connection with code
-    /// 1001. If it is off, only unanswered pings detect a dead peer. Keep it longer than
+    /// 1001. If it is off, only unanswered pings detect a dead peer. Keep this limit longer than
     /// [`ping_interval`](Self::ping_interval), or a quiet peer is disconnected before a ping can
     /// reach it.
     idle_timeout(duration), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
@@ -590,8 +590,8 @@ limits! {
     /// flushed, or from when the connection opened if none was.
     ///
     /// The default is 25 s. The policy shortens each interval by a random fraction of up to
-    /// [`jitter`](Self::jitter). If it is off, only [`Event::Probe`](crate::Event::Probe) sends a
-    /// ping.
+    /// [`jitter`](Self::jitter). If the interval is off, only [`Event::Probe`](crate::Event::Probe)
+    /// sends a ping.
     ping_interval(duration), maybe_ping_interval, no_ping_interval, PingInterval,
     "Returns how long either direction may be quiet before a ping is sent";
 
@@ -615,7 +615,8 @@ limits! {
     /// The same limit applies to how late a ping may be flushed, measured from its request: if it
     /// is flushed later, the time that this took does not count as silence.
     ///
-    /// The default is 3 s. If it is off, there is no grace: a late poll decides immediately.
+    /// The default is 3 s. If the tolerance is off, there is no grace: a late poll decides
+    /// immediately.
     stall_tolerance(duration), maybe_stall_tolerance, no_stall_tolerance, StallTolerance,
     "Returns how late a poll may be before it counts as a stall";
 
@@ -647,8 +648,8 @@ limits! {
     /// rate, but never more than 30 s without further bytes. An outbound message may never go
     /// longer than [`message_timeout`](Self::message_timeout) without progress.
     ///
-    /// The default is 240. If an inbound message is too slow, the policy aborts the connection with
-    /// code 1008. If it is off, an inbound message may take forever, and each byte that the
+    /// The default is 240. If an inbound message is slower, the policy aborts the connection with
+    /// code 1008. If the rate is off, an inbound message may take forever, and each byte that the
     /// transport accepts gives a write another `message_timeout`.
     min_data_rate(bytes_per_second), maybe_min_data_rate, no_min_data_rate, MinDataRate,
     "Returns the slowest rate accepted for a message, in bytes per second";

@@ -477,7 +477,11 @@ fn nearest(name: &str, names: &[String], prefix: usize) -> Option<String> {
         let word = rest.get(..name.len()).unwrap_or_default();
         rest[word.len()..].starts_with('_') && distance(&name, word) == 0
     };
-    let extension = || all().find(|(_, rest)| extends(rest)).map(|(known, _)| known);
+    let extension = || {
+        all()
+            .find(|(_, rest)| extends(rest))
+            .map(|(known, _)| known)
+    };
     similar.or_else(extension).cloned()
 }
 

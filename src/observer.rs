@@ -1,4 +1,4 @@
-//! Reports of what happens on connections, as values for logs, metrics and recorders.
+//! Reports about connections, as values for logs, metrics and recorders.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::Timestamp;
 
-/// Receives reports of what happens on the connections of a [`Timeouts`](crate::Timeouts).
+/// Receives reports about the connections of a [`Timeouts`](crate::Timeouts).
 ///
-/// Its methods run inside the task that polls the connection, so they must be short, and must not
-/// block or panic. Without an observer, [`Log`](crate::Log) reports connections to the `log` crate.
-/// With feature `tracing`, `Tracing` emits spans and events instead.
+/// The task that polls the connection calls its methods, so they must be short, and must not block
+/// or panic. If you set no observer, [`Log`](crate::Log) writes the reports to the `log` crate.
+/// With feature `tracing`, the observer `Tracing` emits spans and events.
 ///
-/// An observer that counts verdicts (`examples/metrics.rs` counts more, and answers `/metrics`):
+/// For example, an observer that counts verdicts (`examples/metrics.rs` counts more, and serves
+/// `/metrics`):
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,16 +49,16 @@ use crate::time::Timestamp;
 /// # drop(timeouts);
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// Handles a report of something that happened on a connection.
+    /// Handles a report about a connection.
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>);
 
-    /// Handles a step: each call of the connection's policy, and its end. Called only if
-    /// [`wants_steps`](Self::wants_steps).
+    /// Handles a step: a call to the connection's policy, or the connection's end. By default it
+    /// does nothing. Called only if [`wants_steps`](Self::wants_steps) returns true.
     fn step(&self, connection: &Connection<'_>, at: Timestamp, step: &Step<'_>) {
         let _ = (connection, at, step);
     }
 
-    /// Returns whether to call [`step`](Self::step), by default false. Called once for each
+    /// Returns whether to call [`step`](Self::step). The default is false. Called once for each
     /// connection, when it begins.
     fn wants_steps(&self) -> bool {
         false
@@ -85,7 +86,7 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     }
 }
 
-/// Reports to the shared observer. The program can keep a clone, for example to read its counts.
+/// Reports to the shared observer. You can keep a clone, for example to read its counts.
 impl<T: Observer + ?Sized> Observer for Arc<T> {
     fn report(&self, connection: &Connection<'_>, report: &Report<'_>) {
         (**self).report(connection, report);
@@ -105,7 +106,7 @@ impl<T: Observer + ?Sized> Observer for Arc<T> {
 #[non_exhaustive]
 pub struct Connection<'a> {
     /// The connection's number, unique among the connections of its [`Timeouts`](crate::Timeouts);
-    /// 0 without one.
+    /// 0 if it has none.
     pub id: u64,
     /// The name set by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label), if any, not
     /// escaped. A user or a peer may have chosen it.
@@ -115,7 +116,7 @@ pub struct Connection<'a> {
     pub(crate) span: Option<&'a crate::tracing::ConnectionSpan>,
 }
 
-/// Something that happened on a connection.
+/// A report about a connection, passed to [`Observer::report`].
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Report<'a> {
@@ -124,12 +125,12 @@ pub enum Report<'a> {
     Opened {
         /// The limits of the connection.
         config: &'a TimeoutConfig,
-        /// How late its timers may fire.
+        /// How late the connection's timers may fire.
         slack: Duration,
-        /// Whether a [`Meter`](crate::Meter) counts its bytes.
+        /// Whether a [`Meter`](crate::Meter) counts the connection's bytes.
         metered: bool,
     },
-    /// The opening handshake failed, other than by a verdict.
+    /// The opening handshake failed with an error, not with a verdict.
     #[non_exhaustive]
     HandshakeError {
         /// The error of the handshake.
@@ -138,7 +139,7 @@ pub enum Report<'a> {
     /// A ping was flushed.
     #[non_exhaustive]
     Ping {
-        /// Its payload.
+        /// The payload of the ping.
         id: PingId,
     },
     /// The first pong of the latest ping was received.
@@ -174,7 +175,7 @@ pub enum Report<'a> {
         status: &'a Status,
     },
     /// The policy ended the connection. [`Closed`](Self::Closed) follows, or
-    /// [`Dropped`](Self::Dropped) if the program drops the socket before that. Nothing follows the
+    /// [`Dropped`](Self::Dropped) if the program drops the socket first. No report follows a
     /// verdict on an opening handshake.
     #[non_exhaustive]
     Verdict {
@@ -190,8 +191,7 @@ pub enum Report<'a> {
         verdict: Option<&'a Verdict>,
         /// Whether this side began the closing handshake.
         begun_here: bool,
-        /// The code of the Close frame with which the program closed; `None` if it did not close,
-        /// or without a code.
+        /// The code of the program's Close frame; `None` if it sent none, or one without a code.
         close_code: Option<u16>,
         /// The peer's Close frame, if one was received.
         peer_close: Option<&'a PeerClose>,
@@ -207,7 +207,7 @@ pub enum Report<'a> {
 }
 
 impl Report<'_> {
-    /// Returns the name of the variant as in the log, such as `stall_grace`, for metrics.
+    /// Returns the variant's name in the log, such as `stall_grace`, for metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Opened { .. } => "opened",
@@ -233,35 +233,39 @@ impl fmt::Debug for Report<'_> {
     }
 }
 
-/// A call of a connection's policy, or its end. Repeating the calls of a connection, in order and
-/// at the same instants, on a [`TimeoutPolicy`](crate::TimeoutPolicy) gives the same actions.
+/// A call to a connection's policy, or the connection's end, passed to [`Observer::step`].
+///
+/// If you repeat a connection's calls on a new [`TimeoutPolicy`](crate::TimeoutPolicy), in order
+/// and at the same instants, it returns the same actions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Step<'a> {
-    /// [`TimeoutPolicy::new`](crate::TimeoutPolicy::new), or
-    /// [`opening`](crate::TimeoutPolicy::opening). The first step of each connection.
+    /// The socket created the policy with [`TimeoutPolicy::new`](crate::TimeoutPolicy::new) or
+    /// [`opening`](crate::TimeoutPolicy::opening). This is the first step of each connection.
     #[non_exhaustive]
     Created {
-        /// The limits.
+        /// The limits of the connection.
         config: &'a TimeoutConfig,
-        /// The seed.
+        /// The policy's seed.
         seed: u64,
-        /// Whether the opening handshake is still to come.
+        /// Whether the policy began in the opening phase.
         opening: bool,
     },
-    /// [`TimeoutPolicy::observe`](crate::TimeoutPolicy::observe).
+    /// The socket passed an event to [`TimeoutPolicy::observe`](crate::TimeoutPolicy::observe).
     Observed(Event),
+    /// The socket passed new limits to
     /// [`TimeoutPolicy::set_config`](crate::TimeoutPolicy::set_config).
     Configured(&'a TimeoutConfig),
-    /// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to), which returned an action.
+    /// The socket called [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to), which
+    /// returned an action.
     #[non_exhaustive]
     Polled {
-        /// The horizon up to which the socket had evidence.
+        /// The horizon that the socket passed: how far its evidence reached.
         horizon: Horizon,
         /// The action that the policy returned.
         action: Action,
     },
-    /// The connection has ended, or its socket or handshake was dropped. The last step of each
-    /// connection, after its last report.
+    /// The connection has ended, or its socket or handshake was dropped. This is the last step of
+    /// each connection, and follows its last report.
     Ended,
 }

@@ -1,13 +1,13 @@
 //! Random values for the unit tests.
 //!
-//! The tests in `tests/` use proptest. Here it would be a dependency of every example.
+//! The tests in `tests/` use proptest. Here, proptest would be a dependency of every example.
 
 use core::ops::Range;
 use std::{env, eprintln, thread};
 
 use crate::seed::{GOLDEN, mix};
 
-/// Draws values that the case's number determines.
+/// A source of values that the case's number determines.
 pub(crate) struct Random {
     case: u64,
     drawn: u64,
@@ -35,7 +35,8 @@ impl Random {
     }
 }
 
-/// Tests a property `cases` times, or `RANDOM_CASES` times, and prints the case that it fails in.
+/// Tests a property `cases` times, or `RANDOM_CASES` times if that is set, and prints the number of
+/// a failing case.
 pub(crate) fn for_each_case(cases: u64, property: impl Fn(&mut Random)) {
     struct Named(u64);
     impl Drop for Named {

@@ -1,4 +1,4 @@
-//! Records the calls of each connection's policy and the actions that it returned, for replay.
+//! Records the calls to each connection's policy, and the actions that it returned, for replay.
 
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,21 +16,25 @@ use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::{Timestamp, saturating_nanos};
 
-/// An observer that records each connection, so that you can replay a verdict.
+/// An observer that records each connection, so that you can replay the verdict.
 ///
-/// It keeps every call of a connection's policy, in nanoseconds and with the seed, until the
-/// connection ends, and the [`Trace`]s of the last 16 connections that a verdict ended; a drain or
-/// a lifetime displaces no other verdict. A trace is a conformance case: written to a file,
-/// `cargo run --example replay -- --check FILE` in this crate's repository repeats it and compares
-/// every action. Traces contain times, limits and the labels of connections, but no messages.
+/// The recorder keeps the [`Trace`] of each open connection: the policy's seed and every call to
+/// it, with times in nanoseconds. After the end, it keeps the traces of the last 16 connections
+/// that a verdict ended; a drain or the end of a lifetime does not displace another verdict. Traces
+/// contain times, limits and the labels of connections, but no messages.
 ///
-/// A step takes 40 bytes. It is a call of the policy, not a message: an idle connection takes about
-/// eight steps per ping. Recording stops after 4096 steps, hours on an idle connection: a trace
-/// that was [cut](Trace::is_cut) lacks the verdict. [`with_max_steps`](Self::with_max_steps) sets
-/// another limit. All connections share a lock, which each step takes.
+/// A trace is a conformance case. Write it to a file, and `cargo run --example replay -- --check
+/// FILE` in this crate's repository repeats the calls and compares every action.
 ///
-/// Clones share their traces. Use one recorder for each [`Timeouts::new`](crate::Timeouts::new),
-/// since each numbers its connections from 1. An observer replaces the log; this keeps both:
+/// A step takes 40 bytes. It is a call to the policy, not a message: an idle connection takes about
+/// eight steps per ping. Recording stops after 4096 steps, which an idle connection reaches after
+/// hours. A trace that was [cut](Trace::is_cut) in this way lacks the verdict.
+/// [`with_max_steps`](Self::with_max_steps) sets another limit. All connections share a lock, which
+/// each step takes.
+///
+/// Clones share their traces. Use a separate recorder for each
+/// [`Timeouts::new`](crate::Timeouts::new), since each numbers its connections from 1. An observer
+/// replaces the log; to keep the log, use both:
 ///
 /// ```
 /// use ws_timeout::{Log, Recorder, TimeoutConfig, Timeouts};
@@ -57,10 +61,10 @@ struct Traces {
     verdicts: VecDeque<Trace>,
 }
 
-/// The number of traces kept of ended connections.
+/// The number of traces to keep of ended connections.
 const MAX_VERDICTS: usize = 16;
 
-/// The calls of one connection's policy, and the actions that it returned. `Display` writes a file
+/// The calls to one connection's policy, and the actions that it returned. `Display` writes a file
 /// of conformance cases, in JSON.
 #[derive(Clone, Debug)]
 pub struct Trace {
@@ -93,7 +97,7 @@ impl Recorder {
         }
     }
 
-    /// Sets the number of steps to keep of each connection. A longer trace [is cut](Trace::is_cut).
+    /// Sets the number of steps to keep of each connection. Longer traces are [cut](Trace::is_cut).
     #[must_use]
     pub fn with_max_steps(mut self, steps: usize) -> Self {
         self.max_steps = steps;
@@ -117,8 +121,8 @@ impl Recorder {
 }
 
 impl Traces {
-    /// Keeps a trace, in place of the oldest if there are too many. A planned end displaces no
-    /// other verdict: a draining server would lose the failures before it.
+    /// Keeps a trace, and drops the oldest if there are too many. A planned end does not displace
+    /// another verdict, or a draining server would lose the failures before the drain.
     fn keep(&mut self, trace: Trace) {
         let is_planned = |trace: &Trace| trace.reason.is_some_and(CloseReason::is_planned);
         if self.verdicts.len() >= MAX_VERDICTS {
@@ -151,7 +155,8 @@ impl Observer for Recorder {
             Report::Verdict { verdict, .. } if verdict.reason == CloseReason::HandshakeTimeout => {
                 (verdict.reason, false, &*verdict.status)
             }
-            // Nor a verdict that a send returned, if the program then dropped the socket.
+            // Nor does it follow a verdict that a send returned, if the program then dropped the
+            // socket.
             Report::Dropped { status } => match status.cause {
                 Some(cause) => (cause, false, status),
                 None => return,
@@ -162,11 +167,11 @@ impl Observer for Recorder {
         let Some(mut trace) = traces.open.remove(&connection.id) else {
             return;
         };
-        trace.name(connection);
+        trace.update_label(connection);
         trace.reason = Some(reason);
         let mut end = *status;
-        // The policy sets the cause, and does not know the limit of a call. The status of a failed
-        // handshake precedes its verdict.
+        // The policy sets the cause, but does not know the limit of a call. The status of a failed
+        // handshake is from before its verdict.
         end.cause = match reason {
             _ if is_of_a_call => None,
             CloseReason::HandshakeTimeout => Some(CloseReason::HandshakeTimeout),
@@ -208,7 +213,7 @@ impl Observer for Recorder {
             Step::Polled { horizon, action } => Recorded::Polled(horizon, action),
         };
         if let Some(trace) = traces.open.get_mut(&connection.id) {
-            trace.name(connection);
+            trace.update_label(connection);
             match trace.steps.len() < self.max_steps {
                 true => trace.steps.push((at, recorded)),
                 false => trace.is_cut = true,
@@ -227,23 +232,24 @@ impl Trace {
         self.id
     }
 
-    /// Returns the name given by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label).
+    /// Returns the name set by [`TimeoutSocket::with_label`](crate::TimeoutSocket::with_label), if
+    /// any.
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
 
-    /// Returns the reason of the verdict; `None` while the connection is open.
+    /// Returns the reason of the verdict, or `None` while the connection is open.
     pub fn reason(&self) -> Option<CloseReason> {
         self.reason
     }
 
-    /// Returns whether steps are missing at the end, because the trace reached its limit.
+    /// Returns whether the last steps are missing because the trace reached its limit.
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
 
-    /// Updates the name, which may be set or changed after the connection began.
-    fn name(&mut self, connection: &Connection<'_>) {
+    /// Updates the label, which may be set or changed after the connection began.
+    fn update_label(&mut self, connection: &Connection<'_>) {
         if self.label.as_deref() != connection.label && connection.label.is_some() {
             self.label = connection.label.map(ToString::to_string);
         }
@@ -325,10 +331,10 @@ impl fmt::Display for Trace {
     }
 }
 
-/// The IDs of a connection's pings, as numbers.
+/// Converts the IDs of a connection's pings to numbers.
 struct Pings {
     seed: u64,
-    /// How many the policy has requested.
+    /// How many pings the policy has requested.
     count: u64,
 }
 
@@ -377,7 +383,7 @@ impl Pings {
     }
 }
 
-/// A configuration as its differences from the defaults without jitter.
+/// Writes a configuration as its differences from the defaults without jitter.
 struct Config<'a>(&'a TimeoutConfig);
 
 impl fmt::Display for Config<'_> {
@@ -420,12 +426,13 @@ impl fmt::Display for Config<'_> {
     }
 }
 
-/// A duration in milliseconds, or in nanoseconds if it is not a whole number of them.
+/// Writes a duration in milliseconds, or in nanoseconds if it is not a whole number of
+/// milliseconds.
 struct Millis(Duration);
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The policy treats every longer duration like this one.
+        // The policy treats every longer duration like the longest one.
         let nanos = saturating_nanos(self.0);
         match nanos % 1_000_000 {
             0 => write!(f, "{}", nanos / 1_000_000),
@@ -467,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_takes_as_much_as_the_documentation_says() {
+    fn a_step_takes_as_much_memory_as_documented() {
         assert_eq!(size_of::<(Timestamp, Recorded)>(), 40);
     }
 

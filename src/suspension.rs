@@ -1,12 +1,13 @@
-//! How long the machine has been suspended: the difference between two kernel clocks, one of which
-//! stops during suspension.
+//! Measures how long the machine has been suspended, as the difference between two kernel clocks,
+//! one of which stops during a suspension.
 //!
-//! The time of day cannot replace either clock, since it also jumps when it is set.
+//! The time of day cannot replace either clock, since it jumps when someone sets it.
 
 use std::time::Duration;
 
-/// A thread that is stopped for this long while it reads the clocks reads them again. Otherwise the
-/// result could be that much too small, and the next one would count as a suspension.
+/// The longest time that one reading of the clocks may take before they are read again. If the
+/// thread was stopped in between, the result could be too small by that time, and the next result
+/// would look like a suspension.
 const MAX_READ_TIME: Duration = Duration::from_millis(100);
 
 /// Returns how long the machine has been suspended since some fixed instant, or zero where the
@@ -28,17 +29,17 @@ mod clocks {
 
     use rustix::time::{ClockId, DynamicClockId, clock_gettime_dynamic};
 
-    /// The time since boot, suspension included.
+    /// Returns the time since boot, including suspensions.
     pub(super) fn total() -> Duration {
         read(DynamicClockId::Boottime)
     }
 
-    /// The time since boot, suspension not included.
+    /// Returns the time since boot, excluding suspensions.
     pub(super) fn awake() -> Duration {
         read(DynamicClockId::Known(ClockId::Monotonic))
     }
 
-    /// Reads a clock. `clock_gettime` would panic on a kernel that lacks it.
+    /// Reads a clock, or returns zero if the kernel lacks it. `clock_gettime` would panic.
     fn read(clock: DynamicClockId<'_>) -> Duration {
         let time = clock_gettime_dynamic(clock).ok();
         time.and_then(|time| time.try_into().ok())
@@ -54,7 +55,7 @@ mod clocks {
 
     use crate::runtime::origin;
 
-    /// The time since boot. On these systems `CLOCK_MONOTONIC` counts suspension.
+    /// Returns the time since boot. On these systems, `CLOCK_MONOTONIC` includes suspensions.
     pub(super) fn total() -> Duration {
         let since_boot = clock_gettime_dynamic(DynamicClockId::Known(ClockId::Monotonic)).ok();
         since_boot
@@ -62,8 +63,8 @@ mod clocks {
             .unwrap_or_default()
     }
 
-    /// The time since the origin, suspension not included. `Instant` is `CLOCK_UPTIME_RAW`, which
-    /// rustix does not read.
+    /// Returns the time since the origin, excluding suspensions. `Instant` is `CLOCK_UPTIME_RAW`,
+    /// which rustix does not read.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(super) fn awake() -> Duration {
         Instant::now().saturating_duration_since(origin())

@@ -1,4 +1,4 @@
-//! `Timeouts` as a tower layer, for axum and plain hyper.
+//! Support for tower: [`Timeouts`] as a layer, for axum and plain hyper.
 //!
 //! The layer adds two extensions to every request: a [`Timeouts`] and its `Arc<TimeoutConfig>`. The
 //! innermost layer around a handler wins, so a route can have its own limits:
@@ -46,10 +46,10 @@
 //! ```
 //!
 //! A handler gets its timeouts with `request.extensions().get::<Timeouts>()`. axum does not need
-//! this layer: `Extension(timeouts)` sets the same [`Timeouts`], and is also an extractor.
+//! this layer: `Extension(timeouts)` sets the same [`Timeouts`], and is also the extractor.
 //!
-//! The first time that a process layers a configuration, it logs the limits (`info`) and the
-//! settings among them that are probably mistakes (`warn`, see [`TimeoutConfig::warnings`]).
+//! When a process applies a configuration as a layer for the first time, the layer logs the limits
+//! (`info`), and the settings that are probably mistakes (`warn`; see [`TimeoutConfig::warnings`]).
 
 use std::task::{Context, Poll};
 
@@ -74,7 +74,9 @@ impl<S> Layer<S> for Timeouts {
 }
 
 /// A service that adds [`Timeouts`] and their `Arc<TimeoutConfig>` to the extensions of each
-/// request. [`Timeouts::layer`](Layer::layer) creates it.
+/// request.
+///
+/// [`Timeouts::layer`](Layer::layer) creates it.
 #[derive(Clone, Debug)]
 pub struct AddTimeouts<S> {
     inner: S,

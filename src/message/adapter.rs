@@ -1,4 +1,4 @@
-//! A socket of another library, with messages of a type that implements `Message`.
+//! An adapter for sockets whose messages do not implement `Message`.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -9,9 +9,10 @@ use futures_util::sink::Sink;
 
 /// Wraps a `Stream + Sink` of another library's messages, and converts them to and from `M`.
 ///
-/// Use it if a socket's messages do not implement [`Message`](super::Message) but a newtype of them
-/// does; [`tungstenite_message!`](crate::tungstenite_message) defines that newtype for tungstenite.
-/// The adapter stores nothing besides the socket, and each conversion only moves the message.
+/// Use it if a socket's messages do not implement [`Message`](super::Message), but your newtype of
+/// them does. For tungstenite, [`tungstenite_message!`](crate::tungstenite_message) defines the
+/// newtype and has an example. The adapter stores only the socket, and conversions to and from a
+/// newtype only move the message.
 #[derive(Debug)]
 pub struct Adapter<M, S> {
     socket: S,
@@ -27,17 +28,17 @@ impl<M, S> Adapter<M, S> {
         }
     }
 
-    /// Returns the socket.
+    /// Returns a reference to the socket.
     pub fn get_ref(&self) -> &S {
         &self.socket
     }
 
-    /// Returns the socket, for example to shut its transport down.
+    /// Returns a mutable reference to the socket, for example to shut down its transport.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.socket
     }
 
-    /// Returns the socket.
+    /// Unwraps the socket.
     pub fn into_inner(self) -> S {
         self.socket
     }

@@ -46,9 +46,11 @@ impl Message for axum::extract::ws::Message {
     }
 }
 
-/// Sets buffer sizes that fit the timeouts, those of `tungstenite_config`: buffers of 4 KiB,
-/// messages and frames of at most 16 MiB, and at most 17 MiB waiting to be sent. The last stops a
-/// peer that pings and never reads from filling the memory with pongs.
+/// Sets buffer sizes that fit the timeouts.
+///
+/// They are the sizes of `tungstenite_config`: buffers of 4 KiB, messages and frames of at most 16
+/// MiB, and at most 17 MiB waiting to be sent. Without this last limit, a peer that pings and never
+/// reads could fill the memory with pongs.
 ///
 /// ```
 /// use axum::extract::WebSocketUpgrade;

@@ -1,4 +1,4 @@
-//! The messages of any WebSocket library, as the socket sees them.
+//! Support for the messages of any WebSocket library: the trait [`Message`], and an adapter.
 
 mod adapter;
 #[cfg(feature = "axum")]
@@ -25,11 +25,11 @@ pub use tungstenite::tungstenite_config;
 /// | tungstenite from 0.21 in any version | get a newtype from [`tungstenite_message!`](crate::tungstenite_message) |
 /// | any other | need a newtype that implements this trait; [`Adapter`] converts the socket's messages |
 ///
-/// The inner socket must queue the replies to Ping and Close frames itself, as those of tungstenite
-/// and tokio-websockets do; [`TimeoutSocket`](crate::TimeoutSocket) flushes them. For a library
-/// without such a socket, drive a [`TimeoutPolicy`](crate::TimeoutPolicy).
+/// The inner socket must queue the replies to Ping and Close frames itself, as tungstenite and
+/// tokio-websockets do; [`TimeoutSocket`](crate::TimeoutSocket) flushes them. If a library has no
+/// such socket, drive a [`TimeoutPolicy`](crate::TimeoutPolicy) instead.
 ///
-/// [`examples/tokio_websockets`][example] has such a newtype.
+/// [`examples/tokio_websockets`][example] implements the trait for a newtype.
 ///
 /// [example]: https://github.com/ws-timeout/ws-timeout/tree/main/examples/tokio_websockets
 #[diagnostic::on_unimplemented(
@@ -44,9 +44,9 @@ pub trait Message: Clone {
 
     /// Returns the number of payload bytes, or a lower bound.
     ///
-    /// Without a meter, the socket counts these bytes to limit how long a busy peer can delay a
-    /// verdict; see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). With the default of 0, each
-    /// message counts as two bytes.
+    /// A socket without a meter counts these bytes to limit how long a busy peer can delay a
+    /// verdict; see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). The default is 0, with
+    /// which each message counts as two bytes.
     fn payload_len(&self) -> usize {
         0
     }
@@ -57,10 +57,11 @@ pub trait Message: Clone {
     /// Creates a binary message.
     fn binary(payload: Vec<u8>) -> Self;
 
-    /// Creates a Ping frame.
+    /// Creates a Ping frame with this payload.
     fn ping(payload: [u8; 8]) -> Self;
 
-    /// Creates a Close frame; without a code, an empty one. `reason` has at most 123 bytes.
+    /// Creates a Close frame, or an empty one if `code` is `None`. `reason` is at most 123 bytes
+    /// long.
     fn close(code: Option<u16>, reason: &str) -> Self;
 }
 
@@ -78,8 +79,8 @@ pub enum MessageKind<'a> {
     Close(Option<u16>),
 }
 
-/// Creates a Close frame with as much of `reason` as fits. This creates every Close frame of ours,
-/// so a library that panics at a longer reason never gets one.
+/// Creates a Close frame with as much of `reason` as fits. All our Close frames are created here,
+/// so a library that panics if the reason is too long never gets such a reason.
 pub(crate) fn close_message<M: Message>(code: Option<u16>, reason: &str) -> M {
     M::close(code, cut_to_fit(reason))
 }
@@ -97,7 +98,7 @@ fn cut_to_fit(reason: &str) -> &str {
     &reason[..end]
 }
 
-/// Buffer sizes that fit the timeouts; [`tungstenite_config`] gives the reasons.
+/// Buffer sizes that fit the timeouts. [`tungstenite_config`] documents the reasons.
 #[cfg(any(feature = "axum", feature = "tungstenite"))]
 mod sizes {
     pub(super) const BUFFER: usize = 4 << 10;

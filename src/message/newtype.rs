@@ -1,12 +1,14 @@
-//! `Message` for tungstenite: one implementation for version 0.30 and for newtypes of any version.
+//! `Message` for tungstenite: a single implementation for version 0.30 and for newtypes of any
+//! version.
 
-/// Defines a [`Message`](crate::Message) for any version of tungstenite from 0.21: a newtype of the
-/// library's message.
+/// Defines a newtype of tungstenite's message that implements [`Message`](crate::Message), for any
+/// version of tungstenite from 0.21.
 ///
-/// The parentheses contain the path of the crate `tungstenite`. For tungstenite 0.30 you need only
-/// the feature `tungstenite`. The newtype dereferences to the library's message, and converts from
-/// and into it; its field is as visible as the struct. It has `Clone`, `Debug`, `PartialEq` and
-/// `Eq`. An [`Adapter`](crate::message::Adapter) converts the socket's messages:
+/// For tungstenite 0.30, you do not need the macro: enable the feature `tungstenite`. The
+/// parentheses contain the path of the crate `tungstenite`. The newtype dereferences to the
+/// library's message, converts from and into it, and implements `Clone`, `Debug`, `PartialEq` and
+/// `Eq`. Its field has the same visibility as the struct. An [`Adapter`](crate::message::Adapter)
+/// converts the socket's messages:
 ///
 /// ```
 /// # use tokio_tungstenite::WebSocketStream;
@@ -17,7 +19,7 @@
 /// use ws_timeout::runtime::tokio::wrap;
 ///
 /// ws_timeout::tungstenite_message! {
-///     /// A message of the tungstenite in use.
+///     /// A message of this program's version of tungstenite.
 ///     pub struct Message(tungstenite);
 /// }
 ///

@@ -1,4 +1,4 @@
-//! The messages of tungstenite 0.30, and its settings.
+//! `Message` for tungstenite 0.30, and settings for it.
 
 use tungstenite::protocol::WebSocketConfig;
 
@@ -6,15 +6,16 @@ use super::sizes;
 
 crate::__impl_message_by_tungstenite!(tungstenite::Message, tungstenite);
 
-/// Returns settings for tungstenite that fit the timeouts. Pass them to `accept_async_with_config`,
-/// `connect_async_with_config` and similar functions.
+/// Returns settings for tungstenite that fit the timeouts.
+///
+/// Pass them to `accept_async_with_config`, `connect_async_with_config` and similar functions.
 ///
 /// | setting | here | tungstenite's default | why |
 /// |---|---|---|---|
-/// | `read_buffer_size` | 4 KiB | 128 KiB | each connection has one, zeroed at each read; a smaller one makes large messages slow |
-/// | `write_buffer_size` | 4 KiB | 128 KiB | what may wait before it goes to the transport |
+/// | `read_buffer_size` | 4 KiB | 128 KiB | each connection has one, and zeroes it at each read; a smaller buffer makes large messages slow |
+/// | `write_buffer_size` | 4 KiB | 128 KiB | bytes that may wait before they are written to the transport |
 /// | `max_write_buffer_size` | 17 MiB | unlimited | a peer that pings and never reads would fill the memory with pongs |
-/// | `max_frame_size` | 16 MiB | 16 MiB | the largest frame that fits the write buffer, so what can be received can be sent back |
+/// | `max_frame_size` | 16 MiB | 16 MiB | fits the write buffer, so you can send back any frame that you can receive |
 /// | `max_message_size` | 16 MiB | 64 MiB | a message is sent as one frame |
 pub fn tungstenite_config() -> WebSocketConfig {
     WebSocketConfig::default()

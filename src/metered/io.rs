@@ -1,4 +1,4 @@
-//! The I/O traits of the runtimes.
+//! The runtimes' I/O traits for `Metered`.
 
 #[cfg(feature = "tokio")]
 mod tokio_io {

@@ -1,8 +1,8 @@
 //! Reads and writes on the socket itself, bypassing the runtime.
 //!
-//! A runtime asks the kernel only when it believes that there is something to read or room to
-//! write. It may be wrong: tokio learns of the readiness of 1024 sockets per turn, and Linux
-//! reports room only once a third of the send buffer is free, though it would accept bytes before
+//! A runtime tries a read or a write only when it believes that there is something to read or room
+//! to write. It may be wrong: tokio learns of the readiness of 1024 sockets per turn, and Linux
+//! reports room only once a third of the send buffer is free, although it would accept bytes before
 //! that.
 
 use std::io;
@@ -17,7 +17,7 @@ pub(super) struct Kernel<IO> {
     fd: fn(&IO) -> std::os::fd::BorrowedFd<'_>,
 }
 
-/// Cannot be created: other systems have no way to ask.
+/// The socket under a transport, which cannot exist: other systems have no way to ask.
 #[cfg(not(unix))]
 #[expect(
     dead_code,
@@ -36,7 +36,7 @@ impl<IO: std::os::fd::AsFd> Kernel<IO> {
 
 #[cfg(unix)]
 impl<IO> Kernel<IO> {
-    /// Reads without waiting; `Pending` if nothing has arrived.
+    /// Reads without waiting. Returns `Pending` if nothing has arrived.
     pub(super) fn recv(&self, io: &IO, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         unless_it_would_block(|| {
             let received = rustix::net::recv((self.fd)(io), &mut *buf, RecvFlags::DONTWAIT);
@@ -44,20 +44,20 @@ impl<IO> Kernel<IO> {
         })
     }
 
-    /// Writes without waiting; `Pending` if there is no room.
+    /// Writes without waiting. Returns `Pending` if there is no room.
     pub(super) fn send(&self, io: &IO, buf: &[u8]) -> Poll<io::Result<usize>> {
         unless_it_would_block(|| rustix::net::send((self.fd)(io), buf, SEND))
     }
 
-    /// Returns how many bytes have arrived and were not read.
+    /// Returns how many bytes have arrived that were not read.
     pub(super) fn unread(&self, io: &IO) -> Option<usize> {
         let bytes = rustix::io::ioctl_fionread((self.fd)(io)).ok()?;
         usize::try_from(bytes).ok()
     }
 }
 
-/// Writing to a peer that is gone returns an error and raises no signal. Where this flag is
-/// missing, std and the runtimes set their sockets up that way.
+/// The flags of a write. A write to a disconnected peer must return an error instead of raising a
+/// signal. On systems without this flag, std and the runtimes configure their sockets accordingly.
 #[cfg(all(
     unix,
     not(any(target_vendor = "apple", target_os = "redox", target_os = "vita"))

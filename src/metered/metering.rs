@@ -1,4 +1,4 @@
-//! The link between a meter's counts and the policy.
+//! Turns a meter's counts into events for the policy.
 
 use std::sync::atomic::Ordering;
 
@@ -6,25 +6,24 @@ use super::{Answers, Meter, flag};
 use crate::event::Event;
 use crate::time::Timestamp;
 
-/// The meter under the socket, and how much of its counts the policy has seen.
+/// The meter below the socket, and how much of its counts the policy has seen.
 #[derive(Debug)]
 pub(crate) struct Metering {
     meter: Meter,
     /// The count at which the incomplete message began; see [`Self::count`].
     began: usize,
-    /// The total last reported to the policy.
+    /// The bytes of the incomplete message that were last reported to the policy.
     partial: usize,
-    /// The count of bytes read when the policy last received a report of them.
+    /// The count of bytes read at the last report to the policy.
     reported_read: usize,
     /// The count of bytes written at the last report.
     written: usize,
-    /// The instant up to which the kernel's answers cover input and room. `None` while it is not
-    /// asked.
+    /// The instant up to which the kernel's answers are evidence. `None` while it is not asked.
     covered: Option<Timestamp>,
 }
 
 impl Metering {
-    /// Counts from now on.
+    /// Attaches to `meter`, and counts from now on.
     pub(crate) fn new(meter: Meter) -> Self {
         let mut this = Self {
             began: 0,
@@ -39,8 +38,8 @@ impl Metering {
         this
     }
 
-    /// Records that a whole data message was received: the next bytes begin a new one. The library
-    /// reads the transport ahead of the messages, so this may miss the first bytes of the next one,
+    /// Records that a whole data message was received, so the next bytes begin a new one. The
+    /// library reads ahead of the messages, so this may miss the first bytes of the next message,
     /// which favours the peer.
     #[inline]
     pub(crate) fn whole_message(&mut self) {
@@ -53,27 +52,27 @@ impl Metering {
         }
     }
 
-    /// Records that a control frame was received: its wire size is not part of a message. This
-    /// assumes a masking key, which only a client's frames have. So a client undercounts a message
-    /// by four bytes for each control frame within it. Without the assumption, a server would take
-    /// the keys of pings for an incomplete message that never continues.
+    /// Records that a control frame was received, whose wire size is not part of a message. This
+    /// assumes a masking key, which only a client's frames have, so a client undercounts a message
+    /// by four bytes for each control frame within it. If it did not, a server would count the keys
+    /// of pings as an incomplete message that never continues.
     ///
-    /// Returns whether the bytes that the policy took for an incomplete message were the start of
-    /// this frame.
+    /// Returns whether the bytes that were reported as an incomplete message were the start of this
+    /// frame.
     pub(crate) fn control_frame(&mut self, payload: usize) -> bool {
         const HEADER_AND_MASK: usize = 6;
         let wire = payload.saturating_add(HEADER_AND_MASK);
-        let was_begun = (1..=wire).contains(&self.partial);
-        if was_begun {
+        let was_counted = (1..=wire).contains(&self.partial);
+        if was_counted {
             self.partial = 0;
         }
         let counted = self.count().wrapping_sub(self.began);
         self.began = self.began.wrapping_add(wire.min(counted));
         self.reported_read = self.read();
-        was_begun
+        was_counted
     }
 
-    /// Whether bytes have arrived that were not reported to the policy.
+    /// Returns whether bytes have arrived that were not reported to the policy.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         if self.is_tls() {
@@ -83,9 +82,9 @@ impl Metering {
         }
     }
 
-    /// Like [`Self::news`], while there may be more to read, so that the bytes may belong to a
-    /// whole message. They count towards an incomplete message if there is one, and otherwise only
-    /// as proof of life.
+    /// Does the same as [`Self::news`] while there may be more to read, so that the bytes may
+    /// belong to a whole message. They count towards an incomplete message if there is one,
+    /// otherwise only as proof of life.
     pub(crate) fn news_of_begun(&mut self) -> Option<Event> {
         if self.partial > 0 {
             return self.news();
@@ -95,8 +94,8 @@ impl Metering {
         has_read.then_some(Event::Pong(None))
     }
 
-    /// Returns the event for the bytes that have arrived. TLS bytes that are part of no message are
-    /// proof of life, as a pong is.
+    /// Returns the event for the bytes that have arrived, if any. TLS bytes that are part of no
+    /// message are proof of life, like a pong.
     pub(crate) fn news(&mut self) -> Option<Event> {
         let total = self.total();
         if total == 0 {
@@ -114,8 +113,8 @@ impl Metering {
         }
     }
 
-    /// Returns the bytes of the incomplete message. A meter below TLS alone cannot see where a
-    /// message begins: there, one has begun while a record is incomplete.
+    /// Returns the number of bytes of the incomplete message. A meter that is only below TLS cannot
+    /// see where a message begins, and assumes that one has begun while a record is incomplete.
     fn total(&self) -> usize {
         let counted = self.count().wrapping_sub(self.began);
         let incomplete = self.meter.counts.incomplete.load(Ordering::Relaxed);
@@ -127,7 +126,7 @@ impl Metering {
         }
     }
 
-    /// The count that grows with messages.
+    /// Returns the count that grows with messages.
     fn count(&self) -> usize {
         match self.meter.has(flag::PLAINTEXT) {
             true => self.meter.counts.plaintext.load(Ordering::Relaxed),
@@ -146,31 +145,31 @@ impl Metering {
         self.meter.counts.read.load(Ordering::Relaxed)
     }
 
-    /// Returns the bytes written since the last call.
+    /// Returns the number of bytes written since the last call.
     pub(crate) fn progress(&mut self) -> u64 {
         let written = self.meter.counts.written.load(Ordering::Relaxed);
         let before = std::mem::replace(&mut self.written, written);
         written.wrapping_sub(before) as u64
     }
 
-    /// Whether reads and writes can ask the kernel.
+    /// Returns whether reads and writes can ask the kernel.
     pub(crate) fn can_ask(&self) -> bool {
         self.meter.can_ask()
     }
 
-    /// Makes reads and writes ask the kernel from now on, or stops that if `None`. `at` is the
-    /// instant that the alarm was set to when it last fired. Clears the answers.
+    /// Makes reads and writes ask the kernel from now on, or stops this if `at` is `None`. `at` is
+    /// the instant that the alarm was set to when it last fired. Clears the answers.
     pub(crate) fn ask(&mut self, at: Option<Timestamp>) {
         self.meter.ask(at.is_some());
         self.covered = at;
     }
 
-    /// The instant that the kernel's answers cover.
+    /// Returns the instant up to which the kernel's answers are evidence.
     pub(crate) fn covered(&self) -> Option<Timestamp> {
         self.covered
     }
 
-    /// Whether the last read yielded to other tasks, and so proves nothing.
+    /// Returns whether the last read yielded to other tasks, and so proves nothing.
     pub(crate) fn has_yielded(&self) -> bool {
         self.meter.has(flag::YIELDED)
     }

@@ -1,4 +1,5 @@
-//! Counts bytes under the WebSocket protocol, and asks the kernel what a runtime does not know.
+//! A transport wrapper that counts bytes below the WebSocket protocol, and bypasses the runtime to
+//! ask the kernel.
 
 mod io;
 mod kernel;
@@ -14,7 +15,8 @@ use kernel::Kernel;
 pub(crate) use metering::Metering;
 use records::Records;
 
-/// A transport that counts the bytes that pass through it, and asks the kernel before a verdict.
+/// A transport wrapper that counts the bytes that pass through it, and asks the kernel before a
+/// verdict.
 ///
 /// Wrap the TCP stream with [`socket`](Self::socket) *before* the WebSocket handshake, and give its
 /// [`meter`](Self::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
@@ -24,7 +26,8 @@ use records::Records;
 /// # TLS
 ///
 /// With TLS, also wrap the TLS stream, with [`plaintext`](Self::plaintext). The wrapper below TLS
-/// sees every byte of the peer and asks the kernel; the one above sees where a message begins.
+/// sees every byte from the peer and asks the kernel; the wrapper above TLS sees where a message
+/// begins.
 ///
 /// ```
 /// # use std::io;
@@ -42,32 +45,33 @@ use records::Records;
 /// # }
 /// ```
 ///
-/// Where you cannot wrap the TLS stream, as with a `connect` that sets up TLS itself, one wrapper
-/// below TLS does everything except `min_data_rate` for inbound messages, since a TLS record need
-/// not be part of a message. It detects TLS by the connection's first byte. Bytes that pass before
-/// TLS, such as the answer to `CONNECT` or the header of a proxy, must arrive in a separate read.
+/// If you cannot wrap the TLS stream, for example because a `connect` function sets up TLS itself,
+/// one wrapper below TLS supports everything except `min_data_rate` for inbound messages, since a
+/// TLS record need not be part of a message. The wrapper detects TLS by the connection's first
+/// byte. Bytes that pass before TLS, such as the answer to `CONNECT` or a proxy's header, must
+/// arrive in a separate read.
 ///
-/// Do not wrap the TLS stream alone: that wrapper sees a record of up to 16 KiB only when it is
-/// complete, so a peer that needs half a minute for one is disconnected.
+/// Do not wrap the TLS stream alone: that wrapper sees a record, of up to 16 KiB, only when it is
+/// complete, so a peer that needs half a minute for a record would be disconnected.
 ///
 /// # Accuracy
 ///
-/// Control frames are not part of a message: the socket subtracts their size as if they were
-/// masked. A client, which receives unmasked frames, therefore undercounts a message by four bytes
-/// for each control frame within it.
+/// Control frames are not part of a message, so the socket subtracts their size, as if they were
+/// masked. A client receives unmasked frames, and so undercounts a message by four bytes for each
+/// control frame within it.
 pub struct Metered<IO> {
     io: IO,
     meter: Meter,
     /// `None` if the transport is not a socket.
     kernel: Option<Kernel<IO>>,
     layer: Layer,
-    /// The value of `Counts::read` once the backlog that was last measured has been read.
+    /// The value that `Counts::read` has once the backlog that was last measured has been read.
     backlog_end: usize,
-    /// Reads since one last returned `Pending` or yielded.
+    /// The number of reads since one last returned `Pending` or yielded.
     reads_in_row: u8,
 }
 
-/// How many reads may complete without waiting before a task yields to others. Not every runtime
+/// How many reads may complete without waiting before the task yields to others. Not every runtime
 /// makes tasks yield.
 const MAX_READS_PER_TURN: u8 = 4;
 
@@ -80,22 +84,22 @@ enum Layer {
     Plaintext,
 }
 
-/// The byte counts of a [`Metered`] transport.
+/// The byte counts of a [`Metered`] transport. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
     counts: Arc<Counts>,
 }
 
-/// Only the transport writes the counts, which wrap around. The flags are also written by the
-/// `TimeoutSocket`, and by an opening handshake, whose transport may be in another task, so they
+/// Only the transport writes the counts, which wrap around. The `TimeoutSocket` also writes the
+/// flags, and so does an opening handshake, whose transport may be in another task, so the flags
 /// change atomically.
 #[derive(Debug, Default)]
 struct Counts {
     read: AtomicUsize,
     written: AtomicUsize,
-    /// Bytes read of the plaintext, if that is metered.
+    /// Bytes of plaintext read, if that is metered.
     plaintext: AtomicUsize,
-    /// Bytes of the incomplete TLS record.
+    /// Bytes read of the incomplete TLS record.
     incomplete: AtomicUsize,
     /// See [`flag`].
     flags: AtomicU16,
@@ -110,11 +114,11 @@ pub(crate) struct Answers {
     pub(crate) no_room: bool,
 }
 
-/// The flags with which a `TimeoutSocket` and its transport inform each other.
+/// The flags through which a `TimeoutSocket` and its transport inform each other.
 mod flag {
     /// The transport is a socket.
     pub(super) const CAN_ASK: u16 = 1;
-    /// Ask the kernel where the runtime returns `Pending`.
+    /// When the runtime returns `Pending`, ask the kernel.
     pub(super) const ASKING: u16 = 1 << 1;
     /// Everything that had arrived when the kernel was asked has been read.
     pub(super) const NO_INPUT: u16 = 1 << 2;
@@ -124,7 +128,7 @@ mod flag {
     pub(super) const BACKLOG: u16 = 1 << 4;
     /// The connection is a TLS connection.
     pub(super) const TLS: u16 = 1 << 5;
-    /// Its plaintext is metered.
+    /// The plaintext of the TLS connection is metered.
     pub(super) const PLAINTEXT: u16 = 1 << 6;
     /// The last read yielded to other tasks.
     pub(super) const YIELDED: u16 = 1 << 7;
@@ -151,9 +155,9 @@ impl<IO> Metered<IO> {
     ///
     /// Before a verdict on the peer, reads and writes bypass the runtime and ask the kernel: the
     /// runtime may not know yet of bytes that have arrived, or of room to write. The verdict then
-    /// needs no further turns of the reactor. On Linux, tokio learns of room only once a third of
-    /// the send buffer is free, so without this a peer that reads a megabyte per second can seem to
-    /// read nothing for seconds.
+    /// need not wait for further turns of the reactor. On Linux, tokio learns of room only once a
+    /// third of the send buffer is free: without the question to the kernel, a peer that reads a
+    /// megabyte per second could seem to read nothing for seconds.
     ///
     /// On systems other than Unix this is the same as [`new`](Self::new).
     #[cfg(unix)]
@@ -178,8 +182,8 @@ impl<IO> Metered<IO> {
         Self::new(io)
     }
 
-    /// Wraps `tls`, a TLS stream over the transport of `meter`, and counts its plaintext in
-    /// `meter`.
+    /// Wraps `tls`, a TLS stream over the transport that `meter` counts, and counts its plaintext
+    /// in `meter` too.
     pub fn plaintext(tls: IO, meter: &Meter) -> Self {
         meter.set(flag::PLAINTEXT);
         Self {
@@ -189,7 +193,7 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Counts in `meter`, which must be new for each connection. Call this right after
+    /// Counts in `meter`, which must be a new one for each connection. Call this right after
     /// [`new`](Self::new) or [`socket`](Self::socket), before any bytes pass.
     ///
     /// A client can then pass the meter to [`Opening::with_meter`](crate::Opening::with_meter)
@@ -222,30 +226,31 @@ impl<IO> Metered<IO> {
         self
     }
 
-    /// Returns the byte counts, which the transport keeps updating.
+    /// Returns the meter, whose counts the transport keeps updating.
     pub fn meter(&self) -> Meter {
         self.meter.clone()
     }
 
-    /// Returns the inner transport.
+    /// Returns a reference to the transport.
     pub fn get_ref(&self) -> &IO {
         &self.io
     }
 
-    /// Returns the inner transport. Bytes that you read or write through it are not counted.
+    /// Returns a mutable reference to the transport. Bytes that you read or write through it are
+    /// not counted.
     pub fn get_mut(&mut self) -> &mut IO {
         &mut self.io
     }
 
-    /// Returns the inner transport, and stops counting.
+    /// Stops counting, and returns the transport.
     pub fn into_inner(self) -> IO {
         self.io
     }
 }
 
 impl<IO> Metered<IO> {
-    /// Returns `Ready` if the transport may read. `Pending` is a yield, after which the task is
-    /// polled again at once.
+    /// Returns `Ready` if the transport may read. `Pending` is a yield: the task has been woken, to
+    /// be polled again.
     #[inline]
     fn poll_may_read(&mut self, cx: &Context<'_>) -> Poll<()> {
         const SIZED: u16 = flag::ASKING | flag::BACKLOG;
@@ -391,7 +396,7 @@ impl Meter {
         self.has(flag::ASKING)
     }
 
-    /// Whether reads and writes can ask the kernel.
+    /// Returns whether reads and writes can ask the kernel.
     pub(crate) fn can_ask(&self) -> bool {
         self.has(flag::CAN_ASK)
     }
@@ -417,7 +422,7 @@ impl Meter {
 }
 
 impl Counts {
-    /// Whether the count of bytes read has reached `count`.
+    /// Returns whether the count of bytes read has reached `count`.
     fn has_read(&self, count: usize) -> bool {
         const HALF: usize = usize::MAX / 2;
         let read = self.read.load(Ordering::Relaxed);
@@ -425,7 +430,7 @@ impl Counts {
     }
 }
 
-/// Adds to a count with a single writer.
+/// Adds to a count that has a single writer.
 #[inline]
 fn add(count: &AtomicUsize, bytes: usize) {
     let sum = count.load(Ordering::Relaxed).wrapping_add(bytes);

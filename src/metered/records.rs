@@ -7,7 +7,7 @@ const HANDSHAKE: u8 = 22;
 /// A byte of type, two of version, then "uint16 length".
 const HEADER: usize = 5;
 
-/// The bytes in one direction.
+/// The record layer in one direction.
 #[derive(Debug, Default)]
 pub(super) enum Records {
     #[default]
@@ -21,13 +21,13 @@ pub(super) enum Records {
 #[derive(Debug, Default)]
 pub(super) struct Record {
     header: [u8; HEADER],
-    /// How many bytes of the record have passed, its header included.
+    /// How many bytes of the record have passed, including its header.
     passed: usize,
 }
 
 impl Records {
-    /// Records bytes that pass. While the connection `begins`, TLS may follow something else, such
-    /// as the answer to `CONNECT`, if that came in a read of its own.
+    /// Records bytes that pass. While the connection `begins`, TLS may follow other bytes, such as
+    /// the answer to `CONNECT`, if these came in a separate read.
     #[inline]
     pub(super) fn pass(&mut self, bytes: &[u8], begins: bool) {
         match self {
@@ -45,7 +45,7 @@ impl Records {
         }
     }
 
-    /// Returns how many bytes of the incomplete record have passed; `None` without TLS.
+    /// Returns how many bytes of the incomplete record have passed, or `None` without TLS.
     pub(super) fn incomplete(&self) -> Option<usize> {
         match self {
             Self::Tls(record) => Some(record.passed),
@@ -72,7 +72,7 @@ impl Record {
         }
     }
 
-    /// Returns the record's length. Its header must be complete.
+    /// Returns the record's length, including its header, which must be complete.
     fn len(&self) -> usize {
         let [.., high, low] = self.header;
         HEADER + usize::from(u16::from_be_bytes([high, low]))
@@ -92,7 +92,7 @@ mod tests {
         bytes
     }
 
-    /// However the bytes are cut into pieces.
+    /// This holds however the bytes are cut into pieces.
     #[test]
     fn a_record_is_incomplete_until_its_last_byte() {
         let mut stream = record(HANDSHAKE, 300);

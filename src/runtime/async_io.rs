@@ -1,4 +1,4 @@
-//! async-io, the reactor of smol and async-std.
+//! The clock and timer of async-io, the reactor of smol and async-std.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -18,8 +18,8 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
     TimeoutSocket::new(timeouts, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, with TLS if the future does that, under `handshake_timeout` from
-/// this call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
+/// Runs `handshake`, including any TLS, under `handshake_timeout` from this call, and wraps the
+/// socket that it returns. [`Opening`] has an example, [`TimeoutSocket::open`] lists the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     timeouts: impl Into<Timeouts>,
     handshake: F,
@@ -29,7 +29,7 @@ pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Res
 
 /// The monotonic clock, and an `async_io::Timer` as the timer.
 ///
-/// The timer may fire before the reactor has turned. That is harmless: async-io caches no
+/// The timer may fire before the reactor has turned. This is harmless: async-io caches no
 /// readiness, so each read and write asks the kernel first.
 #[derive(Debug)]
 pub struct Timer {
@@ -38,7 +38,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a timer. Its clock has the process's common origin.
+    /// Creates a timer. Its clock counts from the process's common origin.
     pub fn new() -> Self {
         Self {
             origin: super::origin(),

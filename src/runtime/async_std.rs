@@ -1,6 +1,6 @@
-//! async-std: its clock, its timer, and functions that wrap or open a socket with them.
+//! async-std's clock and timer, and functions that wrap or open a socket with them.
 //!
-//! This is the same as for smol, since both runtimes use the reactor async-io. It does not depend
-//! on the crate async-std.
+//! They are the same as those for smol, since both runtimes use the reactor async-io. They do not
+//! depend on the crate async-std.
 
 pub use super::async_io::{Timer, open, wrap};

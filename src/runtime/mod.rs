@@ -1,4 +1,5 @@
-//! A clock and a timer for each runtime, and functions that wrap or open a socket with them.
+//! Clocks and timers for tokio, smol and async-std, and functions that wrap or open a socket with
+//! them.
 
 #[cfg(any(feature = "smol", feature = "async-std"))]
 mod async_io;
@@ -9,7 +10,7 @@ pub mod smol;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
-/// The origin of the clocks of all timers here, so that the multiples of a timer slack are the same
+/// Returns the origin of all clocks here, so that the multiples of a timer slack are the same
 /// instants for all connections of the process.
 #[cfg(any(
     feature = "tokio",

@@ -1,5 +1,5 @@
-//! smol: its clock, its timer, and functions that wrap or open a socket with them.
+//! smol's clock and timer, and functions that wrap or open a socket with them.
 //!
-//! It depends on the reactor async-io and not on the crate smol.
+//! They depend on the reactor async-io, but not on the crate smol.
 
 pub use super::async_io::{Timer, open, wrap};

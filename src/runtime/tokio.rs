@@ -1,4 +1,4 @@
-//! tokio: its clock, its timer, and functions that wrap or open a socket with them.
+//! tokio's clock and timer, and functions that wrap or open a socket with them.
 //!
 //! Requires the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), a
 //! verdict on the peer comes 15 to 35 ms later, or after a grace if `stall_tolerance` is shorter.
@@ -20,8 +20,8 @@ pub fn wrap<S: TryStream<Ok: crate::Message>>(
     TimeoutSocket::new(timeouts, Timer::new(), socket)
 }
 
-/// Runs the opening handshake, with TLS if the future does that, under `handshake_timeout` from
-/// this call, and wraps the socket that it returns. [`TimeoutSocket::open`] lists the errors.
+/// Runs `handshake`, including any TLS, under `handshake_timeout` from this call, and wraps the
+/// socket that it returns. [`Opening`] has an example, [`TimeoutSocket::open`] lists the errors.
 pub fn open<S: TryStream<Ok: crate::Message>, E: Display, F: Future<Output = Result<S, E>>>(
     timeouts: impl Into<Timeouts>,
     handshake: F,
@@ -37,8 +37,8 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Creates a timer. Its clock has the process's common origin, or the current time if a paused
-    /// clock is earlier than that.
+    /// Creates a timer. Its clock counts from the process's common origin, or from the current time
+    /// if a paused clock is earlier than that.
     pub fn new() -> Self {
         Self {
             origin: Instant::from(super::origin()).min(now()),
@@ -82,12 +82,12 @@ impl crate::Timer for Timer {
         alarm.unwrap_or(Poll::Pending)
     }
 
-    /// Reaches 16,384 sockets: tokio learns of 1024 per turn (`max_io_events_per_tick`).
+    /// Returns 16, for 16,384 sockets: tokio learns of 1024 per turn (`max_io_events_per_tick`).
     fn turns(&self) -> u32 {
         16
     }
 
-    /// A task that has spent its budget sees every resource as not ready.
+    /// Returns false once tokio returns `Pending` to every read and write of the task.
     fn has_budget(&self) -> bool {
         ::tokio::task::coop::has_budget_remaining()
     }

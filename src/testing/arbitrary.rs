@@ -1,7 +1,8 @@
-//! `Arbitrary` for the policy's input.
+//! `Arbitrary` for the policy's inputs.
 //!
-//! Written by hand: a derived configuration could be invalid, and most derived durations are years.
-//! Each lists the simplest value first, because missing bytes count as zeros.
+//! The implementations are written by hand: a derived configuration could be invalid, and most
+//! derived durations would be years. Each lists the simplest value first, because missing bytes
+//! count as zeros.
 
 use core::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::event::Event;
 use crate::seed::PingId;
 use crate::time::Timestamp;
 
-/// Durations at the end of the range of a [`Timestamp`], where a deadline does not expire.
+/// Durations at the end of a [`Timestamp`]'s range, where a deadline does not expire.
 const HUGE: [Duration; 4] = [
     Duration::from_nanos(u64::MAX / 2),
     Duration::from_nanos(u64::MAX - 1),
@@ -22,7 +23,7 @@ const HUGE: [Duration; 4] = [
     Duration::MAX,
 ];
 
-/// Generates a valid configuration. Each limit is the default's or a preset's, off, a few
+/// Generates a valid configuration. Each limit is that of the defaults or a preset, off, a few
 /// nanoseconds, at most an hour, or longer than any connection lives.
 impl<'a> Arbitrary<'a> for TimeoutConfig {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
@@ -65,8 +66,8 @@ impl<'a> Arbitrary<'a> for TimeoutConfig {
     }
 }
 
-/// Generates any event, less often one that ends the connection. Durations are mostly at most an
-/// hour, and sometimes zero or huge.
+/// Generates any event, but those that end the connection less often. Durations are usually at most
+/// an hour, and sometimes zero or huge.
 impl<'a> Arbitrary<'a> for Event {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         Ok(match u.int_in_range(0..=63_u8)? {
@@ -146,7 +147,7 @@ fn keeps(u: &mut Unstructured<'_>) -> Result<bool> {
     u.ratio(1, 2)
 }
 
-/// A duration above zero.
+/// Generates a duration above zero.
 fn duration(u: &mut Unstructured<'_>) -> Result<Duration> {
     Ok(match u.int_in_range(0..=7)? {
         0..4 => Duration::from_secs(u.int_in_range(1..=3600)?),
@@ -156,7 +157,7 @@ fn duration(u: &mut Unstructured<'_>) -> Result<Duration> {
     })
 }
 
-/// A duration, or zero.
+/// Generates a duration, which may be zero.
 fn within(u: &mut Unstructured<'_>) -> Result<Duration> {
     if u.ratio(1, 8)? {
         return Ok(Duration::ZERO);
@@ -164,7 +165,7 @@ fn within(u: &mut Unstructured<'_>) -> Result<Duration> {
     duration(u)
 }
 
-/// A rate above zero.
+/// Generates a rate above zero.
 fn rate(u: &mut Unstructured<'_>) -> Result<u32> {
     if u.ratio(7, 8)? {
         return u.int_in_range(1..=10_000);
@@ -172,7 +173,7 @@ fn rate(u: &mut Unstructured<'_>) -> Result<u32> {
     Ok(u32::MAX)
 }
 
-/// A number of bytes: mostly at most a mebibyte.
+/// Generates a number of bytes, usually at most a mebibyte.
 fn bytes(u: &mut Unstructured<'_>) -> Result<u64> {
     if u.ratio(7, 8)? {
         return u.int_in_range(0..=1 << 20);
@@ -188,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// Values from random bytes, always the same.
+    /// Generates values from random bytes, which are always the same.
     fn random<T: for<'a> Arbitrary<'a>>() -> impl Iterator<Item = T> {
         (0..10_000).map(|number| {
             let word = |index| PingId::new(number, index).payload();

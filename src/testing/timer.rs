@@ -1,4 +1,4 @@
-//! A clock and a timer that a test advances.
+//! A timer whose clock the test advances.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,27 +9,27 @@ use std::vec::Vec;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// A [`Timer`] whose time passes only when a test advances it, on any executor or on none.
+/// A [`Timer`] whose time passes only when the test advances it, on any executor or on none.
 ///
-/// A clone is another timer on the same clock: give one to each socket and keep one to advance the
-/// time.
+/// Clones are separate timers on the same clock: give one to each socket, and keep one to advance
+/// the time.
 ///
-/// * Time stands still until [`advance`](Self::advance) or [`suspend`](Self::suspend). The clock
-///   starts at [`Timestamp::ZERO`].
+/// * The clock starts at [`Timestamp::ZERO`], and only [`advance`](Self::advance) moves it.
 /// * A timer fires when the clock has reached the instant that it is set to, never earlier. There
 ///   is no timer slack unless you set one. `advance` wakes the task before it returns; the socket
-///   acts when you or your executor poll it next.
-/// * When it fires, the socket assumes that a read now finds everything that had arrived by the
-///   instant that the timer was set to. This is true of a stream in memory, but not of a stream
-///   registered with a reactor. What the peer sends in time must therefore be in the stream before
-///   you poll the socket past the deadline. The socket reads it before it decides, however late the
-///   poll.
-/// * `advance` moves the clock in one step. If it passes a deadline about the peer by more than
-///   `stall_tolerance`, the next poll begins a grace instead of a verdict, as after a stall of the
-///   process. Step from deadline to deadline with [`until_next_fire`](Self::until_next_fire).
+///   acts when you or your executor next poll it.
+/// * When the timer has fired, the socket assumes that a read finds everything that had arrived by
+///   the instant that the timer was set to. This is true of a stream in memory, but not of a stream
+///   registered with a reactor. So if the peer sends something in time, it must be in the stream
+///   before you poll the socket past the deadline. The socket reads it before it decides, however
+///   late the poll is.
+/// * `advance` moves the clock in one step. If the clock passes a deadline about the peer by more
+///   than `stall_tolerance`, the next poll starts a grace instead of returning a verdict, as after
+///   a stall of the process. To avoid this, advance from deadline to deadline with
+///   [`until_next_fire`](Self::until_next_fire).
 ///
-/// Do not use it with tokio's own streams in a tokio task that may spend its budget: such a stream
-/// then returns `Pending` even if input has arrived, and only tokio's timer detects that.
+/// Do not use this timer with tokio's own streams in a tokio task that may spend its budget: such a
+/// stream then returns `Pending` even if input has arrived, which only tokio's timer detects.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,7 +58,7 @@ use crate::timer::Timer;
 #[derive(Debug)]
 pub struct ManualTimer {
     clock: Arc<Mutex<Clock>>,
-    /// The key of its setting in the clock.
+    /// The key of the timer's setting in the clock.
     id: u64,
 }
 
@@ -66,7 +66,7 @@ pub struct ManualTimer {
 struct Clock {
     now: Timestamp,
     suspended: Duration,
-    /// How many timers were ever created.
+    /// How many timers were created.
     timers: u64,
     /// The instant that each timer is set to, until it has fired.
     set: BTreeMap<u64, Setting>,
@@ -110,18 +110,18 @@ impl ManualTimer {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Simulates a suspension of the machine for `duration`: the clock stands still, and
-    /// [`time_suspended`](Timer::time_suspended) grows.
+    /// Simulates a suspension of the machine for `duration`:
+    /// [`time_suspended`](Timer::time_suspended) grows, and the clock does not move.
     ///
-    /// A socket detects this when its timer next fires, and probes its peer if `duration` is over
-    /// five seconds.
+    /// A socket detects this when its timer next fires, and probes the peer if `duration` is longer
+    /// than five seconds.
     pub fn suspend(&self, duration: Duration) {
         let mut clock = self.lock();
         clock.suspended = clock.suspended.saturating_add(duration);
     }
 
-    /// Returns the time until the next timer of this clock fires: zero if one has fired and its
-    /// socket has not been polled since, `None` if none is set.
+    /// Returns the time until the next timer on this clock fires: zero if one has fired and its
+    /// socket has not been polled since, or `None` if none is set.
     pub fn until_next_fire(&self) -> Option<Duration> {
         let clock = self.lock();
         let next = clock.set.values().map(|timer| timer.at).min()?;
@@ -156,7 +156,7 @@ impl Clone for ManualTimer {
 impl Drop for ManualTimer {
     fn drop(&mut self) {
         let setting = self.lock().set.remove(&self.id);
-        drop(setting); // With the lock free: dropping a waker may drop a task and its timers.
+        drop(setting); // Unlocked: dropping a waker may drop a task and its timers.
     }
 }
 
