@@ -1,4 +1,4 @@
-//! The methods that are not part of a trait: receive, send and close as futures, and `handle`,
+//! The methods that no trait defines: receiving, sending and closing as futures, and `handle`,
 //! `set_config`, `probe` and `drain`.
 
 use std::fmt;
@@ -27,11 +27,11 @@ use crate::timer::Timer;
 /// The result of [`TimeoutSocket::recv_timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received<M> {
-    /// A message.
+    /// The next message.
     Message(M),
-    /// No message arrived in time.
+    /// No message arrived in time. The connection stays open.
     TimedOut,
-    /// The connection has ended without a verdict or failure.
+    /// The connection has ended, without a verdict or a failure.
     Closed,
 }
 
@@ -42,15 +42,15 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Receives the next message; `None` when the connection has ended without a verdict or
-    /// failure.
+    /// Receives the next message. Returns `None` once the connection has ended without a verdict or
+    /// a failure.
     ///
     /// Cancel safe: dropping the future loses no message.
     ///
     /// # Errors
-    /// [`Error::Verdict`] when the policy ended the connection, [`Error::Socket`] when the inner
-    /// socket failed, [`Error::Closed`] when a write failed and a send has already returned the
-    /// error. The call after an error returns `None`.
+    /// Returns [`Error::Verdict`] if the policy ended the connection, [`Error::Socket`] if the
+    /// inner socket failed, and [`Error::Closed`] if a write failed and a send has already returned
+    /// its error. After an error, the next call returns `None`.
     pub async fn recv(&mut self) -> Result<Option<M>, Error<E>>
     where
         Self: Unpin,
@@ -62,13 +62,12 @@ where
 
     /// Waits for the next message for at most `within`, measured from this call.
     ///
-    /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. When the limit
-    /// expires, no message is lost and the connection stays open. The peer's Close frame is
-    /// returned as a `Message`, and the next call returns `Closed`. Cancel safe, like
-    /// [`recv`](Self::recv).
+    /// Returns `Message`, `TimedOut` or `Closed`; policy timeouts are errors. If the limit expires,
+    /// no message is lost and the connection stays open. The peer's Close frame is a `Message`,
+    /// after which the next call returns `Closed`. Cancel safe, like [`recv`](Self::recv).
     ///
     /// # Errors
-    /// The same as [`recv`](Self::recv).
+    /// Returns the same errors as [`recv`](Self::recv).
     pub fn recv_timeout(
         &mut self,
         within: Duration,
@@ -87,13 +86,13 @@ where
 
     /// Sends a message and flushes it, as `SinkExt::send` does.
     ///
-    /// `message_timeout` limits how long the write may go without progress, not the whole send. If
-    /// the future is dropped, the message is sent whole or not at all.
+    /// `message_timeout` limits how long the write may make no progress, not the whole send. If you
+    /// drop the future, the message is sent whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Verdict`] when the policy has ended the connection, [`Error::Socket`] when the
-    /// inner socket failed or refused the message, [`Error::Closed`] when the connection has ended
-    /// or either side is closing it.
+    /// Returns [`Error::Verdict`] if the policy has ended the connection, [`Error::Socket`] if the
+    /// inner socket failed or refused the message, and [`Error::Closed`] if the connection has
+    /// ended or either side is closing it.
     pub fn send(&mut self, message: M) -> impl Future<Output = Result<(), Error<E>>>
     where
         Self: Unpin,
@@ -102,15 +101,16 @@ where
         poll_fn(move |cx| self.poll_send_message(cx, &mut message))
     }
 
-    /// Like [`send`](Self::send), but limits the whole send to `within`, measured from this call.
+    /// Sends a message as [`send`](Self::send) does, but limits the whole send to `within`,
+    /// measured from this call.
     ///
     /// If the limit expires, the socket aborts the connection without a Close frame: part of this
-    /// message, or of one before it, may have been sent, and nothing can follow half a message. The
-    /// stream and all later sends return the same verdict, with [`CloseReason::MessageTimeout`] and
-    /// [`Verdict::within`](crate::Verdict::within).
+    /// message or of an earlier one may have been sent, and nothing can follow half a message. This
+    /// send, the stream and all later sends return the same verdict, with
+    /// [`CloseReason::MessageTimeout`] and [`Verdict::within`](crate::Verdict::within).
     ///
     /// # Errors
-    /// The same as [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
     pub fn send_timeout(
         &mut self,
         message: M,
@@ -126,7 +126,7 @@ where
     /// Sends a text message; see [`send`](Self::send).
     ///
     /// # Errors
-    /// The same as [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
     pub fn send_text(
         &mut self,
         text: impl Into<String>,
@@ -140,7 +140,7 @@ where
     /// Sends a text message within `within`; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
-    /// The same as [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
     pub fn send_text_timeout(
         &mut self,
         text: impl Into<String>,
@@ -155,7 +155,7 @@ where
     /// Sends a binary message; see [`send`](Self::send).
     ///
     /// # Errors
-    /// The same as [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
     pub fn send_binary(
         &mut self,
         payload: impl Into<Vec<u8>>,
@@ -169,7 +169,7 @@ where
     /// Sends a binary message within `within`; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
-    /// The same as [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
     pub fn send_binary_timeout(
         &mut self,
         payload: impl Into<Vec<u8>>,
@@ -181,12 +181,12 @@ where
         self.send_timeout(M::binary(payload.into()), within)
     }
 
-    /// Sends `value` as JSON in a text message; see [`send`](Self::send). The call serializes the
-    /// value before it returns the future.
+    /// Sends `value` as JSON in a text message; see [`send`](Self::send). This method serializes
+    /// the value before it returns the future.
     ///
     /// # Errors
-    /// [`Error::Json`] if `value` cannot be written as JSON: nothing was sent, and the connection
-    /// stays open. Otherwise the same as [`send`](Self::send).
+    /// Returns [`Error::Json`] if `value` cannot be serialized as JSON; nothing was sent, and the
+    /// connection stays open. Otherwise, returns the same errors as [`send`](Self::send).
     #[cfg(feature = "json")]
     pub fn send_json<'a, V: serde::Serialize + ?Sized>(
         &'a mut self,
@@ -202,7 +202,7 @@ where
     /// Sends `value` as JSON within `within`; see [`send_timeout`](Self::send_timeout).
     ///
     /// # Errors
-    /// The same as [`send_json`](Self::send_json).
+    /// Returns the same errors as [`send_json`](Self::send_json).
     #[cfg(feature = "json")]
     pub fn send_json_timeout<'a, V: serde::Serialize + ?Sized>(
         &'a mut self,
@@ -218,21 +218,21 @@ where
     }
 
     /// Closes the connection: sends a Close frame with `code` and as much of `reason` as fits, and
-    /// reads until the peer has answered or disconnected. Discards the data that it reads. Returns
-    /// the code of the peer's Close frame, if there was one.
+    /// reads until the peer has answered or disconnected. Discards the messages that it reads.
+    /// Returns the code of the peer's Close frame, if it had one.
     ///
-    /// Takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), up to 35 ms
-    /// on tokio, and `stall_tolerance` if this process stalls. On a connection that has ended it
+    /// This takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), up to 35
+    /// ms on tokio, and `stall_tolerance` if this process stalls. If the connection has ended, this
     /// sends nothing, and returns the final error unless the stream has already returned it.
     /// [`status`](Self::status) keeps the cause.
     ///
-    /// This method shadows `SinkExt::close`, which sends no code. To call that, write
+    /// This method shadows `SinkExt::close`, which sends no code. To call the latter, write
     /// `SinkExt::close(&mut socket)`.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that must not be sent. [`Error::Verdict`] if the peer did
-    /// not answer in time, or the policy ended the connection and the stream has not returned that
-    /// yet. [`Error::Socket`] if the inner socket failed.
+    /// Returns [`Error::CloseCode`] if `code` must not be sent, [`Error::Verdict`] if the peer did
+    /// not answer in time or the stream has yet to return an earlier verdict, and [`Error::Socket`]
+    /// if the inner socket failed.
     pub async fn close(&mut self, code: u16, reason: &str) -> Result<Option<u16>, Error<E>>
     where
         Self: Unpin,
@@ -272,7 +272,7 @@ where
         self.fast.driver().alarm.now().checked_add(within)
     }
 
-    /// Passes `message` to the driver once, and flushes it.
+    /// Passes `message` to the driver, once, and flushes it.
     fn poll_send_message(
         &mut self,
         cx: &mut Context<'_>,
@@ -293,13 +293,13 @@ where
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Returns a handle for other tasks. It keeps working after a split and after the end.
+    /// Returns a handle for other tasks, which works even after a split and after the end.
     ///
     /// **Never await [`Handle::status`] or [`Handle::remaining_lifetime`] in the task that reads
     /// the socket**: that task would wait for itself forever. Call [`status`](Self::status) there.
     ///
-    /// Takes `&mut self` because the first call may create the state that the socket and its
-    /// handles share.
+    /// The method takes `&mut self` because the first call may create the state that the socket and
+    /// its handles share.
     pub fn handle(&mut self) -> Handle {
         Handle {
             link: self.fast.drive(|driver| driver.link()),
@@ -312,17 +312,19 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     /// Requires proof of life within `within`, for example after a suspend or a network change.
-    /// Without one, the verdict's reason is [`CloseReason::PongTimeout`]. The time is measured from
-    /// when either half is next polled, since the ping leaves then.
+    ///
+    /// If there is none, the verdict's reason is [`CloseReason::PongTimeout`]. The time is measured
+    /// from when either half is next polled, which sends the ping.
     pub fn probe(&mut self, within: Duration) {
         self.fast.drive(|driver| driver.request_probe(within));
     }
 
-    /// Schedules a graceful close at a random point within `within` from now, so that the
-    /// connections of a server that shuts down do not all close at once. The verdict's reason is
-    /// [`CloseReason::Drain`](crate::CloseReason::Drain).
+    /// Schedules a graceful close at a random point within `within`, measured from this call.
     ///
-    /// The halves of `StreamExt::split` do not have this method: get a [`handle`](Self::handle)
+    /// When a server shuts down, its connections then do not all close at the same time. The
+    /// verdict's reason is [`CloseReason::Drain`].
+    ///
+    /// The halves of `StreamExt::split` do not have this method, so get a [`handle`](Self::handle)
     /// before the split. [`Timeouts::drain`](crate::Timeouts::drain) drains a whole server.
     pub fn drain(&mut self, within: Duration) {
         self.fast.drive(|driver| driver.drain(within));
@@ -336,8 +338,10 @@ fn json<M: Message, E>(value: &(impl serde::Serialize + ?Sized)) -> Result<M, Er
         .map_err(Error::Json)
 }
 
+/// Returns whether a Close frame may contain this code.
+///
 /// "1005 is a reserved value and MUST NOT be set as a status code in a Close control frame by an
-/// endpoint", 1006 and 1015 likewise (RFC 6455, 7.4.1); 1004 and unregistered codes have no
+/// endpoint", and so are 1006 and 1015 (RFC 6455, 7.4.1). 1004 and unregistered codes have no
 /// meaning.
 pub(super) fn can_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)

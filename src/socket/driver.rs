@@ -1,4 +1,4 @@
-//! The driver: all the state of a socket, and the operations on the whole of it.
+//! The driver: the whole state of a socket, and the operations that need all of it.
 
 use std::boxed::Box;
 use std::fmt;
@@ -29,7 +29,7 @@ use crate::status::Status;
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// The inner socket, its policy, and everything in between.
+/// The inner socket, its policy, and everything between them.
 pub(super) struct Driver<S: TryStream, T: Timer> {
     /// `None` once the connection has ended.
     pub(super) inner: Option<Heartbeats<S>>,
@@ -44,11 +44,11 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     /// Whether the next pass must poll the policy. See the table in
     /// [`event_loop`](super::event_loop).
     pub(super) needs_poll: bool,
-    /// Whether data messages may serve as heartbeat.
+    /// Whether data messages may be heartbeats.
     pub(super) has_heartbeat: bool,
-    /// How many messages may still be read before the task yields; 0 if none may.
+    /// How many more messages may be read in this turn. See [`fairness`](super::fairness).
     pub(super) reads_left: u8,
-    /// Whether the inner stream has ended. Earlier writes may still be pending.
+    /// Whether the inner stream has ended. Writes may still be pending.
     pub(super) read_eof: bool,
     /// Whether the transport is being shut down.
     pub(super) shuts_down: bool,
@@ -87,9 +87,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Returns until when a data message only needs to be recorded. `None` if one may need more
-    /// now: the policy must be polled, a ping is due or in flight, a cold clock may run, messages
-    /// may be heartbeats, or the connection is ending.
+    /// Returns the instant until which a data message only needs to be recorded. `None` if a
+    /// message may need more than that: the policy must be polled, a ping is due or in flight, a
+    /// cold clock may run, messages may be heartbeats, or the connection is ending.
     pub(super) fn calm_until(&self) -> Option<T::Instant> {
         let calm = !self.needs_poll
             && !self.has_heartbeat
@@ -99,7 +99,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         Some(self.alarm.timer().instant(alarm))
     }
 
-    /// Records an event, and whether it may have brought a deadline nearer than the alarm.
+    /// Records an event, and requests a poll of the policy if a deadline may now be nearer than the
+    /// alarm.
     #[inline]
     pub(super) fn observe(&mut self, now: Timestamp, event: Event) {
         let only_later = matches!(event, Event::Recv | Event::SendOk | Event::Flushed)
@@ -114,7 +115,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.policy.observe(now, event);
     }
 
-    /// Whether the alarm fires too late for the next deadline.
+    /// Returns whether the alarm fires too late for the next deadline.
     fn alarm_is_late(&self) -> bool {
         let next = self.policy.next_deadline();
         let latest = next.and_then(|at| at.checked_add(self.slack()));
@@ -126,7 +127,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.alarm.set_to().is_some_and(|at| at <= now)
     }
 
-    /// Whether the sending half needs no further check. Usually true, and cheap to compute.
+    /// Returns whether the sending half needs no further checks. Usually true, and cheap to
+    /// compute.
     pub(super) fn is_free_to_send(&self) -> bool {
         self.policy.phase() == Phase::Open && self.teardown.allows_sends()
     }
@@ -154,7 +156,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         report::send(self.link.as_deref(), self.label(), &report);
     }
 
-    /// Passes a call of the policy to an observer that wants it, until the end.
+    /// Passes a call to the policy to the observer if it wants steps, until the end.
     #[inline]
     pub(super) fn trace(&self, at: Timestamp, step: &Step<'_>) {
         if self.link.is_some() {
@@ -170,14 +172,14 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         }
     }
 
-    /// Returns a snapshot from `policy`, which may be newer than the driver's own.
+    /// Returns a snapshot from `policy`, which may have recorded more than the driver's own.
     pub(super) fn status_of(
         &self,
         policy: &TimeoutPolicy<Arc<TimeoutConfig>>,
         now: Timestamp,
     ) -> Status {
         let mut status = policy.status(now);
-        // The policy does not know of a send that took longer than its caller allowed.
+        // The policy does not know of a send that exceeded the limit of its call.
         let verdict = self.teardown.verdict();
         let reason = verdict.map(|verdict| verdict.reason);
         status.cause = status.cause.or(reason);
@@ -188,7 +190,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.status_of(&self.policy, now)
     }
 
-    /// Returns the link to the socket's handles, which it creates if there is none.
+    /// Returns the link to the socket's handles, and creates it if there is none.
     pub(super) fn link(&mut self) -> Arc<Link> {
         if let Some(link) = &self.link {
             return link.clone();
@@ -210,8 +212,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         self.link.insert(link).clone()
     }
 
-    /// Reports that the program drops the socket or takes the inner socket back, and returns the
-    /// inner socket; `None` if the connection has ended.
+    /// Takes the inner socket, because the program drops the socket or takes it apart, and reports
+    /// that. Returns `None` if the connection has ended.
     pub(super) fn leave(&mut self) -> Option<Heartbeats<S>> {
         let inner = self.inner.take()?;
         if self.open_logged {
@@ -221,7 +223,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         Some(inner)
     }
 
-    /// Removes the connection from the list and informs its handles, once its transport is dropped.
+    /// Ends the link: removes the connection from the list and informs its handles. Called once the
+    /// transport is dropped.
     pub(super) fn end_link(&self) {
         if let Some(link) = &self.link {
             link.end(self.status_at(self.alarm.now()));
@@ -251,7 +254,7 @@ where
         self.hand_over(message, data)
     }
 
-    /// Passes a message to the inner sink, or keeps it if another took its reserved place.
+    /// Passes a message to the inner sink, or keeps it if another message took its reserved place.
     #[inline(always)]
     pub(super) fn hand_over(&mut self, message: M, data: bool) -> Result<(), Error<E>> {
         match &mut self.inner {

@@ -1,4 +1,4 @@
-//! Carrying out a verdict, and the end of the connection.
+//! Carries out verdicts, and ends the connection.
 
 use std::fmt;
 use std::task::{Context, Poll, Waker};
@@ -49,8 +49,8 @@ where
         let both_closed = peer_closed && !self.outbox.has_pending_writes();
         let clean = both_closed || self.teardown.write_failed();
         if reason == CloseReason::CloseTimeout && clean && self.teardown.verdict().is_none() {
-            // Both Close frames have passed, and a client has waited for its server to disconnect.
-            // Or a write failed, and the time was spent on the peer's last messages.
+            // Both Close frames have passed, and a client has waited for its server to disconnect;
+            // or a write failed, and the socket has read the peer's last messages meanwhile.
             self.report_end(now);
             return self.end();
         }
@@ -62,7 +62,7 @@ where
                 (false, _) => CloseHandshake::NotSent,
             }
         } else if both_closed {
-            // The frames crossed, and the reply went out in place of ours.
+            // The frames crossed, and the reply was sent in place of our frame.
             CloseHandshake::Answered
         } else if has_code && self.write_close_at_once(reason, cx) {
             self.discard_unread();
@@ -75,7 +75,7 @@ where
         self.end();
     }
 
-    /// Writes a Close frame if it can be flushed at once. Returns whether it was.
+    /// Tries once to write and flush a Close frame. Returns whether it was flushed.
     fn write_close_at_once(&mut self, reason: CloseReason, cx: &Context<'_>) -> bool {
         self.outbox.queue_close(self.close_frame(reason));
         let drained = self.drain_outbox(cx);
@@ -86,8 +86,8 @@ where
         close_message(self.policy.config().close_code(reason), reason.text())
     }
 
-    /// Discards unread input in the kernel: otherwise, dropping the transport would send a reset,
-    /// which can overtake the Close frame.
+    /// Discards input that is unread in the kernel. Otherwise, dropping the transport would send a
+    /// reset, which can overtake the Close frame.
     fn discard_unread(&mut self) {
         const MOST: usize = 64;
         let cx = &mut Context::from_waker(Waker::noop());
@@ -100,7 +100,7 @@ where
         }
     }
 
-    /// Drops the transport because a message was not sent within the limit of its call.
+    /// Drops the transport because a send exceeded the limit of its call.
     pub(super) fn abort_send(&mut self, now: Timestamp, within: Duration) {
         let status = self.policy.status(now);
         let verdict = Verdict {
@@ -115,8 +115,8 @@ where
         self.end();
     }
 
-    /// Gives the verdict. If there is one already, only records the outcome of the closing
-    /// handshake: the first verdict is the cause.
+    /// Reports and records the verdict. If there is one already, only records the outcome of the
+    /// closing handshake: the first verdict is the cause.
     fn give_verdict(
         &mut self,
         now: Timestamp,
@@ -133,8 +133,8 @@ where
         self.teardown.set_verdict(verdict);
     }
 
-    /// Ends the connection because the inner socket has ended or failed. Returns the stream's last
-    /// error.
+    /// Ends the connection because the inner stream has ended or failed. Returns the stream's last
+    /// error, if any.
     pub(super) fn transport_ended(&mut self, error: Option<E>) -> Option<Error<E>> {
         let now = self.alarm.now();
         self.observe(now, Event::Closed);
@@ -146,8 +146,8 @@ where
                 (false, true) => CloseHandshake::Unanswered,
                 (false, false) => CloseHandshake::NotSent,
             });
-        // An error that follows a Close frame, the peer's or our own, is a clean end: both are
-        // done.
+        // An error after a Close frame, the peer's or our own, is a clean end: nothing is left to
+        // transfer.
         let clean = peer_closed || close_flushed || self.teardown.verdict().is_some();
         match error.filter(|_| !clean) {
             Some(error) => {
@@ -167,9 +167,9 @@ where
         }
     }
 
-    /// Whether the connection must wait although the stream has ended: our answer to the peer's
-    /// Close is not flushed, which tungstenite's server does not wait for, or the transport must be
-    /// shut down.
+    /// Returns whether the connection must wait although the inner stream has ended: our answer to
+    /// the peer's Close frame is not flushed, which a tungstenite server does not wait for, or the
+    /// transport is still shutting down.
     pub(super) fn end_must_wait(&mut self, cx: &Context<'_>) -> bool {
         self.read_eof = true;
         self.shuts_down = false;
@@ -209,7 +209,7 @@ where
         });
     }
 
-    /// Drops the inner socket at once: the program may keep the other half for long.
+    /// Drops the inner socket immediately: the program may keep the other half for long.
     fn end(&mut self) {
         self.inner = None;
         self.alarm.clear();

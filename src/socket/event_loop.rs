@@ -1,18 +1,18 @@
 //! The loop that drives the policy.
 //!
-//! A pass of either half goes through the same steps, in this order:
+//! Each pass of either half goes through the same steps, in this order:
 //!
 //! 1. Poll the alarm. If it fired, more may be visible to the reads and writes of this pass.
 //! 2. Read (the reading half), or try to send for the program (the sending half).
-//! 3. Drain the outbox, so that what can be written is written before the policy decides that it
-//!    could not be.
+//! 3. Drain the outbox, so that no write that can complete is still pending when the policy
+//!    decides.
 //! 4. Advance the horizon: for writes, and if step 2 found nothing, for reads.
-//! 5. Poll the policy and act, until it has nothing to do. It decides a deadline about the peer only
-//!    up to the horizon.
-//! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if a deadline has
-//!    expired beyond the horizon.
+//! 5. Poll the policy and carry out its actions, until it has nothing to do. The policy decides
+//!    each deadline about the peer only up to the horizon.
+//! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if an expired
+//!    deadline is beyond the horizon.
 //!
-//! Steps 3 to 6 are skipped where they would do nothing:
+//! A pass skips steps 3 to 6 if they would do nothing:
 //!
 //! | `needs_poll` because | set by | cleared by |
 //! |---|---|---|
@@ -45,19 +45,19 @@ use crate::policy::Decision;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
-/// How many messages one poll reads that the stream does not yield. More would keep the thread from
-/// other tasks.
+/// How many messages that the stream does not yield one poll may read. More would keep the thread
+/// from other tasks.
 const MAX_CONSUMED_PER_POLL: u32 = 64;
 
-/// The shortest suspension of the machine after which the peer is probed.
+/// The shortest suspension of the machine after which the socket probes the peer.
 const SUSPENSION: Duration = Duration::from_secs(5);
 
-/// The event that the sending half waits for.
+/// The event that the sending half is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
     /// Room for a message.
     Room,
-    /// The flush of everything.
+    /// A complete flush.
     Flush,
 }
 
@@ -68,7 +68,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// A pass of the reading half, from the result of its first read.
+    /// Runs a pass of the reading half, starting from the result of its first read.
     #[inline(never)]
     pub(super) fn poll_recv_slow(
         &mut self,
@@ -115,7 +115,7 @@ where
                     self.on_input_drained(cx);
                     let can_end =
                         self.read_eof && !self.outbox.has_pending_writes() && !self.shuts_down;
-                    // The alarm may have woken the task that was registered before.
+                    // The alarm may have woken the task that was registered before this one.
                     let fired = self.alarm.has_fired() || self.alarm.may_have_fired();
                     let waits = self.has_yielded() || !fired;
                     if self.inner.is_some() && !can_end && waits {
@@ -124,7 +124,7 @@ where
                 }
             }
         }
-        // Stopping here proves nothing: there may be more to read.
+        // This is not a read that found nothing: there may be more to read.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -137,7 +137,7 @@ where
         }
     }
 
-    /// Steps 3 to 6 of a pass that found nothing to read.
+    /// Runs steps 3 to 6 of a pass that found nothing to read.
     fn on_input_drained(&mut self, cx: &mut Context<'_>) {
         let nothing_waits = !self.alarm.has_fired() && !self.outbox.has_pending_writes();
         if !self.needs_poll && nothing_waits && !self.has_partial_news() {
@@ -165,7 +165,7 @@ where
         }
     }
 
-    /// A pass of the sending half.
+    /// Runs a pass of the sending half.
     #[inline(never)]
     pub(super) fn poll_send(
         &mut self,
@@ -173,8 +173,8 @@ where
         want: Want,
     ) -> Poll<Result<(), Error<E>>> {
         self.wakers.register_writer(cx);
-        // Steps 3 to 6 run once a pass: a ping can take the place that was just reserved, and with
-        // an inner sink that refuses pings they would repeat forever.
+        // Steps 3 to 6 run once per pass: a ping can take the place that was just reserved, and if
+        // the inner sink refuses pings, they would repeat forever.
         let mut polled = false;
         loop {
             self.take_alarm();
@@ -204,8 +204,8 @@ where
                 (Poll::Pending, _) => {
                     self.check_not_ended()?;
                     if self.alarm.may_have_fired() {
-                        // Yield instead of looping: tokio wakes the timer of a task that has spent
-                        // its budget, and lets the task continue only in another turn.
+                        // Yield instead of looping: if a task has spent its budget, tokio wakes its
+                        // timer immediately, but lets the task continue only in another turn.
                         cx.waker().wake_by_ref();
                     }
                     return Poll::Pending;
@@ -214,7 +214,7 @@ where
         }
     }
 
-    /// Step 1.
+    /// Runs step 1: polls the alarm, and carries out the requests of handles.
     #[inline]
     pub(super) fn take_alarm(&mut self) {
         if self.alarm.may_have_fired() {
@@ -227,7 +227,7 @@ where
         }
     }
 
-    /// Polls the policy, carries out its actions, and arms the alarm.
+    /// Runs steps 5 and 6: polls the policy, carries out its actions, and arms the alarm.
     pub(super) fn poll_policy(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         if !self.open_logged {
             self.open_logged = true;
@@ -287,9 +287,9 @@ where
         }
     }
 
-    /// Probes the peer after a resume: the link may be gone although no deadline has expired. Runs
-    /// when there is nothing to read, since input from before the suspension proves nothing about
-    /// the link after it.
+    /// Probes the peer after a resume: the connection may be lost although no deadline has expired.
+    /// Runs when there is nothing to read, since input from before the suspension proves nothing
+    /// about the time after it.
     fn probe_after_suspension(&mut self, now: Timestamp) {
         let suspended = self.alarm.suspended_for();
         let within = self.policy.config().resume_probe_within();
@@ -301,7 +301,7 @@ where
 }
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
-    /// Step 6. The alarm only moves nearer; when it fires early, the policy is polled again.
+    /// Runs step 6. The alarm only moves nearer; if it fires early, the policy is polled again.
     pub(super) fn arm(&mut self, now: Timestamp, at: Option<Timestamp>) {
         if at.is_some_and(|at| self.alarm.set_no_later_than(now, at)) {
             self.on_fire();

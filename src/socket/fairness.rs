@@ -1,9 +1,9 @@
-//! When to stop reading: for other tasks, or until the peer reads too.
+//! Stops reading when it is time for other tasks to run, or until the peer reads too.
 //!
 //! A peer can send without pause, and not every runtime limits what a task does in one poll. So a
 //! task yields after a number of messages, and a metered transport after a number of reads, which
-//! may all be part of one message. A poll whose messages the stream does not yield has its own
-//! limit in [`event_loop`](super::event_loop). A yield proves nothing about the peer's silence.
+//! may all be part of one message. Messages that the stream does not yield have a separate limit in
+//! [`event_loop`](super::event_loop). A yield does not prove that the peer is silent.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use super::evidence::Input;
 use crate::message::Message;
 use crate::timer::Timer;
 
-/// How many messages the stream returns before it lets other tasks run.
+/// How many messages the stream yields before it lets other tasks run.
 pub(super) const MAX_MESSAGES_PER_TURN: u8 = 32;
 
 impl<S, T, M, E> Driver<S, T>
@@ -26,8 +26,9 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Returns `Ready` if the driver may read, after it read much in one turn, or while the peer
-    /// does not read what it makes us send. `Pending` proves nothing about the peer's silence.
+    /// Returns `Ready` if the driver may read again, after it has read many messages in one turn,
+    /// or has stopped because the peer does not read the replies that it causes. `Pending` does not
+    /// prove that the peer is silent.
     #[cold]
     pub(super) fn poll_read_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.outbox.is_choked() {
@@ -54,7 +55,8 @@ where
         Poll::Pending
     }
 
-    /// Whether the transport's last read yielded to other tasks. The task is then woken again.
+    /// Returns whether the transport's last read yielded to other tasks. The task has then been
+    /// woken again.
     pub(super) fn has_yielded(&mut self) -> bool {
         let read_eof = self.read_eof;
         self.metering()

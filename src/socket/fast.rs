@@ -1,10 +1,10 @@
 //! Fast paths: most messages only need to be recorded.
 //!
-//! The socket is *calm* while that holds for every data message, read or flushed, until the alarm;
-//! see [`Driver::calm_until`]. A message then costs one comparison with the clock: its time is
-//! stored, and the policy records it before anything else happens. Other modules can change the
-//! driver only through [`FastPath::drive`], so none can forget to record the deferred messages or
-//! to end the calm.
+//! The socket is *calm* while this holds for every data message, received or flushed, until the
+//! alarm; see [`Driver::calm_until`]. A message then costs one comparison with the clock. Its time
+//! is stored, and the policy records the message, now *deferred*, before anything else happens.
+//! Other modules can change the driver only through [`FastPath::drive`], so none can forget to
+//! record the deferred messages or to end the calm.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -24,15 +24,15 @@ use crate::timer::Timer;
 
 /// A driver, and the fast paths around it.
 pub(super) struct FastPath<S: TryStream, T: Timer> {
-    /// Until when the socket is calm; `None` if it is not.
+    /// The instant until which the socket is calm; `None` if it is not.
     calm_until: Option<T::Instant>,
     deferred: Deferred<T::Instant>,
     driver: Driver<S, T>,
 }
 
-/// The times of the messages that the policy has not recorded yet.
+/// The times of the messages that the policy has yet to record.
 struct Deferred<I> {
-    /// When a message was last read.
+    /// When a message was last received.
     received: Option<I>,
     /// When messages were last flushed.
     flushed: Option<I>,
@@ -50,12 +50,13 @@ impl<S: TryStream, T: Timer> FastPath<S, T> {
         }
     }
 
-    /// The driver. Its policy may lack the deferred messages.
+    /// Returns the driver, whose policy may lack the deferred messages.
     pub(super) fn driver(&self) -> &Driver<S, T> {
         &self.driver
     }
 
-    /// Records the deferred messages, runs `call` on the driver, and computes the calm again.
+    /// Records the deferred messages, runs `call` on the driver, and then checks again whether the
+    /// socket is calm.
     pub(super) fn drive<R>(&mut self, call: impl FnOnce(&mut Driver<S, T>) -> R) -> R {
         self.calm_until = None;
         let driver = &mut self.driver;
@@ -91,7 +92,7 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// A pass of the reading half.
+    /// Runs a pass of the reading half.
     #[inline]
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Error<E>>>> {
         if self.driver.reads_left == 0 || self.driver.alarm.may_have_fired() {
@@ -110,7 +111,8 @@ where
         }
     }
 
-    /// Waits while the task must not read. Handles a fire of the timer, or a handle's request.
+    /// Waits while the task must not read. Then polls the alarm, and carries out the requests of
+    /// handles.
     #[cold]
     #[inline(never)]
     fn poll_before_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -123,7 +125,7 @@ where
         })
     }
 
-    /// Defers a message if there is nothing else to do. Returns whether it did.
+    /// Defers a message if it only needs to be recorded. Returns whether it did.
     #[inline]
     fn try_defer_received(&mut self, message: &M) -> bool {
         let Some(calm_until) = self.calm_until else {
@@ -140,7 +142,7 @@ where
         defers
     }
 
-    /// Whether the task can wait, after a read that found nothing.
+    /// Returns whether the task can wait without a pass, after a read that found nothing.
     #[inline]
     fn can_park(&mut self, cx: &Context<'_>) -> bool {
         let driver = &mut self.driver;
@@ -161,8 +163,8 @@ where
         })
     }
 
-    /// Polls the inner sink for room, if there is nothing else to do. `None` leaves it to the
-    /// driver.
+    /// Polls the inner sink for room, if there is nothing else to do. Returns `None` to leave it to
+    /// the driver.
     #[inline]
     fn try_reserve(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
         let driver = &mut self.driver;
@@ -204,8 +206,8 @@ where
         })
     }
 
-    /// Flushes the messages of the program, if that is all there is to do. `None` leaves it to the
-    /// driver.
+    /// Flushes the program's messages, if there is nothing else to do. Returns `None` to leave it
+    /// to the driver.
     #[inline]
     fn try_flush(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Error<E>>> {
         let calm_until = self.calm_until?;
@@ -238,7 +240,7 @@ where
 }
 
 impl<I: Copy + Ord> Deferred<I> {
-    /// The events that the policy has yet to record, the earlier message first.
+    /// Returns the events that the policy has yet to record, earlier first.
     #[inline]
     fn events(&self) -> [(Option<I>, Event); 2] {
         let mut events = [(self.received, Event::Recv), (self.flushed, Event::SendOk)];

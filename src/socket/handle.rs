@@ -17,14 +17,14 @@ use crate::config::TimeoutConfig;
 use crate::error::{Error, PeerClose};
 use crate::status::{DeadlineKind, Status};
 
-/// A handle to a [`TimeoutSocket`], returned by [`TimeoutSocket::handle`].
+/// A handle to a [`TimeoutSocket`] that another task owns, returned by [`TimeoutSocket::handle`].
 ///
-/// Works from any task, even after `StreamExt::split` and after the connection has ended. Clones
-/// are handles to the same socket. A handle does not keep the connection open.
+/// You can use it in any task, even after `StreamExt::split` and after the connection has ended.
+/// Clones are handles to the same socket. A handle does not keep the connection open.
 ///
-/// The task that polls the socket carries out the requests: at once if it waits for a message, and
-/// after an opening handshake in progress. A request to a socket that no task polls waits until one
-/// does.
+/// The task that polls the socket carries out the requests: immediately if it is waiting for a
+/// message, or once an opening handshake in progress is complete. If no task polls the socket, a
+/// request waits until one does.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -58,12 +58,12 @@ pub struct Handle {
 
 impl Handle {
     /// Returns the connection's number, unique among the connections of its
-    /// [`Timeouts`](crate::Timeouts); 0 without one.
+    /// [`Timeouts`](crate::Timeouts); 0 if it has none.
     pub fn id(&self) -> u64 {
         self.link.id()
     }
 
-    /// Returns the name set by [`TimeoutSocket::with_label`].
+    /// Returns the name set by [`TimeoutSocket::with_label`], if any.
     pub fn label(&self) -> Option<Arc<str>> {
         self.link.label()
     }
@@ -73,17 +73,17 @@ impl Handle {
         self.link.has_ended()
     }
 
-    /// Returns the peer's Close frame, also after the end; `None` if none was received.
+    /// Returns the peer's Close frame, or `None` if none was received. Works after the end too.
     pub fn peer_close(&self) -> Option<PeerClose> {
         self.link.peer_close()
     }
 
-    /// Returns a snapshot of everything known about the connection. After its end, returns the last
-    /// one at once.
+    /// Returns a snapshot of the connection's state. After the end, returns the last snapshot
+    /// immediately.
     ///
-    /// Waits until a task polls the socket, so set a timeout if that task may be busy for long.
-    /// **Never await it in the task that reads the socket**: that task would wait for itself
-    /// forever. Where you have the whole socket, call [`TimeoutSocket::status`].
+    /// The future waits until a task polls the socket, so set a timeout if that task may be busy
+    /// for long. **Never await it in the task that reads the socket**: that task would wait for
+    /// itself forever. If you have the whole socket, call [`TimeoutSocket::status`].
     pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
         StatusRequest {
             link: self.link.clone(),
@@ -91,11 +91,12 @@ impl Handle {
         }
     }
 
-    /// Returns how much of the connection's lifetime is left, at least zero; `None` if the lifetime
-    /// is not limited or the connection is not open.
+    /// Returns how much of the connection's lifetime is left, at least zero, or `None` if the
+    /// lifetime is unlimited or the connection is not open.
     ///
-    /// Waits as [`status`](Self::status) does, so **never await it in the task that reads the
-    /// socket**. Where you have the whole socket, [`TimeoutSocket::status`] has the same deadline.
+    /// The future waits as [`status`](Self::status) does, so **never await it in the task that
+    /// reads the socket**. If you have the whole socket, [`TimeoutSocket::status`] contains the
+    /// same deadline.
     pub fn remaining_lifetime(&self) -> impl Future<Output = Option<Duration>> + Send + use<> {
         let (status, link) = (self.status(), self.link.clone());
         async move {
@@ -112,7 +113,7 @@ impl Handle {
     /// does. The time is measured from when the socket's task carries out the request.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the connection has ended.
+    /// Returns [`Error::Closed`] if the connection has ended.
     pub fn drain(&self, within: Duration) -> Result<(), Error<Infallible>> {
         or_closed(self.link.drain(within))
     }
@@ -121,7 +122,7 @@ impl Handle {
     /// measured from when the socket's task carries out the request.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the connection has ended.
+    /// Returns [`Error::Closed`] if the connection has ended.
     pub fn probe(&self, within: Duration) -> Result<(), Error<Infallible>> {
         or_closed(self.link.probe(within))
     }
@@ -129,7 +130,7 @@ impl Handle {
     /// Changes the limits of the connection, as [`TimeoutSocket::set_config`] does.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the connection has ended.
+    /// Returns [`Error::Closed`] if the connection has ended.
     pub fn set_config(
         &self,
         config: impl Into<Arc<TimeoutConfig>>,
@@ -139,11 +140,11 @@ impl Handle {
     }
 
     /// Starts the closing handshake with `code` and as much of `reason` as fits, unless it has
-    /// started. The stream ends at most `close_timeout` later.
+    /// started already. The stream ends at most `close_timeout` later.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for a code that must not be sent, [`Error::Closed`] if the connection
-    /// has ended.
+    /// Returns [`Error::CloseCode`] if `code` must not be sent, and [`Error::Closed`] if the
+    /// connection has ended.
     pub fn close(&self, code: u16, reason: &str) -> Result<(), Error<Infallible>> {
         if !can_be_sent(code) {
             return Err(Error::CloseCode(code));
@@ -179,7 +180,7 @@ impl Drop for StatusRequest {
     }
 }
 
-/// Converts whether a request was accepted. After the end of the connection none is.
+/// Returns an error if a request was not accepted, because the connection has ended.
 fn or_closed(accepted: bool) -> Result<(), Error<Infallible>> {
     match accepted {
         true => Ok(()),

@@ -1,12 +1,12 @@
-//! The layer between a [`TimeoutSocket`](crate::TimeoutSocket) and its inner socket, where messages
-//! serve as Ping and Pong frames.
+//! The layer between a [`TimeoutSocket`](crate::TimeoutSocket) and its inner socket, in which
+//! messages can serve as Ping and Pong frames.
 //!
-//! The program's functions make and recognise these messages. The driver above handles only pings,
-//! pongs, and the frames that the inner socket has queued: [`Heartbeats::ping`] makes the ping to
-//! send, and [`Heartbeats::recognise`] returns the frame that a received message stands for.
-//! Without functions, the layer passes everything through.
+//! The program's functions create and recognise these messages. The driver above handles only
+//! pings, pongs, and frames that the inner socket has queued: [`Heartbeats::ping`] creates the ping
+//! to send, and [`Heartbeats::recognise`] returns the frame that a received message stands for. If
+//! the program set no functions, the layer passes everything through.
 //!
-//! A reply to the peer's ping waits here as a pong waits inside tungstenite. The driver sends it
+//! A reply to the peer's ping waits here, like a pong inside tungstenite. The driver sends it
 //! before it polls for room or flushes. The reply may take the place that the inner sink has
 //! reserved, so the driver does not rely on that place once a reply is queued.
 
@@ -20,31 +20,31 @@ use futures_util::sink::Sink;
 use crate::message::{Message, MessageKind};
 use crate::seed::PingId;
 
-/// An inner socket, and the heartbeats that its messages stand for.
+/// An inner socket, and the messages that serve as heartbeats on it.
 pub(super) struct Heartbeats<S: TryStream> {
     socket: S,
-    /// `None` if only frames serve as heartbeat.
+    /// `None` if only frames serve as heartbeats.
     messages: Option<Box<Messages<S::Ok, S::Error>>>,
 }
 
-/// Makes the ping with this number.
+/// Creates the ping with this number.
 type MakePing<M> = Box<dyn FnMut(u64) -> M + Send + Sync>;
 
-/// Returns the number of the ping that a message answers, given that of the latest.
+/// Returns the number of the ping that a message answers, given the number of the latest.
 type ReadPong<M> = Box<dyn FnMut(&M, u64) -> Option<u64> + Send + Sync>;
 
 /// Returns the reply to a ping of the peer.
 type MakeReply<M> = Box<dyn FnMut(&M) -> Option<M> + Send + Sync>;
 
-/// The messages that serve as heartbeat, in either direction.
+/// The messages that serve as heartbeats, in either direction.
 struct Messages<M, E> {
     pings: Option<Pings<M>>,
     make_reply: Option<MakeReply<M>>,
-    /// The reply that waits for room.
+    /// The reply that is waiting for room.
     queued: Option<M>,
-    /// Why the inner sink last refused that reply.
+    /// The error with which the inner sink last refused that reply.
     refusal: Option<E>,
-    /// The inner sink's final refusal of a reply, for the log.
+    /// The error of the inner sink's final refusal of a reply, for the log.
     given_up: Option<E>,
     /// Whether a Close frame has passed, after which nothing may be sent.
     closed: bool,
@@ -54,10 +54,10 @@ struct Messages<M, E> {
 struct Pings<M> {
     make: MakePing<M>,
     read: ReadPong<M>,
-    /// How many pings were made.
+    /// How many pings were created.
     count: u64,
     latest: Option<PingId>,
-    /// Whether the latest ping has had no pong.
+    /// Whether the latest ping has no pong yet.
     awaited: bool,
 }
 
@@ -65,7 +65,7 @@ struct Pings<M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heartbeat {
     Ping,
-    /// A pong, and the ping that it answers if that is the latest.
+    /// A pong, with the ping that it answers if that is the latest.
     Pong(Option<PingId>),
 }
 
@@ -77,8 +77,8 @@ impl<S: TryStream> Heartbeats<S> {
         }
     }
 
-    /// Sends what `make` returns in place of Ping frames. `read` returns which ping a message
-    /// answers.
+    /// Uses the messages that `make` returns in place of Ping frames. `read` returns the ping that
+    /// a message answers.
     pub(super) fn set_pings(
         &mut self,
         make: impl FnMut(u64) -> S::Ok + Send + Sync + 'static,
@@ -126,7 +126,7 @@ impl<S: TryStream> Heartbeats<S> {
         self.socket
     }
 
-    /// Returns once why the inner sink refused a reply.
+    /// Takes the error of the inner sink's final refusal of a reply.
     pub(super) fn take_refusal(&mut self) -> Option<S::Error> {
         self.messages.as_mut()?.given_up.take()
     }
@@ -146,8 +146,8 @@ where
         }
     }
 
-    /// Returns the frame that a received message stands for; `None` if it stands for itself. Queues
-    /// the reply to a ping.
+    /// Returns the frame that a received message stands for, or `None` if it is no heartbeat.
+    /// Queues the reply to a ping.
     pub(super) fn recognise(&mut self, message: &M) -> Option<Heartbeat> {
         self.messages.as_mut()?.recognise(message)
     }
@@ -182,9 +182,9 @@ where
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    /// Gives the queued reply to the inner sink. A full buffer may refuse it and take it after a
-    /// flush, so there is a second try. A reply that is refused twice would be refused forever and
-    /// block everything else, so it is dropped.
+    /// Gives the queued reply to the inner sink. A full buffer may refuse it and accept it after a
+    /// flush, so there is a second try. A reply that is refused twice could be refused forever, and
+    /// would block everything else, so it is dropped.
     #[inline(never)]
     pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         let Some(messages) = &mut self.messages else {
@@ -226,7 +226,7 @@ impl<M: Message, E> Messages<M, E> {
         Some(Heartbeat::Pong(id))
     }
 
-    /// Queues a reply, and replaces one that still waits for room.
+    /// Queues a reply, in place of one that is still waiting for room.
     fn queue(&mut self, reply: M) {
         if !self.closed {
             self.queued = Some(reply);

@@ -1,4 +1,4 @@
-//! The read path: which event a received message causes, and whether the stream yields it.
+//! The read path: reports received messages to the policy, and decides which the stream yields.
 
 use std::fmt;
 
@@ -75,7 +75,8 @@ where
         }
     }
 
-    /// Reports a message that stands for a Ping or Pong frame. Its bytes are not part of a message.
+    /// Reports a message that serves as a Ping or Pong frame. Its bytes do not count as part of a
+    /// message.
     fn on_heartbeat(&mut self, now: Timestamp, heartbeat: Heartbeat) {
         self.on_whole_message();
         self.observe(now, Event::RecvPartial { total: 0 });
@@ -112,7 +113,7 @@ where
         }
     }
 
-    /// Whether bytes of an incomplete message have arrived that were not reported.
+    /// Returns whether bytes of an incomplete message have arrived that were not reported.
     #[inline(never)]
     pub(super) fn has_partial_news(&mut self) -> bool {
         self.metering()

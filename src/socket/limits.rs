@@ -1,4 +1,4 @@
-//! The limits of a single call, and the changes to an open connection: a configuration, a probe, a
+//! The limits of single calls, and changes to an open connection: a configuration, a probe, a
 //! drain.
 
 use std::fmt;
@@ -19,17 +19,17 @@ use crate::time::Timestamp;
 use crate::timer::Timer;
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
-    /// Whether the limit of a receive has expired, after a try that returned nothing. A fire of the
-    /// alarm at or past the deadline, and a later read that found nothing, are enough: a message
-    /// that becomes visible a turn of the reactor later is not lost. Sets the alarm if the limit
-    /// has not expired.
+    /// Returns whether the limit of a receive has expired, after a try that returned nothing. It
+    /// has if the alarm fired at or past the deadline, and a later read found nothing. That is
+    /// enough, since a message that becomes visible a turn of the reactor later is not lost. Sets
+    /// the alarm if the limit has not expired.
     pub(super) fn recv_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
             return false;
         };
         let now = self.alarm.now();
         let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
-        // While nothing is read, nothing can be received.
+        // While the socket does not read, it can receive nothing.
         let choked = self.outbox.is_choked();
         if deadline <= now && (choked || (drained && self.alarm.timer().has_budget())) {
             return true;
@@ -39,9 +39,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         false
     }
 
-    /// Whether the limit of a send has expired, after a try that did not send. As with every limit
-    /// on the peer, only a try past the horizon counts. Sets the alarm if the limit has not
-    /// expired.
+    /// Returns whether the limit of a send has expired, after a try that did not complete it. As
+    /// with every limit on the peer, the horizon must have reached the deadline. Sets the alarm if
+    /// the limit has not expired.
     fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
             return false;
@@ -63,15 +63,14 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         let now = self.alarm.now();
         self.trace(now, &Step::Configured(&config));
         self.policy.set_config(now, config);
-        // A shorter limit may have expired in the past, and later input from the peer may be
-        // unread.
+        // A shorter limit may have expired in the past, and input from after that may be unread.
         self.horizon.read = None;
         self.needs_poll = true;
         self.wakers.wake_both();
     }
 
-    /// Leaves the probe to the next pass, which also sends the ping: the time that the peer gets
-    /// must not pass before the ping leaves.
+    /// Leaves the probe to the next pass, which also sends the ping: the peer's time must not begin
+    /// before that.
     pub(super) fn request_probe(&mut self, within: Duration) {
         self.link().probe(within);
         self.needs_poll = true;
@@ -114,7 +113,7 @@ where
         if let Some((code, reason)) = requests.close {
             self.begin_close(close_message(Some(code), &reason));
         }
-        // The end of the pass answers the status requests.
+        // The pass answers the status requests at its end.
         self.needs_poll = self.needs_poll || wants_status;
     }
 

@@ -1,10 +1,9 @@
-//! The state that a socket shares with its handles and with the other connections of its
-//! [`Timeouts`].
+//! The state that a socket shares with its handles and its [`Timeouts`].
 //!
-//! The rest of a socket's state belongs to the task that polls it, so a handle only leaves a
-//! request here and wakes that task through the alarm's waker. The next pass finds that waker
-//! woken, as when the timer fires, and carries out the request. Messages therefore cost nothing
-//! more, and a socket without handles has no link.
+//! The rest of a socket's state belongs to the task that polls it. So a handle only leaves a
+//! request here, and wakes that task through the alarm's waker. The next pass finds the waker
+//! woken, as when the timer fires, and carries out the request. Requests therefore add no cost to
+//! messages, and a socket without handles needs no link.
 
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -27,11 +26,11 @@ use crate::time::Timestamp;
 
 pub(crate) struct Link {
     waker: Arc<AlarmWaker>,
-    /// `None` for a socket with a configuration alone.
+    /// `None` for a socket with only a configuration.
     common: Option<Arc<Common>>,
     /// The number of the connection in `common`.
     id: u64,
-    /// Whether the observer wants every call of the policy.
+    /// Whether the observer wants every call to the policy.
     wants_steps: bool,
     #[cfg(feature = "tracing")]
     span: crate::tracing::ConnectionSpan,
@@ -43,21 +42,21 @@ struct Shared {
     requests: Requests,
     label: Option<Arc<str>>,
     peer_close: Option<PeerClose>,
-    /// How many status requests were issued.
+    /// How many status requests handles have issued.
     issued: u64,
     /// How many of them were issued before the requests were last taken. Only these are answered,
-    /// so that an answer shows everything that was requested before it.
+    /// so that an answer shows the effect of all earlier requests.
     taken: u64,
-    /// How many of them were answered, and the latest answer.
+    /// How many of them were answered; `status` is the latest answer.
     answered: u64,
     status: Option<Box<Status>>,
-    /// The tasks that wait for an answer, by the number of their status request.
+    /// The tasks that are waiting for an answer, by the number of their status request.
     waiters: BTreeMap<u64, Waker>,
     has_ended: bool,
 }
 
-/// The requests of handles since the last pass. Of several configurations the last counts, of
-/// several closes the first.
+/// The requests of handles since the last pass. The last of several configurations counts, and the
+/// first of several closes.
 #[derive(Default)]
 pub(super) struct Requests {
     pub(super) config: Option<Arc<TimeoutConfig>>,
@@ -107,8 +106,8 @@ impl Link {
         true
     }
 
-    /// Waits for the answer to the status request with this number. With `None`, issues one and
-    /// sets its number.
+    /// Waits for the answer to the status request with this number. If `number` is `None`, issues a
+    /// request and sets its number.
     pub(super) fn poll_status(
         &self,
         number: &mut Option<u64>,
@@ -134,20 +133,20 @@ impl Link {
         Poll::Pending
     }
 
-    /// Forgets a status request that was dropped.
+    /// Removes the waker of a status request that was dropped.
     pub(super) fn forget_status_request(&self, number: u64) {
         let waker = self.lock().waiters.remove(&number);
         drop(waker);
     }
 
-    /// Requests a drain within the shortest time that any handle requested. Returns false after the
-    /// end.
+    /// Requests a drain within `within`, or a shorter time that was already requested. Returns
+    /// false after the end.
     pub(super) fn drain(&self, within: Duration) -> bool {
         self.request(|requests| requests.drain = shorter(requests.drain, within))
     }
 
-    /// Requests a probe within the shortest time that any handle requested. Returns false after the
-    /// end.
+    /// Requests a probe within `within`, or a shorter time that was already requested. Returns
+    /// false after the end.
     pub(super) fn probe(&self, within: Duration) -> bool {
         self.request(|requests| requests.probe = shorter(requests.probe, within))
     }
@@ -170,7 +169,7 @@ impl Link {
         self.common.as_ref()?.observer()
     }
 
-    /// Passes a call of the policy to the observer, if it wants that.
+    /// Passes a call to the policy to the observer, if it wants steps.
     #[inline]
     pub(super) fn step(&self, label: Option<&str>, at: Timestamp, step: &Step<'_>) {
         if let Some(observer) = self.observer().filter(|_| self.wants_steps) {
@@ -178,7 +177,7 @@ impl Link {
         }
     }
 
-    /// Passes the creation of the policy to the observer, if it wants that.
+    /// Passes the creation of the policy to the observer, if it wants steps.
     pub(super) fn created(&self, at: Timestamp, config: &TimeoutConfig, seed: u64, opening: bool) {
         let step = Step::Created {
             config,
@@ -205,7 +204,7 @@ impl Link {
         self.lock().peer_close = Some(close);
     }
 
-    /// Takes the requests and the status requests. Returns whether there are any of the latter.
+    /// Takes the requests. Returns them, and whether any status requests are among them.
     pub(super) fn take_requests(&self) -> (Requests, bool) {
         let mut shared = self.lock();
         shared.taken = shared.issued;
@@ -213,7 +212,7 @@ impl Link {
         (std::mem::take(&mut shared.requests), wants_status)
     }
 
-    /// Takes the status requests, and leaves the other requests.
+    /// Takes only the status requests.
     pub(super) fn take_status_requests(&self) {
         let mut shared = self.lock();
         shared.taken = shared.issued;
@@ -232,7 +231,7 @@ impl Link {
     /// Records that the connection has ended, with this status.
     pub(super) fn end(&self, status: Status) {
         self.step(None, status.at, &Step::Ended);
-        // Before the tasks that wait for the end: the program may exit after it.
+        // Close the span before waking the tasks that wait for the end: the program may then exit.
         #[cfg(feature = "tracing")]
         self.span.close();
         self.set_status(status, true);
@@ -246,7 +245,7 @@ impl Link {
         shared.status = Some(Box::new(status));
         shared.answered = shared.taken;
         shared.has_ended |= ends;
-        // A later status request registers its waker again when it is polled.
+        // A status request that was not answered registers its waker again when it is polled.
         let waiters = std::mem::take(&mut shared.waiters);
         drop(shared);
         waiters.into_values().for_each(Waker::wake);

@@ -1,24 +1,24 @@
 //! [`TimeoutSocket`]: the type, its accessors, and the traits that it implements.
 //!
-//! A [`TimeoutSocket`] is a [`Driver`] behind fast paths. Its state is in values with their own
-//! tests, and one loop works on them:
+//! A [`TimeoutSocket`] is a [`Driver`] behind fast paths. The driver's state is in values with
+//! their own tests, and a single loop works on them:
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`alarm`] | the timer, and what its firing proves |
+//! | [`alarm`] | the timer, and the horizon that it proves when it fires |
 //! | [`outbox`] | the write queue: ordering and retries |
 //! | [`teardown`] | how the connection ends, and which half reports it |
 //! | [`heartbeat`] | the layer below: messages that serve as Ping and Pong frames |
-//! | [`wakers`] | which tasks are woken |
+//! | [`wakers`] | the tasks to wake |
 //! | [`driver`] | all of the above in one value |
 //! | [`event_loop`] | the loop that drives it: read, write, decide, arm |
 //! | [`evidence`] | the evidence for a verdict: the horizon, the kernel's answers, the backlog |
 //! | [`fairness`] | when to stop reading, for other tasks or for a peer that does not read |
 //! | [`fast`] | the fast paths, which skip the loop for most messages |
-//! | [`input`], [`output`] | what a received message means; how the outbox is drained |
+//! | [`input`], [`output`] | handling received messages; draining the outbox |
 //! | [`ending`] | carrying out a close or an abort |
 //! | [`options`], [`calls`], [`open`] | constructors and builders; calls with a future; opening handshakes |
-//! | [`limits`] | limits of such calls; a new configuration, a probe, a drain |
+//! | [`limits`] | limits of single calls; a new configuration, a probe, a drain |
 //! | [`handle`], [`link`], [`timeouts`] | requests from other tasks; all connections of a server |
 
 // First, so that the constructors and the builders open the page of `TimeoutSocket` in rustdoc.
@@ -66,37 +66,62 @@ pub(crate) use link::Link;
 pub use open::Opening;
 pub use timeouts::Timeouts;
 
-/// A WebSocket that enforces timeouts. **Keep reading from it**: it detects silence and receives
-/// pongs only while a task polls the reading half, so a program that only sends must poll that too.
+/// A WebSocket that enforces timeouts.
 ///
-/// Wraps any `Stream + Sink` of WebSocket messages (tokio-tungstenite, async-tungstenite, …). You
-/// get the same `Stream + Sink`; errors are [`ws_timeout::Error`](Error). `StreamExt::split` works
-/// on it; the halves are a plain stream and sink, without the methods below. The functions in
-/// [`runtime`](crate::runtime) create one. It spawns no task.
+/// **Keep reading from it**: it detects silence and receives pongs only while a task polls the
+/// reading half. A program that only sends must poll the reading half too.
 ///
-/// It differs from the inner socket:
+/// A `TimeoutSocket` wraps any `Stream + Sink` of WebSocket messages, such as those of
+/// tokio-tungstenite and async-tungstenite, and is the same `Stream + Sink` itself; its errors are
+/// [`ws_timeout::Error`](Error). `StreamExt::split` works on it; the halves are a plain stream and
+/// a plain sink, without the methods below. It spawns no tasks.
+///
+/// The functions in [`runtime`](crate::runtime) create one:
+///
+/// ```
+/// # use tokio_tungstenite::WebSocketStream;
+/// # use tungstenite::protocol::Role;
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (ours, peers) = tokio::io::duplex(1024);
+/// # let stream = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+/// # let _silent_peer = WebSocketStream::from_raw_socket(peers, Role::Client, None).await;
+/// use ws_timeout::{CloseReason, Error, TimeoutConfig, runtime::tokio::wrap};
+///
+/// let mut socket = wrap(TimeoutConfig::default(), stream);
+/// socket.send_text("hello").await?;
+/// let error = socket.recv().await.unwrap_err(); // the peer is silent
+/// let Error::Verdict(verdict) = error else { panic!() };
+/// assert_eq!(verdict.reason, CloseReason::IdleTimeout);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It differs from the inner socket as follows:
 ///
 /// * When the policy ends the connection, the stream yields [`Error::Verdict`] and then `None`.
-///   Sends fail with it at once. If the policy closes the connection, the stream first yields what
-///   the peer still sends. If the policy aborts it, unread input is lost with the transport.
-/// * The stream does not yield the first pong that carries the ID of our latest ping, nor the
-///   peer's answer to a Close frame of the policy, nor the messages of a heartbeat
+///   Sends immediately fail with the same verdict. If the policy closes the connection, the stream
+///   first yields everything that the peer still sends. If the policy aborts the connection, unread
+///   input is lost.
+/// * The stream does not yield the first pong with the ID of our latest ping, the peer's answer to
+///   the policy's Close frame, or the messages of a heartbeat
 ///   ([`with_heartbeat`](Self::with_heartbeat) and similar). It yields everything else unchanged.
-/// * When the stream ends, it drops the inner socket, and the transport with it.
+/// * When the stream ends, it drops the inner socket, and with it the transport.
 /// * When a write fails, the stream continues for at most `close_timeout`, since the peer's last
-///   messages may still be on their way.
+///   messages may still arrive.
 ///
-/// Receiving is cancel safe: dropping the future loses no message. If the future of a send is
-/// dropped, the message is sent whole or not at all.
+/// Receiving is cancel safe: dropping the future loses no message. If you drop the future of a
+/// send, the message is sent whole or not at all.
 ///
 /// # Busy peers
 ///
-/// A verdict on the peer requires that everything that had arrived by the deadline was read. A peer
-/// that sends faster than the program reads would delay the verdict without limit. So once the
-/// socket has read another 32 MiB, the largest receive buffer that Linux allows by default,
-/// everything from before the deadline counts as read. The socket counts the bytes of the
-/// [meter](Self::with_meter), or without one each message's payload plus two bytes. Over a
-/// [`Metered::socket`](crate::Metered::socket) it asks the kernel how much has arrived instead.
+/// Before a verdict on the peer, the socket must have read everything that had arrived by the
+/// deadline. A peer that sends faster than the program reads could delay the verdict forever. So
+/// once the socket has read another 32 MiB, the largest receive buffer that Linux allows by
+/// default, everything from before the deadline counts as read. The socket counts the
+/// [meter's](Self::with_meter) bytes or, without a meter, each message's payload plus two bytes.
+/// Over a [`Metered::socket`](crate::Metered::socket), it asks the kernel how much has arrived
+/// instead.
 #[must_use = "a socket does nothing unless it is polled"]
 pub struct TimeoutSocket<S: TryStream, T: Timer> {
     fast: FastPath<S, T>,
@@ -109,20 +134,22 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         }
     }
 
-    /// Returns a snapshot of everything known about the connection.
+    /// Returns a snapshot of the connection's state.
     pub fn status(&self) -> Status {
         self.fast.status()
     }
 
-    /// Returns the inner socket, for example to ask the transport for its address; `None` once the
-    /// connection has ended.
+    /// Returns a reference to the inner socket, for example to get the transport's address, or
+    /// `None` once the connection has ended.
     pub fn get_ref(&self) -> Option<&S> {
         self.fast.driver().inner.as_ref().map(Heartbeats::get_ref)
     }
 
-    /// Stops enforcing timeouts and returns the inner socket; `None` once the connection has ended.
-    /// What the inner socket has buffered stays there. A message, ping or reply that is waiting for
-    /// room is lost.
+    /// Stops enforcing timeouts and returns the inner socket, or `None` once the connection has
+    /// ended.
+    ///
+    /// The inner socket keeps what it has buffered. A message, ping or reply that is waiting for
+    /// room in it is lost.
     pub fn into_inner(mut self) -> Option<S> {
         self.fast.drive(|driver| {
             let inner = driver.leave()?;
@@ -131,12 +158,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         })
     }
 
-    /// Returns the name given by [`with_label`](Self::with_label).
+    /// Returns the name set by [`with_label`](Self::with_label), if any.
     pub fn label(&self) -> Option<&str> {
         self.fast.driver().label()
     }
 
-    /// Returns the peer's Close frame, also after the end; `None` if none came.
+    /// Returns the peer's Close frame, or `None` if none was received. Works after the end too.
     pub fn peer_close(&self) -> Option<PeerClose> {
         self.fast.driver().teardown.peer_close()
     }
@@ -201,8 +228,8 @@ where
         self.get_mut().fast.poll_flush(cx)
     }
 
-    /// Starts the closing handshake with an empty Close frame, unless it has started, and flushes
-    /// the frame. The stream ends when the handshake does.
+    /// Starts the closing handshake with an empty Close frame, unless it has started already, and
+    /// flushes the frame. The stream ends when the handshake does, so keep reading.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let frame = close_message(None, "");
         self.fast.drive(|driver| driver.begin_close(frame));

@@ -27,8 +27,9 @@ use crate::timer::Timer;
 
 /// An opening handshake with a timeout: a future that returns a [`TimeoutSocket`].
 ///
-/// Created by [`TimeoutSocket::open`], which lists its errors, and by the functions in
-/// [`runtime`](crate::runtime). Polling it after it was ready returns `Pending`.
+/// [`TimeoutSocket::open`], which lists the errors, and the functions in
+/// [`runtime`](crate::runtime) create it. If you poll it again after it was ready, it returns
+/// `Pending`.
 ///
 /// ```
 /// # use tokio::net::TcpStream;
@@ -45,14 +46,15 @@ use crate::timer::Timer;
 /// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Opening<F, T: Timer> {
-    /// `None` once the handshake is over: a failed one is dropped at once, with its transport.
+    /// `None` once the handshake is over: a failed handshake is dropped immediately, with its
+    /// transport.
     handshake: Option<Pin<Box<F>>>,
-    /// `None` once the handshake is over. Boxed, since a task always takes the memory of its
+    /// `None` once the handshake is over. Boxed, since a task always takes as much memory as its
     /// largest state.
     driver: Option<Box<HandshakeDriver<T>>>,
 }
 
-/// The parts that the socket will need, and the horizon of the handshake.
+/// The parts that the socket will take over, and the horizon of the handshake.
 struct HandshakeDriver<T: Timer> {
     policy: TimeoutPolicy<Arc<TimeoutConfig>>,
     alarm: Alarm<T>,
@@ -63,7 +65,7 @@ struct HandshakeDriver<T: Timer> {
     link: Option<Arc<Link>>,
 }
 
-/// Only the handshake is pinned, and it is in a box.
+/// Only the handshake is pinned, and it is boxed.
 impl<F, T: Timer> Unpin for Opening<F, T> {}
 
 impl<F, T: Timer> Opening<F, T> {
@@ -90,8 +92,8 @@ impl<F, T: Timer> Opening<F, T> {
         }
     }
 
-    /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does, even if the
-    /// handshake fails.
+    /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does. The log also
+    /// names a handshake that fails.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         if let Some(driver) = &mut self.driver {
             let label = label.into();
@@ -104,7 +106,7 @@ impl<F, T: Timer> Opening<F, T> {
     }
 
     /// Sets the meter of the socket, as [`TimeoutSocket::with_meter`] does. Over a
-    /// [`Metered::socket`](crate::Metered::socket), the handshake also checks the kernel for unread
+    /// [`Metered::socket`](crate::Metered::socket), the handshake also asks the kernel for unread
     /// input or room before it times out.
     pub fn with_meter(mut self, meter: Meter) -> Self {
         if let Some(driver) = &mut self.driver {
@@ -160,7 +162,7 @@ where
             alarm.consume_fire();
             let now = alarm.now();
             if link.is_some() {
-                // The first pass carries out what handles requested during the handshake.
+                // The first pass carries out the requests of handles from during the handshake.
                 alarm.waker().set_woken();
             }
             let mut driver = Driver::new(policy, alarm, wakers, link, inner);
@@ -190,7 +192,7 @@ where
 }
 
 impl<T: Timer> HandshakeDriver<T> {
-    /// Ends a handshake that leads to no connection.
+    /// Ends the link of a handshake that leads to no connection.
     fn end(&self) {
         if let Some(link) = &self.link {
             link.end(self.policy.status(self.alarm.now()));
@@ -201,8 +203,8 @@ impl<T: Timer> HandshakeDriver<T> {
         report::send(self.link.as_deref(), self.label.as_deref(), &report);
     }
 
-    /// Runs the handshake until it is done or times out. The steps are those of a pass in
-    /// [`event_loop`](super::event_loop): take the alarm, try, take over the horizon, decide, arm.
+    /// Polls the handshake until it is done or times out. The steps are those of a pass in
+    /// [`event_loop`](super::event_loop): poll the alarm, try, advance the horizon, decide, arm.
     fn poll_handshake<S, E>(
         &mut self,
         mut handshake: Pin<&mut impl Future<Output = Result<S, E>>>,
@@ -253,7 +255,7 @@ impl<T: Timer> HandshakeDriver<T> {
     }
 
     /// Makes the next reads and writes ask the kernel if a verdict may follow. Returns the instant
-    /// up to which its answers are evidence.
+    /// up to which the kernel's answers are then evidence.
     fn ask_kernel(&self) -> Option<Timestamp> {
         let meter = self.meter.as_ref().filter(|meter| meter.can_ask())?;
         let fire = self.alarm.last_fire();

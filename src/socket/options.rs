@@ -1,4 +1,4 @@
-//! The constructors of a socket, and its builders: the options besides its configuration.
+//! A socket's constructors, and the builders that set its options.
 
 use std::boxed::Box;
 use std::fmt;
@@ -25,10 +25,10 @@ use crate::metered::{Meter, Metering};
 use crate::policy::TimeoutPolicy;
 use crate::timer::Timer;
 
-/// The options that the builders set.
+/// The options that builders set.
 pub(super) struct Options<S> {
     pub(super) metering: Option<Metering>,
-    /// How late a timer may fire so that many fire together; `None` leaves it to the timer.
+    /// How late the timer may fire so that many fire together. `None` uses the timer's default.
     pub(super) slack: Option<Duration>,
     pub(super) label: Option<Arc<str>>,
     pub(super) shutdown: Option<Shutdown<S>>,
@@ -37,9 +37,10 @@ pub(super) struct Options<S> {
 type Shutdown<S> = fn(&mut S, &mut Context<'_>) -> Poll<io::Result<()>>;
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Wraps `socket`, whose opening handshake is complete, with the clock and timer of `timer`.
+    /// Wraps `socket`, whose opening handshake is complete, with `timer` as its clock and timer.
     ///
-    /// [`runtime`](crate::runtime) has a shorter function for each runtime.
+    /// The modules in [`runtime`](crate::runtime) have a shorter function, `wrap`, for each
+    /// runtime.
     pub fn new(timeouts: impl Into<Timeouts>, timer: T, socket: S) -> Self {
         let (config, common) = timeouts.into().into_parts();
         let (now, seed) = (timer.timestamp(timer.now()), random_seed());
@@ -54,14 +55,15 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     }
 
     /// Runs `handshake` under `handshake_timeout`, measured from this call, and wraps the socket
-    /// that it returns.
+    /// that it returns. The modules in [`runtime`](crate::runtime) have a shorter function, `open`.
     ///
-    /// The future must read and write the transport itself. If another task did, input that has
-    /// arrived could still be unread at the timeout.
+    /// The future must read and write the transport itself. If another task did so, input that has
+    /// arrived could be unread when the limit expires.
     ///
     /// # Errors
-    /// [`Error::Verdict`] if the handshake takes longer than `handshake_timeout`; the handshake and
-    /// its transport are then dropped. [`Error::Socket`] if the handshake fails.
+    /// Returns [`Error::Verdict`] if the handshake takes longer than `handshake_timeout`; the
+    /// handshake and its transport are then dropped. Returns [`Error::Socket`] if the handshake
+    /// fails.
     pub fn open<E, F>(timeouts: impl Into<Timeouts>, timer: T, handshake: F) -> Opening<F, T>
     where
         F: Future<Output = Result<S, E>>,
@@ -70,7 +72,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         Opening::new(timeouts.into(), timer, Box::pin(handshake))
     }
 
-    /// Sets the connection's name in the log, for example its user. The log escapes control
+    /// Sets the connection's name in the log, for example its user's name. The log escapes control
     /// characters in it.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         let label = label.into();
@@ -81,12 +83,12 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Reports the bytes that `meter` counts below the socket to the policy.
+    /// Sets the meter of the transport below the socket, so that the policy sees its bytes.
     ///
-    /// Without a meter the policy sees whole messages only. A large message that takes longer than
-    /// `idle_timeout` or `pong_timeout` to arrive counts as silence, and one that trickles in goes
-    /// undetected. A large write to a slow reader must be complete within `message_timeout`, even
-    /// while it makes progress.
+    /// Without a meter, the policy sees only whole messages. Until a large message is complete, it
+    /// counts as silence, so it must not take longer than `idle_timeout` or `pong_timeout`, and
+    /// `min_data_rate` does not apply to it. A large write to a slow reader must complete within
+    /// `message_timeout`, even while it makes progress.
     pub fn with_meter(mut self, meter: Meter) -> Self {
         self.set_option(|options| options.metering = Some(Metering::new(meter)));
         self
@@ -95,10 +97,10 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Sends the text `ping` in place of Ping frames, and treats each text `pong` as the answer to
     /// the latest ping.
     ///
-    /// Ping frames are the default: every WebSocket peer, browsers included, answers them without
-    /// help from its program. Use messages where the peer's program must see the heartbeat, or
-    /// where a proxy drops control frames. The stream does not yield the pongs, and yields all
-    /// other messages.
+    /// The default is Ping frames, which every WebSocket peer, including a browser, answers without
+    /// help from its program. Use messages if the peer's program must see the heartbeat, or if a
+    /// proxy drops control frames. The stream does not yield the pongs, and yields all other
+    /// messages.
     ///
     /// In Engine.IO, the transport of Socket.IO, the server pings with `2` and the client answers
     /// `3`:
@@ -151,18 +153,22 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         })
     }
 
-    /// Sends the messages that `ping` returns in place of Ping frames.
+    /// Sends the messages that `ping` creates in place of Ping frames, and treats those that `pong`
+    /// recognises as their answers.
     ///
-    /// `ping` makes each ping from its number, which is 1 for the first. If the inner sink refuses
-    /// a ping, `ping` is called again with the same number. `pong` gets each data message and the
-    /// number of the latest ping. It returns the number of the ping that the message answers: the
-    /// number in the message, or the latest if there is none in it. For any other message it
-    /// returns `None`, if possible without parsing it.
+    /// `ping` creates each ping from its number, which is 1 for the first. If the inner sink
+    /// refuses a ping, the socket calls `ping` again with the same number.
     ///
-    /// The stream does not yield pongs. As with frames, the first pong of the latest ping gives the
-    /// round-trip time; the others only prove that the peer is alive.
+    /// `pong` gets each data message and the number of the latest ping. If the message is a pong,
+    /// `pong` returns the number of the ping that it answers: the number in the message, or that of
+    /// the latest ping if the message contains none. For any other message it returns `None`, if
+    /// possible without parsing it.
     ///
-    /// For example, a client of a Phoenix server, which repeats the reference of each heartbeat:
+    /// The stream does not yield pongs. As with frames, the first pong of the latest ping measures
+    /// the round-trip time; other pongs only prove that the peer is alive.
+    ///
+    /// For example, a client of a Phoenix server, whose reply repeats the reference of the
+    /// heartbeat:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -216,18 +222,17 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Replies to the peer's heartbeat with the messages that `reply` returns.
+    /// Replies to the peer's heartbeat with the messages that `reply` creates.
     ///
-    /// `reply` gets each data message. If that is a ping, it returns the reply. For any other
-    /// message it returns `None`, if possible without parsing it.
+    /// `reply` gets each data message. If the message is a ping, `reply` returns the pong. For any
+    /// other message it returns `None`, if possible without parsing it.
     ///
-    /// The stream does not yield the pings. The policy counts them as Ping frames: they prove that
-    /// the peer is alive, are not data, and `max_ping_rate` limits them. If several arrive while
-    /// the transport accepts nothing, only the latest gets a reply. A message that could be a ping
-    /// or a pong counts as a pong while one is awaited.
+    /// The stream does not yield the pings. The policy treats them like Ping frames: they prove
+    /// that the peer is alive, do not count as data, and `max_ping_rate` limits them. If several
+    /// pings arrive while the transport accepts nothing, only the latest gets a reply. A message
+    /// that could be a ping or a pong counts as a pong while one is awaited.
     ///
-    /// For example, both sides of GraphQL over WebSocket, where a pong may carry the payload or
-    /// not:
+    /// For example, both sides of GraphQL over WebSocket, where a pong may omit the payload:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -280,12 +285,13 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Shuts down the transport after the closing handshake, before the inner socket is dropped.
+    /// Sets a function that shuts down the transport after the closing handshake, before the socket
+    /// drops it.
     ///
     /// A TLS stream then sends `close_notify`, without which the peer cannot tell the end of the
-    /// connection from an attack (RFC 8446, 6.1). The shutdown counts as part of the closing
-    /// handshake, which `close_timeout` limits. An abort or a failure skips it. Its errors are
-    /// ignored, since both Close frames have passed.
+    /// connection from an attack (RFC 8446, 6.1). `close_timeout` limits the shutdown together with
+    /// the closing handshake. After an abort or a failure, there is no shutdown. The socket ignores
+    /// an error of the shutdown, since both Close frames have passed.
     ///
     /// ```
     /// # use std::pin::Pin;
@@ -306,19 +312,19 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self
     }
 
-    /// Allows timers to fire up to `slack` late, and never early, so that many connections share a
-    /// wake-up. On a server with thousands of quiet connections the wake-up is most of the cost of
-    /// a ping.
+    /// Allows the timer to fire up to `slack` late, and never early, so that many connections share
+    /// a wake-up. On a server with thousands of quiet connections, the wake-up is most of the cost
+    /// of a ping.
     ///
     /// The default is 10 ms ([`Timer::default_slack`]). Set zero for limits of a few milliseconds,
     /// and in tests that assert exact times: timers fire at multiples of the slack since their
-    /// origin, so the times differ from run to run.
+    /// origin, so these times differ from run to run.
     ///
     /// Pings, lifetimes, verdicts and the end of a closing handshake can be up to `slack` late. A
     /// dead peer is detected up to twice `slack` after
     /// [`detection_bound`](TimeoutConfig::detection_bound). The slack is capped at half of
-    /// `stall_tolerance`, so that it never counts as a stall. The limit of a single call ignores
-    /// it.
+    /// `stall_tolerance`, so that it never counts as a stall. It does not affect the limit of a
+    /// single call, such as `send_timeout`.
     pub fn with_timer_slack(mut self, slack: Duration) -> Self {
         self.set_option(|options| options.slack = Some(slack));
         self
@@ -326,7 +332,7 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
 
     fn set_option(&mut self, set: impl FnOnce(&mut Options<S>)) {
         self.fast.drive(|driver| {
-            // With a shorter slack the alarm may have to fire earlier.
+            // With a shorter slack, the alarm may have to fire earlier.
             driver.needs_poll = true;
             set(driver.options.get_or_insert_with(|| {
                 Box::new(Options {

@@ -1,29 +1,31 @@
 //! The write queue: ordering and retries.
 //!
-//! Plain data, without a waker, a policy or a clock. The driver gets the [`next`](Outbox::next)
-//! step, carries it out on the inner sink, and reports the result. The order is: a message whose
-//! reserved place was taken, our ping, a flush of both, and after the flush our Close frame.
-//! tungstenite drops a Close frame that meets a full buffer, and nothing may follow one.
+//! The outbox is plain data, without a waker, a policy or a clock. The driver gets the
+//! [`next`](Outbox::next) step, carries it out on the inner sink, and reports the result. The order
+//! is: a message whose reserved place was taken, our ping, a flush of both, and finally our Close
+//! frame. The Close frame waits for the flush because tungstenite drops it if its buffer is full,
+//! and nothing may follow it.
 
 use std::boxed::Box;
 
-/// How many bytes of pongs may wait for a peer that does not read them before we stop reading too.
+/// How many bytes of pongs may wait for a peer that does not read them before the socket stops
+/// reading too.
 const MAX_OWED: usize = 256 << 10;
 
 /// The queue of writes.
 #[derive(Debug)]
 pub(super) struct Outbox<M> {
-    /// A message whose reserved place a ping or a reply took.
+    /// A message of the program, whose reserved place a ping or a reply took.
     displaced: Option<Box<M>>,
-    /// Whether the inner sink has room for a message, and was given none since.
+    /// Whether the inner sink has room for a message, and has been given none since.
     inner_ready: bool,
-    /// The kinds of messages that the inner sink has taken and not flushed.
+    /// The kinds of messages that the inner sink has accepted and not flushed.
     buffered: Buffered,
     ping: bool,
     close: CloseFrame<M>,
-    /// Bytes of control frames that the inner sink has queued itself and not flushed.
+    /// Bytes of control frames that the inner sink itself has queued and not flushed.
     owed: usize,
-    /// Whether the inner sink failed, so that nothing can be sent any more.
+    /// Whether the inner sink failed, and nothing can be sent any more.
     broken: bool,
     /// Whether the current drain has yet to flush.
     must_flush: bool,
@@ -31,7 +33,7 @@ pub(super) struct Outbox<M> {
     refusals: u8,
 }
 
-/// The kinds of messages that the inner sink has taken and not flushed.
+/// The kinds of messages that the inner sink has accepted and not flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Buffered {
     pub(super) data: bool,
@@ -51,13 +53,13 @@ enum CloseFrame<M> {
 /// The driver's next step with the inner sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Wait until it has room, then report [`Outbox::on_room`].
+    /// Wait until the inner sink has room, then report [`Outbox::on_room`].
     AwaitRoom,
-    /// Give it this, then report [`Outbox::on_taken`] or [`Outbox::on_refused`].
+    /// Give it this item, then report [`Outbox::on_taken`] or [`Outbox::on_refused`].
     Give(Item),
     /// Flush it, then report [`Outbox::on_flushed`].
     Flush,
-    /// Nothing waits, or nothing can be done now.
+    /// Stop: nothing is waiting, or nothing can be done now.
     Done,
 }
 
@@ -123,7 +125,8 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// A full buffer may refuse a ping and take it once it is flushed, so there is a second try.
+    /// Returns whether to try the ping. A full buffer may refuse it and accept it after a flush, so
+    /// there is a second try.
     fn may_give_ping(&self) -> bool {
         match self.refusals {
             0 => true,
@@ -137,7 +140,7 @@ impl<M> Outbox<M> {
         self.inner_ready = true;
     }
 
-    /// Records that the inner sink has taken the item; `data` is false for a control frame.
+    /// Records that the inner sink has accepted the item. `data` is false for a control frame.
     pub(super) fn on_taken(&mut self, item: Item, data: bool) {
         self.inner_ready = false;
         match item {
@@ -153,7 +156,7 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// Records that the inner sink has refused the item. Returns whether that is final: the item is
+    /// Records that the inner sink has refused the item. Returns whether this is final: the item is
     /// lost, and the caller must report it.
     pub(super) fn on_refused(&mut self, item: Item) -> bool {
         self.inner_ready = false;
@@ -167,7 +170,7 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// Records that the inner sink is flushed. Returns what was sent with that.
+    /// Records that the inner sink is flushed. Returns the kinds of messages that were sent.
     pub(super) fn on_flushed(&mut self) -> Buffered {
         self.must_flush = false;
         self.owed = 0;
@@ -193,14 +196,13 @@ impl<M> Outbox<M> {
 
     // ---- queueing ----
 
-    /// Whether the program may give a message to the inner sink directly.
+    /// Returns whether the program may give a message to the inner sink directly.
     #[inline]
     pub(super) fn has_place(&self) -> bool {
         self.inner_ready && self.displaced.is_none()
     }
 
-    /// Records that the program has given a message to the inner sink directly, which may have
-    /// refused it.
+    /// Records that the program has given the inner sink a message, which it may have refused.
     #[inline]
     pub(super) fn on_given(&mut self, data: bool, taken: bool) {
         self.inner_ready = false;
@@ -215,7 +217,7 @@ impl<M> Outbox<M> {
         self.buffered.control |= !data;
     }
 
-    /// Keeps a message until there is room for it. Returns it if one is already kept.
+    /// Keeps a message until there is room for it. Returns it if another is already kept.
     pub(super) fn displace(&mut self, message: M) -> Result<(), M> {
         if self.displaced.is_some() {
             return Err(message);
@@ -232,14 +234,14 @@ impl<M> Outbox<M> {
         self.owed = self.owed.saturating_add(MOST_OF_A_HEADER + payload);
     }
 
-    /// Records that the transport has taken `bytes` of what the inner sink has buffered.
+    /// Records that the transport has accepted `bytes` of the inner sink's buffer.
     pub(super) fn on_progress(&mut self, bytes: u64) {
         self.owed = self
             .owed
             .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    /// Lets the socket read as much again from a peer that does not read.
+    /// Allows the socket to read as much again from a peer that does not read.
     pub(super) fn forget_owed(&mut self) {
         self.owed = 0;
     }
@@ -263,9 +265,9 @@ impl<M> Outbox<M> {
         }
     }
 
-    /// Records that the peer's Close frame was received and the inner sink has queued the reply,
-    /// which replaces a Close frame of ours that is not written yet. Nothing may follow it. Returns
-    /// whether a message was lost with that.
+    /// Records that the peer's Close frame was received, and that the inner sink has queued the
+    /// reply. It replaces a Close frame of ours that is not written yet, and nothing may follow it.
+    /// Returns whether a message was lost.
     pub(super) fn on_peer_close(&mut self) -> bool {
         self.ping = false;
         self.take_close();
@@ -273,7 +275,7 @@ impl<M> Outbox<M> {
         self.displaced.take().is_some()
     }
 
-    /// Records that the inner sink failed: nothing can be sent any more.
+    /// Records that the inner sink failed, and that nothing can be sent any more.
     pub(super) fn on_broken(&mut self) {
         self.broken = true;
         self.displaced = None;
@@ -289,13 +291,13 @@ impl<M> Outbox<M> {
         self.displaced.is_some()
     }
 
-    /// Whether our latest ping waits to be given to the inner sink.
+    /// Returns whether our latest ping is waiting to be given to the inner sink.
     #[inline]
     pub(super) fn has_ping(&self) -> bool {
         self.ping
     }
 
-    /// Whether the peer makes the inner sink queue more than it reads.
+    /// Returns whether the peer has made the inner sink queue too much that it does not read.
     pub(super) fn is_choked(&self) -> bool {
         self.owed > MAX_OWED
     }
@@ -304,12 +306,12 @@ impl<M> Outbox<M> {
         self.buffered
     }
 
-    /// Whether anything waits to be written or flushed.
+    /// Returns whether anything is waiting to be written or flushed.
     pub(super) fn has_pending_writes(&self) -> bool {
         !self.broken && (self.buffered.data || self.displaced.is_some() || self.is_unprompted())
     }
 
-    /// Whether a write is pending that the program does not know of, and so will not flush.
+    /// Returns whether a write is pending that the program does not know of, and so will not flush.
     pub(super) fn has_unprompted_writes(&self) -> bool {
         !self.broken && self.is_unprompted()
     }
@@ -321,7 +323,7 @@ impl<M> Outbox<M> {
             || matches!(self.close, CloseFrame::Queued(_) | CloseFrame::Written)
     }
 
-    /// Whether the only pending writes are messages of the program that wait to be flushed.
+    /// Returns whether the only pending writes are the program's messages, waiting to be flushed.
     #[inline]
     pub(super) fn is_plain_data(&self) -> bool {
         const DATA: Buffered = Buffered {
@@ -332,12 +334,12 @@ impl<M> Outbox<M> {
         self.buffered == DATA && self.displaced.is_none() && !self.ping
     }
 
-    /// Whether this side has begun to close the connection.
+    /// Returns whether this side has begun to close the connection.
     pub(super) fn is_closing(&self) -> bool {
         !matches!(self.close, CloseFrame::None)
     }
 
-    /// Whether our Close frame is flushed.
+    /// Returns whether our Close frame is flushed.
     pub(super) fn is_close_flushed(&self) -> bool {
         matches!(self.close, CloseFrame::Flushed)
     }

@@ -1,7 +1,7 @@
-//! The write path: draining the outbox, and reporting it to the policy and the sending half.
+//! The write path: drains the outbox, and reports the results to the policy and the sending half.
 //!
-//! A report carries the time after the write, not before: the process may have been suspended in
-//! between, and a peer cannot answer a ping that has not left.
+//! A report to the policy contains the time after the write, not before it: the process may have
+//! been suspended in between, and a peer cannot answer a ping that was not sent yet.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -19,10 +19,10 @@ use crate::metered::Metering;
 use crate::observer::Report;
 use crate::timer::Timer;
 
-/// Why something was not written.
+/// The reason why a write failed.
 #[derive(Debug)]
 pub(super) enum WriteError<E> {
-    /// The inner sink refused a message. It may take others.
+    /// The inner sink refused a message, but may accept others.
     Refused(E),
     /// The inner sink failed permanently.
     Broken(E),
@@ -35,8 +35,8 @@ where
     E: fmt::Display,
     T: Timer,
 {
-    /// Writes and flushes as much as possible. `Ready` once nothing more can be, with whether
-    /// anything was flushed.
+    /// Writes and flushes as much as possible. Returns `Ready` once nothing more can be written,
+    /// with whether anything was flushed.
     pub(super) fn drain_outbox(&mut self, cx: &Context<'_>) -> Poll<Result<bool, WriteError<E>>> {
         let done = self.try_drain_outbox(cx);
         if done.is_pending() {
@@ -96,7 +96,7 @@ where
 
     /// Waits until the inner sink has room for a message.
     pub(super) fn reserve(&mut self, cx: &Context<'_>) -> Poll<Result<(), WriteError<E>>> {
-        // A write that waited may be complete, and nothing else may detect that.
+        // A write that was waiting may have completed, and nothing else may detect that.
         if self.outbox.has_displaced() || self.outbox.has_ping() || self.policy.write_clock_runs() {
             match self.drain_outbox(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -114,14 +114,14 @@ where
         room.map_err(WriteError::Broken)
     }
 
-    /// Waits until the inner sink has room for a message, after the reply that the layer below has
-    /// queued.
+    /// Waits until the inner sink has accepted the reply that the layer below has queued, if any,
+    /// and has room for a message.
     fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
         ready!(self.poll_reply(cx))?;
         self.poll_room_inner(cx)
     }
 
-    /// Waits until the inner sink has taken that reply.
+    /// Waits until the inner sink has accepted the reply that the layer below has queued, if any.
     fn poll_reply(&mut self, cx: &Context<'_>) -> Poll<Result<(), E>> {
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(Ok(()));
@@ -149,14 +149,15 @@ where
         self.wakers.with_write_waker(cx, |cx| inner.poll_flush(cx))
     }
 
-    /// Tries the pending writes before the policy decides that they are blocked. Step 3 of a pass.
+    /// Runs step 3 of a pass: tries the pending writes before the policy decides that they are
+    /// blocked.
     pub(super) fn flush_before_deciding(&mut self, cx: &Context<'_>) {
         while self.outbox.has_pending_writes() {
             match self.drain_outbox(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(has_left)) => {
                     if has_left {
-                        // A task that waits for this flush has not seen it.
+                        // A task that is waiting for this flush does not know of it yet.
                         return self.wakers.wake_writer();
                     }
                     break;
@@ -175,7 +176,8 @@ where
         self.recheck_room(cx);
     }
 
-    /// Rechecks room for a send that was dropped while it waited, and whose clock still runs.
+    /// Rechecks room on behalf of a send that was dropped while it waited, and whose write clock
+    /// still runs.
     fn recheck_room(&mut self, cx: &Context<'_>) {
         if !self.policy.write_clock_runs() {
             return;
@@ -193,7 +195,7 @@ where
         }
     }
 
-    /// Reports that the inner sink is flushed, and `left` with it.
+    /// Reports that the inner sink is flushed, and with it the messages of `left`.
     fn on_flushed(&mut self, left: Buffered) {
         if left != Buffered::default() {
             let now = self.alarm.now();
@@ -202,7 +204,7 @@ where
             } else if left.control {
                 self.observe(now, Event::Flushed);
             }
-            // If the latest ping still waits, an earlier one was sent.
+            // If the latest ping is still waiting, an earlier one was sent.
             if left.ping && !self.outbox.has_ping() {
                 let id = self.policy.latest_ping();
                 self.observe(now, Event::PingSent(id));
@@ -216,8 +218,8 @@ where
         self.forget_progress();
     }
 
-    /// Reports that the transport accepts no more for now. `message_waits` says whether a message
-    /// is waiting for room.
+    /// Reports that the transport accepts no more bytes for now. `message_waits` says whether a
+    /// message is waiting for room.
     fn on_write_pending(&mut self, message_waits: bool) {
         let now = self.alarm.now();
         let bytes = self.metering().map_or(0, Metering::progress);
@@ -225,14 +227,15 @@ where
             self.outbox.on_progress(bytes);
             self.observe(now, Event::SendProgress { bytes });
         }
-        // A ping that waits alone has its own deadline.
+        // A ping that is the only pending write has its own deadline.
         let Buffered { data, control, .. } = self.outbox.buffered();
         if message_waits || data || control || self.outbox.has_displaced() {
             self.observe(now, Event::SendStart);
         }
     }
 
-    /// Discards the count of bytes written, so that they do not count as progress of a later write.
+    /// Discards the count of bytes written so far, so that they do not count as progress of a later
+    /// write.
     #[inline]
     pub(super) fn forget_progress(&mut self) {
         if let Some(metering) = self.metering() {
@@ -240,9 +243,9 @@ where
         }
     }
 
-    /// Handles a failed write: the connection is over, but the peer's last messages, and in
-    /// particular its Close frame, are worth reading, for as long as a closing handshake may take.
-    /// `error` is for the sending half, unless it already has it.
+    /// Handles a failed write. The connection is over, but the socket still reads the peer's last
+    /// messages, in particular its Close frame, for as long as a closing handshake may take.
+    /// `error` is for the sending half; `None` if that has it already.
     fn on_write_broken(&mut self, error: Option<E>) {
         if let Some(error) = error.as_ref().filter(|_| !self.teardown.write_failed()) {
             self.report(Report::SendError { error });
@@ -275,7 +278,7 @@ where
         }
     }
 
-    /// Fails with the verdict as soon as there is one, or after the end.
+    /// Returns an error if there is a verdict, or if the connection has ended.
     pub(super) fn check_not_ended(&self) -> Result<(), Error<E>> {
         match (self.teardown.verdict(), &self.inner) {
             (Some(verdict), _) => Err(Error::Verdict(verdict.clone())),
@@ -284,8 +287,10 @@ where
         }
     }
 
+    /// Returns an error if nothing may be sent any more.
+    ///
     /// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455,
-    /// 5.5.1), and the answer to the peer's Close frame is also one.
+    /// 5.5.1), and the answer to the peer's Close frame is a Close frame too.
     #[inline]
     pub(super) fn check_can_send(&mut self) -> Result<(), Error<E>> {
         if self.is_free_to_send() {
@@ -305,7 +310,8 @@ where
             .unwrap_or(Error::Closed)
     }
 
-    /// Whether there may be something to flush; after the end, an error if not everything was sent.
+    /// Returns whether there may be anything to flush. After the end, returns an error unless
+    /// everything was sent.
     pub(super) fn check_can_flush(&mut self) -> Result<bool, Error<E>> {
         if self.is_free_to_send() {
             return Ok(true);
@@ -324,7 +330,7 @@ where
         }
     }
 
-    /// Starts a closing handshake for the program.
+    /// Starts the closing handshake for the program.
     pub(super) fn begin_close(&mut self, frame: M) {
         if self.policy.phase() == Phase::Open {
             self.observe(self.alarm.now(), Event::CloseStart);
@@ -333,7 +339,7 @@ where
             }
             self.outbox.queue_close(frame);
             self.needs_poll = true;
-            // A program that feeds the frame may never flush it.
+            // A program that passes the frame to the sink may never flush it.
             self.wakers.wake_reader();
         }
     }

@@ -1,37 +1,38 @@
-//! How a connection ends: the verdict, the peer's Close, a failed write, and which half reports it.
+//! The end of a connection: the verdict, the peer's Close frame, a failed write, and the half that
+//! reports each.
 //!
-//! The first verdict is the cause and stays. The stream returns it once, and then `None`; sends
-//! fail with it as soon as there is one. A write that fails also ends the connection, but the
-//! peer's last messages are worth reading, so the stream continues for as long as a closing
-//! handshake may take. The sending half returns the write's error once, and then that the
-//! connection is closed.
+//! The first verdict is the cause, and is never replaced. The stream yields it once, and then
+//! `None`; sends fail with it as soon as there is one. A failed write also ends the connection, but
+//! the peer's last messages may still arrive, so the stream continues for as long as a closing
+//! handshake may take. The sending half returns the write's error once, and [`Error::Closed`] from
+//! then on.
 
 use std::boxed::Box;
 
 use crate::error::{CloseHandshake, Error, PeerClose, Verdict};
 
-/// How the connection ends. Takes only a pointer until it does.
+/// How the connection ends. Until then, the state is only a null pointer.
 #[derive(Debug)]
 pub(super) struct Teardown<E> {
     ending: Option<Box<Ending<E>>>,
-    /// Whether the stream has returned how the connection ended.
+    /// Whether the stream has yielded its last error.
     reported: bool,
-    /// Whether the stream has returned `None`.
+    /// Whether the stream has yielded `None`.
     terminated: bool,
 }
 
 #[derive(Debug)]
 struct Ending<E> {
     verdict: Option<Verdict>,
-    /// The code with which the program began to close.
+    /// The code of the program's Close frame.
     close_code: Option<u16>,
     peer_close: Option<PeerClose>,
     write_failure: Option<WriteFailure<E>>,
-    /// Why the inner sink refused a displaced message, for the sending half.
+    /// The error of a displaced message that was lost, for the sending half.
     refusal: Option<Error<E>>,
 }
 
-/// A failed write, with its error unless the sending half has returned that.
+/// A failed write, and its error until the sending half has returned it.
 #[derive(Debug)]
 struct WriteFailure<E>(Option<E>);
 
@@ -106,7 +107,7 @@ impl<E> Teardown<E> {
         self.ending().refusal = Some(error);
     }
 
-    /// Records the first failure of a write: the error, or `None` if the sending half has it
+    /// Records the first failed write: its error, or `None` if the sending half has returned that
     /// already.
     pub(super) fn set_write_failure(&mut self, error: Option<E>) {
         self.ending()
@@ -114,7 +115,8 @@ impl<E> Teardown<E> {
             .get_or_insert(WriteFailure(error));
     }
 
-    /// Whether the sending half has nothing to report. Usually true, and cheap to compute.
+    /// Returns whether the sending half has no lost message to report. Usually true, and cheap to
+    /// compute.
     #[inline]
     pub(super) fn allows_sends(&self) -> bool {
         self.ending
@@ -122,25 +124,25 @@ impl<E> Teardown<E> {
             .is_none_or(|ending| ending.refusal.is_none())
     }
 
-    /// Returns once why a displaced message was refused.
+    /// Takes the error of a displaced message that was lost.
     pub(super) fn take_refusal(&mut self) -> Option<Error<E>> {
         self.ending.as_mut()?.refusal.take()
     }
 
-    /// Returns what the sending half reports of a failed write: its error once, and then that the
-    /// connection is closed.
+    /// Returns the error that the sending half reports for a failed write, if any: the write's
+    /// error once, and then [`Error::Closed`].
     pub(super) fn take_write_failure(&mut self) -> Option<Error<E>> {
         let WriteFailure(error) = self.ending.as_mut()?.write_failure.as_mut()?;
         Some(error.take().map_or(Error::Closed, Error::Socket))
     }
 
-    /// Returns the inner stream's error, after which the stream only returns `None`.
+    /// Returns the inner stream's error for the stream, which only yields `None` after it.
     pub(super) fn report_error(&mut self, error: E) -> Error<E> {
         self.reported = true;
         Error::Socket(error)
     }
 
-    /// Returns what the stream yields once the connection has ended: the verdict or the failed
+    /// Returns the stream's next item once the connection has ended: the verdict or the failed
     /// write once, and then `None`.
     pub(super) fn end_of_stream(&mut self) -> Option<Error<E>> {
         let error = if std::mem::replace(&mut self.reported, true) {
@@ -157,7 +159,7 @@ impl<E> Teardown<E> {
         if let Some(verdict) = &ending.verdict {
             return Some(Error::Verdict(verdict.clone()));
         }
-        // After the peer's Close a failed write is a clean end.
+        // After the peer's Close frame, a failed write is a clean end.
         if ending.peer_close.is_some() {
             return None;
         }

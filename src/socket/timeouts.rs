@@ -1,4 +1,4 @@
-//! The timeouts of a server: its limits, its observer, and its connections.
+//! The timeouts of a server: its limits, its observer and its connections.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,13 +15,13 @@ use crate::env::EnvError;
 use crate::observer::Observer;
 use crate::report;
 
-/// The timeouts of a server or a client: limits, an observer, and a list of the connections.
+/// The timeouts of a server or a client: its limits, its observer and the list of its connections.
 ///
-/// Pass a reference to it in place of a configuration to [`runtime::tokio::wrap`], its `open`, or
-/// [`TimeoutSocket::new`](crate::TimeoutSocket::new). Clones share the list, and so do the values
-/// that [`with_config`](Self::with_config) returns for single endpoints.
+/// Pass it, or a reference to it, to [`runtime::tokio::wrap`] or `open` in place of a
+/// configuration. Clones share the list, and so do the values that
+/// [`with_config`](Self::with_config) returns for single endpoints.
 ///
-/// A connection is on the list from the call of `open` or `wrap` until it ends.
+/// A connection is on the list from the call to `open` or `wrap` until it ends.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -52,11 +52,11 @@ use crate::report;
 #[derive(Clone)]
 pub struct Timeouts {
     config: Arc<TimeoutConfig>,
-    /// `None` for a configuration alone.
+    /// `None` if this was created from a configuration alone.
     common: Option<Arc<Common>>,
 }
 
-/// The parts that the endpoints of a server share.
+/// The state that the endpoints of a server share.
 #[derive(Clone, Default)]
 pub(super) struct Common {
     observer: Option<Arc<dyn Observer>>,
@@ -68,14 +68,14 @@ pub(super) struct Common {
 struct List {
     connections: BTreeMap<u64, Arc<Link>>,
     next_id: u64,
-    /// The time within which to drain connections that begin from now on.
+    /// How soon to close connections that begin from now on; `None` unless a drain has begun.
     draining: Option<Duration>,
-    /// The tasks that wait until the list is empty.
+    /// The tasks that are waiting until the list is empty.
     waiters: Vec<Waker>,
 }
 
 impl Timeouts {
-    /// Creates an empty list of connections with the limits `config`.
+    /// Creates timeouts with the limits `config` and an empty list of connections.
     pub fn new(config: impl Into<Arc<TimeoutConfig>>) -> Self {
         Self {
             config: config.into(),
@@ -83,14 +83,15 @@ impl Timeouts {
         }
     }
 
-    /// Creates an empty list of connections with the limits of the environment, and logs these.
+    /// Creates timeouts with the limits of the environment, as [`TimeoutConfig::from_env`] reads
+    /// them, and an empty list of connections.
     ///
-    /// Logs the limits at `info`. Logs at `warn` the unknown variables that begin with `WS_`, which
-    /// may be misspelled, and the settings that are probably mistakes.
+    /// Logs the limits at `info` and the settings that are probably mistakes at `warn`. Logs
+    /// unknown variables that begin with `WS_` at `warn` if they are probably misspelled, otherwise
+    /// at `info`.
     ///
     /// # Errors
-    /// Returns one [`EnvError`] that lists every variable with an invalid value, as
-    /// [`TimeoutConfig::from_env`] does.
+    /// Returns one [`EnvError`] that lists every variable with an invalid value.
     pub fn from_env() -> Result<Self, EnvError> {
         let loaded = TimeoutConfig::from_env()?;
         report::unknown_variables(&loaded.unknown);
@@ -98,7 +99,8 @@ impl Timeouts {
         Ok(Self::new(loaded.config))
     }
 
-    /// Returns a clone with other limits, for one endpoint. Existing connections keep theirs.
+    /// Returns a clone with other limits, for example for one endpoint. Existing connections keep
+    /// their limits.
     #[must_use]
     pub fn with_config(&self, config: impl Into<Arc<TimeoutConfig>>) -> Self {
         Self {
@@ -107,15 +109,15 @@ impl Timeouts {
         }
     }
 
-    /// Sends the reports of connections that begin from now on to `observer`, in place of the log.
+    /// Sets the observer of connections that begin from now on, in place of the log.
     #[must_use]
     pub fn with_observer(self, observer: impl Observer) -> Self {
         self.with_common(|common| common.observer = Some(Arc::new(observer)))
     }
 
-    /// Sets the slack of connections that begin from now on; see
-    /// [`TimeoutSocket::with_timer_slack`](crate::TimeoutSocket::with_timer_slack), which takes
-    /// precedence.
+    /// Sets the timer slack of connections that begin from now on.
+    /// [`TimeoutSocket::with_timer_slack`](crate::TimeoutSocket::with_timer_slack) explains the
+    /// slack, and takes precedence.
     #[must_use]
     pub fn with_timer_slack(self, slack: Duration) -> Self {
         self.with_common(|common| common.slack = Some(slack))
@@ -144,7 +146,7 @@ impl Timeouts {
 
     /// Returns handles to all connections on the list, oldest first.
     ///
-    /// For example, the status of every connection that answers within a second:
+    /// For example, to get the status of every connection that answers within a second:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -164,13 +166,15 @@ impl Timeouts {
     }
 
     /// Closes all connections, each at a random point within `within`, and waits until the list is
-    /// empty. Connections that begin later are also closed within `within` from their start. Of
-    /// several calls, the shortest `within` counts.
+    /// empty.
     ///
-    /// If all connections are polled, this takes at most `within` plus `close_timeout` plus the
-    /// timer slack, and for opening handshakes in progress also `handshake_timeout`. A task that
-    /// does not poll its socket delays the drain, so set a timeout at shutdown. Dropping the future
-    /// stops the wait, not the drain.
+    /// The call itself starts the drain; the future only waits, so dropping it does not stop the
+    /// drain. Connections that begin later are closed within `within` from their start. If you call
+    /// this several times, the shortest `within` counts.
+    ///
+    /// If all connections are polled, the drain takes at most `within` plus `close_timeout` plus
+    /// the timer slack, and also `handshake_timeout` if an opening handshake is in progress. A task
+    /// that does not poll its socket delays the drain, so limit the wait at shutdown.
     pub fn drain(&self, within: Duration) -> impl Future<Output = ()> + Send + use<> {
         let common = self.common.clone();
         let draining = common.iter().flat_map(|common| {
@@ -205,7 +209,7 @@ impl Timeouts {
     }
 }
 
-/// Uses the limits alone, without a list and with the default log.
+/// Uses the limits alone, without a list and with the default [`Log`](crate::Log).
 impl From<Arc<TimeoutConfig>> for Timeouts {
     fn from(config: Arc<TimeoutConfig>) -> Self {
         Self {
@@ -215,14 +219,14 @@ impl From<Arc<TimeoutConfig>> for Timeouts {
     }
 }
 
-/// Uses the limits alone, without a list and with the default log.
+/// Uses the limits alone, without a list and with the default [`Log`](crate::Log).
 impl From<TimeoutConfig> for Timeouts {
     fn from(config: TimeoutConfig) -> Self {
         Arc::new(config).into()
     }
 }
 
-/// Clones the value, which shares the list.
+/// Clones the timeouts. The clone shares the list.
 impl From<&Self> for Timeouts {
     fn from(timeouts: &Self) -> Self {
         timeouts.clone()
@@ -244,7 +248,7 @@ impl Common {
         list.next_id
     }
 
-    /// Puts a connection on the list.
+    /// Puts a connection on the list, and drains it if a drain has begun.
     pub(super) fn add(&self, id: u64, link: &Arc<Link>) {
         let mut list = self.lock();
         list.connections.insert(id, link.clone());

@@ -1,14 +1,14 @@
-//! Which tasks are woken, and why there can be two.
+//! The tasks that poll a socket, and the wakers that wake them.
 //!
-//! One task polls a socket, or two after a split. The transport keeps a single waker for writing,
-//! but both halves write: the reading half flushes pings, replies and the Close frame. If it left
-//! its own waker there, it would displace the waker of a sending task, which would then sleep
-//! forever. Some transports even keep a single waker for both directions. So as soon as two tasks
-//! are known, the write side of the transport gets a waker that wakes both. As long as there is one
-//! task, the transport gets the waker of that task.
+//! One task polls a socket, or two after a split. The transport keeps only one waker for writing,
+//! but both halves write: the reading half flushes pings, replies and the Close frame. If the
+//! reading half left its own waker there, it would displace the waker of the sending task, which
+//! would then sleep forever. Some transports even keep only one waker for both directions. So while
+//! only one task is known, the transport gets that task's waker. As soon as two are known, its
+//! write side gets a waker that wakes both.
 //!
-//! The timer wakes both tasks as well, through a waker that records it. A socket whose timer has
-//! recorded nothing need not poll the timer.
+//! The timer also wakes both tasks, through a waker that records that it was woken. Until it was,
+//! the socket need not poll the timer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,16 +18,17 @@ use futures_util::task::{ArcWake, waker_ref};
 
 /// The tasks that poll the two halves.
 pub(super) struct Wakers {
-    /// A copy of `both`, to compare without the lock. A no-op waker stands for an unknown task.
+    /// Copies of the wakers in `both`, to compare without the lock. A no-op waker stands for an
+    /// unknown task.
     reader: Waker,
     writer: Waker,
     both: Arc<BothTasks>,
 }
 
-/// A waker of both tasks.
+/// A waker that wakes both tasks.
 struct BothTasks(Mutex<[Waker; 2]>);
 
-/// A waker of both tasks that records that it was woken.
+/// A waker that wakes both tasks, and records that it was woken.
 pub(super) struct AlarmWaker {
     woken: AtomicBool,
     both: Arc<BothTasks>,
@@ -50,14 +51,14 @@ impl Wakers {
         })
     }
 
-    /// Whether the task of `cx` is the one that reads.
+    /// Returns whether the task of `cx` is registered as the reader.
     #[inline]
     pub(super) fn knows_reader(&self, cx: &Context<'_>) -> bool {
         self.reader.will_wake(cx.waker())
     }
 
-    /// Registers the task of `cx` as the one that reads. Returns whether it was another or none
-    /// before: that one may have been woken in its place.
+    /// Registers the task of `cx` as the reader. Returns whether it was not registered before:
+    /// another task may then have been woken in its place.
     #[inline]
     pub(super) fn register_reader(&mut self, cx: &Context<'_>) -> bool {
         let new = !self.reader.will_wake(cx.waker());
@@ -68,7 +69,7 @@ impl Wakers {
         new
     }
 
-    /// Registers the task of `cx` as the one that writes.
+    /// Registers the task of `cx` as the writer.
     #[inline]
     pub(super) fn register_writer(&mut self, cx: &Context<'_>) {
         if !self.writer.will_wake(cx.waker()) {
@@ -77,8 +78,7 @@ impl Wakers {
         }
     }
 
-    /// Calls `write` with the waker that the write side of the transport must get from the task of
-    /// `cx`.
+    /// Calls `write` with the waker for the transport's write side, when the task of `cx` polls it.
     #[inline]
     pub(super) fn with_write_waker<R>(
         &self,
@@ -113,8 +113,8 @@ impl BothTasks {
     fn replace(&self, index: usize, waker: &Waker) {
         let new = waker.clone();
         let old = std::mem::replace(&mut self.lock()[index], new);
-        // The lock is free again: dropping the last handle of a task may run code that wakes this
-        // one.
+        // The lock is released by now: dropping the last waker of a task may run code that wakes
+        // this one.
         drop(old);
     }
 
@@ -139,12 +139,12 @@ impl AlarmWaker {
         self.woken.load(Ordering::Acquire)
     }
 
-    /// Makes the next pass find it woken, without waking a task.
+    /// Makes the next pass find this waker woken, without waking a task.
     pub(super) fn set_woken(&self) {
         self.woken.store(true, Ordering::Release);
     }
 
-    /// Whether it was woken since the last call.
+    /// Returns whether this waker was woken since the last call.
     pub(super) fn take_woken(&self) -> bool {
         // A load is much cheaper than a swap, and the result is usually false.
         self.was_woken() && self.woken.swap(false, Ordering::AcqRel)
