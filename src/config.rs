@@ -306,8 +306,9 @@ impl TimeoutConfig {
         let too_rare = self
             .ping_interval()
             .is_none_or(|interval| interval >= Duration::from_secs(60));
-        let idle_first = match (self.idle_timeout, self.ping_interval, self.idle_scope) {
-            (Some(idle), Some(ping), IdleScope::Inbound) => idle <= ping,
+        let stall = self.stall_tolerance().unwrap_or_default();
+        let idle_first = match (self.idle_timeout(), self.ping_interval(), self.idle_scope) {
+            (Some(idle), Some(ping), IdleScope::Inbound) => idle <= ping.saturating_add(stall),
             _ => false,
         };
         [
@@ -417,8 +418,8 @@ pub enum ConfigWarning {
     /// `ping_interval` is off, or at least 60 s: many proxies close a connection that is quiet for
     /// 60 s.
     PingsTooRare,
-    /// `idle_timeout` is not longer than `ping_interval`, in scope `inbound`: a quiet but live peer
-    /// is closed before a ping can reach it.
+    /// `idle_timeout` is not longer than `ping_interval` and `stall_tolerance` together, in scope
+    /// `inbound`: a quiet but live peer may be closed before it can answer a ping.
     IdleBeforePing,
     /// Neither `idle_timeout` (in scope `inbound`) nor `ping_interval` with `pong_timeout` is on: a
     /// dead peer may never be detected.
@@ -433,8 +434,8 @@ impl fmt::Display for ConfigWarning {
                  many proxies close a connection that is quiet for 60 s"
             }
             Self::IdleBeforePing => {
-                "idle_timeout is not longer than ping_interval: \
-                 a quiet but live peer is closed before a ping can reach it"
+                "idle_timeout is not longer than ping_interval and stall_tolerance together: \
+                 a quiet but live peer may be closed before it can answer a ping"
             }
             Self::NoDetectionBound => {
                 "neither idle_timeout in scope inbound nor ping_interval with pong_timeout is on: \

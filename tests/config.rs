@@ -255,6 +255,12 @@ fn settings_that_are_probably_mistakes_give_warnings() {
         []
     );
     assert_eq!(warnings(builder.idle_timeout(secs(25))), [IdleBeforePing]);
+    // A stall of just under 3 s before the ping leaves the peer that much less time to answer.
+    assert_eq!(warnings(builder.idle_timeout(secs(28))), [IdleBeforePing]);
+    let longer = builder.idle_timeout(secs(28) + Duration::from_nanos(1));
+    assert_eq!(warnings(longer), []);
+    let without_grace = builder.idle_timeout(secs(26)).no_stall_tolerance();
+    assert_eq!(warnings(without_grace), []);
     assert_eq!(
         warnings(
             builder
@@ -284,8 +290,8 @@ fn a_warning_names_the_setting_and_the_consequence() {
     );
     assert_eq!(
         IdleBeforePing.to_string(),
-        "idle_timeout is not longer than ping_interval: \
-         a quiet but live peer is closed before a ping can reach it"
+        "idle_timeout is not longer than ping_interval and stall_tolerance together: \
+         a quiet but live peer may be closed before it can answer a ping"
     );
     assert_eq!(
         NoDetectionBound.to_string(),
