@@ -209,8 +209,8 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         if read.is_none() {
             bad.push(BadVariable {
                 name: names[row].clone(),
-                held: cut(&value.to_string_lossy()),
-                accepted: setting.accepted(),
+                value: cut(&value.to_string_lossy()),
+                expected: setting.expected(),
             });
         }
     }
@@ -400,8 +400,8 @@ impl core::error::Error for EnvError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadVariable {
     name: String,
-    held: String,
-    accepted: &'static str,
+    value: String,
+    expected: &'static str,
 }
 
 impl BadVariable {
@@ -422,10 +422,10 @@ impl BadVariable {
     /// ```
     /// # use ws_timeout::TimeoutConfig;
     /// let error = TimeoutConfig::from_vars([("WS_JITTER", "1\t")]).unwrap_err();
-    /// assert_eq!(error.variables()[0].held(), "1\t");
+    /// assert_eq!(error.variables()[0].value(), "1\t");
     /// ```
-    pub fn held(&self) -> &str {
-        &self.held
+    pub fn value(&self) -> &str {
+        &self.value
     }
 
     /// Returns a description of the accepted values.
@@ -433,10 +433,10 @@ impl BadVariable {
     /// ```
     /// # use ws_timeout::TimeoutConfig;
     /// let error = TimeoutConfig::from_vars([("WS_PONG_EVIDENCE", "all")]).unwrap_err();
-    /// assert_eq!(error.variables()[0].accepted(), r#""any" or "pong""#);
+    /// assert_eq!(error.variables()[0].expected(), r#""any" or "pong""#);
     /// ```
-    pub fn accepted(&self) -> &'static str {
-        self.accepted
+    pub fn expected(&self) -> &'static str {
+        self.expected
     }
 }
 
@@ -444,10 +444,10 @@ impl fmt::Display for BadVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             name,
-            held,
-            accepted,
+            value,
+            expected,
         } = self;
-        write!(f, "{name}={held:?}: expected {accepted}")
+        write!(f, "{name}={value:?}: expected {expected}")
     }
 }
 

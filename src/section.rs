@@ -119,7 +119,12 @@ impl<'de> Visitor<'de> for Section {
             let mut values = settings.iter().rev();
             match values.find(|(name, _)| name.text == bad.name()) {
                 Some((_, value)) if !value.quoted => {
-                    format!("{}={}: expected {}", bad.name(), bad.held(), bad.accepted())
+                    format!(
+                        "{}={}: expected {}",
+                        bad.name(),
+                        bad.value(),
+                        bad.expected()
+                    )
                 }
                 _ => bad.to_string(),
             }

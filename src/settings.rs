@@ -179,7 +179,7 @@ impl Setting {
     }
 
     /// Returns a description of the accepted values.
-    pub(crate) const fn accepted(&self) -> &'static str {
+    pub(crate) const fn expected(&self) -> &'static str {
         match self.kind {
             Kind::Preset => r#""development", "production", "high-latency" or "client""#,
             Kind::Duration(_) => {

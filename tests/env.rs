@@ -304,7 +304,7 @@ fn off_turns_every_limit_off_except_that_of_closing() {
     ] {
         rejected(name, "false");
         let bad = rejected(name, "off");
-        assert!(!bad.accepted().contains("off"), "{bad}");
+        assert!(!bad.expected().contains("off"), "{bad}");
     }
 }
 
@@ -415,7 +415,7 @@ fn a_prefix_takes_the_place_of_ws() {
         let [bad] = error.variables() else {
             panic!("{error}");
         };
-        assert_eq!((bad.name(), bad.held()), (name, "bad"));
+        assert_eq!((bad.name(), bad.value()), (name, "bad"));
     }
     let loaded = TimeoutConfig::from_vars_with_prefix("é", [("éJITER", ""), ("\u{e8}JITTER", "")]);
     assert_eq!(loaded.unwrap().unknown[0].nearest(), Some("éJITTER"));
@@ -512,10 +512,10 @@ fn one_error_lists_every_bad_variable() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), NAMES.len());
     for (line, bad) in lines.iter().zip(error.variables()) {
-        assert_eq!(bad.held(), "bad");
+        assert_eq!(bad.value(), "bad");
         assert_eq!(
             *line,
-            format!("{}=\"bad\": expected {}", bad.name(), bad.accepted())
+            format!("{}=\"bad\": expected {}", bad.name(), bad.expected())
         );
     }
     assert_eq!(format!("{error:?}"), text);
@@ -561,7 +561,7 @@ fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
     assert_eq!(all.len(), NAMES.len());
     for (name, expected) in all {
         let bad = rejected(name, "60 s");
-        assert_eq!(bad.accepted(), expected);
+        assert_eq!(bad.expected(), expected);
         assert_eq!(
             bad.to_string(),
             format!("{name}=\"60 s\": expected {expected}")
@@ -573,7 +573,7 @@ fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
 #[test]
 fn the_values_that_an_error_expects_are_accepted() {
     for name in NAMES {
-        let expected = rejected(name, "bad").accepted();
+        let expected = rejected(name, "bad").expected();
         let quoted = expected.split('"').skip(1).step_by(2);
         let examples = expected.split("such as ").last().into_iter();
         let numbers = examples
@@ -594,7 +594,7 @@ fn the_values_that_an_error_expects_are_accepted() {
 fn a_bad_value_is_readable() {
     let hostile = "a\"b\\\r\n\x1b[31m\u{7f}\u{202e}\u{2028}é";
     let bad = rejected("WS_PRESET", hostile);
-    assert_eq!(bad.held(), hostile);
+    assert_eq!(bad.value(), hostile);
     let line = bad.to_string();
     assert!(
         line.starts_with(r#"WS_PRESET="a\"b\\\r\n\u{1b}[31m\u{7f}\u{202e}\u{2028}é": expected "#),
@@ -604,13 +604,13 @@ fn a_bad_value_is_readable() {
     for filler in ["9", "é", "€", "😀"] {
         for length in [79, 80] {
             let text = filler.repeat(length);
-            assert_eq!(rejected("WS_JITTER", &text).held(), text);
+            assert_eq!(rejected("WS_JITTER", &text).value(), text);
         }
         for length in [81, 82, 10_000] {
             // After one byte, the cut falls inside a character if it counts bytes.
             let text = String::from("x") + &filler.repeat(length - 1);
             let expected = String::from("x") + &filler.repeat(79) + "…";
-            assert_eq!(rejected("WS_JITTER", &text).held(), expected);
+            assert_eq!(rejected("WS_JITTER", &text).value(), expected);
         }
     }
 }
@@ -630,7 +630,7 @@ fn the_last_of_a_name_counts() {
     assert_eq!(last("bad", "2"), Ok(Some(Duration::from_secs(2))));
     let error = last("2", "bad").unwrap_err();
     assert_eq!(error.variables().len(), 1);
-    assert_eq!(error.variables()[0].held(), "bad");
+    assert_eq!(error.variables()[0].value(), "bad");
 }
 
 #[test]
@@ -745,7 +745,7 @@ fn invalid_utf8_is_an_error_in_a_value_and_a_warning_in_a_name() {
         let error = TimeoutConfig::from_vars([(name, text(b"1\xff"))]).unwrap_err();
         assert_eq!(error.variables().len(), 1);
         assert_eq!(error.variables()[0].name(), name);
-        assert_eq!(error.variables()[0].held(), "1\u{fffd}");
+        assert_eq!(error.variables()[0].value(), "1\u{fffd}");
     }
     let vars = [
         (text(b"WS_JITTER\xff"), text(b"\xff")),
@@ -863,7 +863,7 @@ fn from_env_reads_the_environment() {
             let held: Vec<_> = error
                 .variables()
                 .iter()
-                .map(|bad| (bad.name(), bad.held()))
+                .map(|bad| (bad.name(), bad.value()))
                 .collect();
             assert_eq!(held, [("WS_PING_INTERVAL", ""), ("WS_JITTER", "bad")]);
         }

@@ -80,8 +80,8 @@ pub(crate) fn check(data: &[u8]) {
             assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
             for bad in error.variables() {
                 let held = given[OsStr::new(bad.name())].to_string_lossy();
-                let begin = bad.held().strip_suffix('…').unwrap_or(bad.held());
-                assert!(held == bad.held() || held.starts_with(begin));
+                let begin = bad.value().strip_suffix('…').unwrap_or(bad.value());
+                assert!(held == bad.value() || held.starts_with(begin));
             }
         }
     }
