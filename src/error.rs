@@ -67,7 +67,7 @@ pub struct PeerClose {
 #[non_exhaustive]
 pub enum CloseHandshake {
     /// The closing handshake is in progress.
-    UnderWay,
+    InProgress,
     /// The peer answered our Close frame.
     Answered,
     /// The peer did not answer our Close frame within `close_timeout`, or disconnected without an
@@ -273,7 +273,7 @@ impl std::error::Error for Verdict {}
 impl fmt::Display for CloseHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::UnderWay => "closing",
+            Self::InProgress => "closing",
             Self::Answered => "close answered",
             Self::Unanswered => "close unanswered",
             Self::Sent => "dropped after a Close frame",

@@ -190,7 +190,7 @@ pub enum Report<'a> {
         /// The verdict, if the policy ended it.
         verdict: Option<&'a Verdict>,
         /// Whether this side began the closing handshake.
-        begun_here: bool,
+        started_locally: bool,
         /// The code of the program's Close frame; `None` if it sent none, or one without a code.
         close_code: Option<u16>,
         /// The peer's Close frame, if one was received.

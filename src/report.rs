@@ -40,8 +40,8 @@ pub(crate) fn send(link: Option<&Link>, label: Option<&str>, report: &Report<'_>
     }
 }
 
-/// Logs the limits of a server, and the settings among them that are probably mistakes, unless this
-/// process has logged them. A router layers them for each of its routes.
+/// Logs the limits of a server, and the settings among them that are probably mistakes, once per
+/// process: a router may apply the same configuration to many routes.
 pub(crate) fn limits(config: &TimeoutConfig) {
     static LOGGED: Mutex<Vec<TimeoutConfig>> = Mutex::new(Vec::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +57,7 @@ pub(crate) fn limits(config: &TimeoutConfig) {
     }
 }
 
-/// Logs variables that mean no setting: `warn` if one is probably misspelled, else `info`.
+/// Logs variables that name no setting: `warn` if one is probably misspelled, else `info`.
 pub(crate) fn unknown_variables(unknown: &[UnknownVariable]) {
     for variable in unknown {
         let level = match variable.nearest() {
@@ -71,15 +71,10 @@ pub(crate) fn unknown_variables(unknown: &[UnknownVariable]) {
 
 /// The default observer: one line of the `log` crate for each report.
 ///
-/// The target is `ws_timeout`. A verdict is `warn`, or `info` if it was planned (a lifetime, a
-/// drain). The end of a connection with a verdict or that the program closed with a code other than
-/// 1000 and 1001, resumes, errors, and sockets that the program dropped are `info`. Reports of
-/// healthy connections are `debug`: opened, pings, pongs, graces, closed by either side.
-///
 /// A line is the connection's label, a colon and the report's `Display`. The
-/// [crate's documentation](crate#the-log) lists the key-values.
+/// [crate's documentation](crate#the-log) lists the levels and the key-values.
 ///
-/// Your own observer can call it to keep the log; see [`Observer`].
+/// To keep the log, call it from your own observer; see [`Observer`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Log;
 
@@ -109,7 +104,7 @@ pub(crate) const fn level(report: &Report<'_>) -> Level {
         // Usual ends: the peer closed, or the program did without a complaint about the peer.
         Report::Closed {
             verdict: None,
-            begun_here: false,
+            started_locally: false,
             ..
         }
         | Report::Closed {
@@ -279,7 +274,7 @@ impl fmt::Display for Report<'_> {
             }
             Self::Grace { status } => write!(
                 f,
-                "this process was late, so the peer gets a grace: {status}"
+                "this process stalled, so the peer gets a grace: {status}"
             ),
             Self::Resumed { suspended } => write!(
                 f,
@@ -293,7 +288,7 @@ impl fmt::Display for Report<'_> {
             Self::Verdict { verdict, .. } => verdict.fmt(f),
             Self::Closed {
                 verdict,
-                begun_here,
+                started_locally,
                 close_code,
                 peer_close,
                 status,
@@ -302,12 +297,12 @@ impl fmt::Display for Report<'_> {
                 if let Some(verdict) = verdict {
                     return write!(f, ": {}, {}", verdict.reason, verdict.close_handshake);
                 }
-                if begun_here {
+                if started_locally {
                     write!(f, " by this side {},", WithCode(close_code))?;
                 }
                 match peer_close {
                     Some(PeerClose { code }) => {
-                        let peer = if begun_here {
+                        let peer = if started_locally {
                             "the peer answered"
                         } else {
                             "by the peer"
@@ -326,7 +321,7 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// The code of a Close frame, as the end of a phrase.
+/// Writes `with code 1000` or `without a code`.
 struct WithCode(Option<u16>);
 
 impl fmt::Display for WithCode {
@@ -382,8 +377,8 @@ impl<T: fmt::Display> fmt::Display for OneLine<T> {
     }
 }
 
-/// Whether this is a control character, a line or paragraph separator, or a mark that reorders
-/// text.
+/// Returns whether this is a control character, a line or paragraph separator, or a bidirectional
+/// formatting character.
 fn is_unsafe(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -2,8 +2,8 @@
 //!
 //! [`Tracing`] itself has no state. The [`Link`](crate::socket::Link) of a connection keeps its
 //! span, so that connections of several `Timeouts` with equal numbers do not share one. The link
-//! closes the span however the connection ends. The last report cannot: it may not reach us, since
-//! the program's own observer may pass on only some.
+//! closes the span however the connection ends. The last report cannot close it: the program's own
+//! observer may not forward every report.
 
 use std::boxed::Box;
 use std::hash::{Hash, Hasher};
@@ -35,7 +35,7 @@ use crate::report::{Fields, TARGET, level};
 /// | `reason` | recorded at the end: the name of the limit that ended the connection, such as `idle_timeout`, or without a verdict the last event: `closed`, `dropped`, `receive_error` or `handshake_error` |
 ///
 /// Several [`Timeouts`](crate::Timeouts) can share this observer: their connections have separate
-/// spans, even if their numbers are equal. Your own observer can call it to keep spans and events;
+/// spans, even if their numbers are equal. To keep spans and events, call it from your own observer;
 /// see [`Observer`].
 ///
 /// ```
@@ -53,7 +53,7 @@ use crate::report::{Fields, TARGET, level};
 /// assert!(socket.recv().await.is_err());
 /// // WARN chat{room=3}:websocket{id=1 label="user 7"}: ws_timeout: closing: idle_timeout:
 /// //   received nothing for 60.015 s (limit 60 s); …
-/// //   event="verdict" label="user 7" id=1 limit="idle_timeout" allowed_ms=60000 age_ms=60015 code=1001
+/// //   event="verdict" label="user 7" id=1 reason="idle_timeout" limit_ms=60000 age_ms=60015 code=1001
 /// # Ok(())
 /// # }
 /// ```

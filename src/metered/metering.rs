@@ -74,7 +74,7 @@ impl Metering {
 
     /// Returns whether bytes have arrived that were not reported to the policy.
     #[inline]
-    pub(crate) fn has_news(&self) -> bool {
+    pub(crate) fn has_unreported(&self) -> bool {
         if self.is_tls() {
             self.total() != self.partial || self.read() != self.reported_read
         } else {
@@ -82,12 +82,12 @@ impl Metering {
         }
     }
 
-    /// Does the same as [`Self::news`] while there may be more to read, so that the bytes may
+    /// Does the same as [`Self::take_unreported`] while there may be more to read, so that the bytes may
     /// belong to a whole message. They count towards an incomplete message if there is one,
     /// otherwise only as proof of life.
-    pub(crate) fn news_of_begun(&mut self) -> Option<Event> {
+    pub(crate) fn take_unreported_while_unread(&mut self) -> Option<Event> {
         if self.partial > 0 {
-            return self.news();
+            return self.take_unreported();
         }
         let has_read = self.read() != self.reported_read;
         self.reported_read = self.read();
@@ -96,7 +96,7 @@ impl Metering {
 
     /// Returns the event for the bytes that have arrived, if any. TLS bytes that are part of no
     /// message are proof of life, like a pong.
-    pub(crate) fn news(&mut self) -> Option<Event> {
+    pub(crate) fn take_unreported(&mut self) -> Option<Event> {
         let total = self.total();
         if total == 0 {
             self.began = self.count();

@@ -20,7 +20,7 @@ use super::wakers::AlarmWaker;
 use crate::time::{Timestamp, saturating_nanos};
 use crate::timer::{Timer, within_a_day};
 
-/// How long to wait for the next turn of the reactor.
+/// The time to allow for the next turn of the reactor.
 const REACTOR_TURN: Duration = Duration::from_millis(1);
 
 /// A timer that only ever moves nearer.
@@ -88,7 +88,7 @@ impl<T: Timer> Alarm<T> {
         self.last_fire
     }
 
-    /// Whether it has fired since a read last found nothing.
+    /// Returns whether the timer has fired since a read last found nothing.
     #[inline]
     pub(super) fn has_fired(&self) -> bool {
         self.fired
@@ -110,7 +110,7 @@ impl<T: Timer> Alarm<T> {
         &self.waker
     }
 
-    /// Whether the timer may have fired since it was last polled.
+    /// Returns whether the timer may have fired since it was last polled.
     #[inline]
     pub(super) fn may_have_fired(&self) -> bool {
         self.waker.was_woken()

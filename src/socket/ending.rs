@@ -31,7 +31,7 @@ where
         status: Option<Status>,
         cx: &Context<'_>,
     ) {
-        self.give_verdict(now, reason, CloseHandshake::UnderWay, status);
+        self.give_verdict(now, reason, CloseHandshake::InProgress, status);
         self.outbox.queue_close(self.close_frame(reason));
         self.flush_before_deciding(cx);
         self.wakers.wake_writer();
@@ -202,7 +202,7 @@ where
     fn report_end(&self, now: Timestamp) {
         self.report(Report::Closed {
             verdict: self.teardown.verdict(),
-            begun_here: self.outbox.is_closing(),
+            started_locally: self.outbox.is_closing(),
             close_code: self.teardown.close_code(),
             peer_close: self.teardown.peer_close().as_ref(),
             status: &self.status_at(now),

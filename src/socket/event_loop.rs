@@ -140,7 +140,7 @@ where
     /// Runs steps 3 to 6 of a pass that found nothing to read.
     fn on_input_drained(&mut self, cx: &mut Context<'_>) {
         let nothing_waits = !self.alarm.has_fired() && !self.outbox.has_pending_writes();
-        if !self.needs_poll && nothing_waits && !self.has_partial_news() {
+        if !self.needs_poll && nothing_waits && !self.has_unreported_bytes() {
             return;
         }
         let now = self.alarm.now();
@@ -150,8 +150,8 @@ where
             self.probe_after_suspension(now);
         }
         match drained {
-            true => self.observe_news(now),
-            false => self.observe_news_of_begun(now),
+            true => self.observe_unreported(now),
+            false => self.observe_unreported_while_unread(now),
         }
         self.flush_before_deciding(cx);
         if self.needs_poll {

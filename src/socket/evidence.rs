@@ -70,23 +70,26 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     }
 
     /// Reports the bytes that have arrived of an incomplete message.
-    pub(super) fn observe_news(&mut self, now: Timestamp) {
-        if let Some(event) = self.metering().and_then(Metering::news) {
+    pub(super) fn observe_unreported(&mut self, now: Timestamp) {
+        if let Some(event) = self.metering().and_then(Metering::take_unreported) {
             self.observe(now, event);
         }
     }
 
-    /// The same while there may be more to read.
-    pub(super) fn observe_news_of_begun(&mut self, now: Timestamp) {
-        if let Some(event) = self.metering().and_then(Metering::news_of_begun) {
+    /// Reports the bytes that have arrived while there may be more to read.
+    pub(super) fn observe_unreported_while_unread(&mut self, now: Timestamp) {
+        if let Some(event) = self
+            .metering()
+            .and_then(Metering::take_unreported_while_unread)
+        {
             self.observe(now, event);
         }
     }
 
     /// Advances the horizon after a pass that tried every write.
     ///
-    /// The tries prove nothing if the runtime has stopped the task: once a task has used its budget
-    /// for this turn, tokio returns `Pending` to everything.
+    /// The tries prove nothing if the task has used its budget: tokio then returns `Pending` to every
+    /// read and write.
     pub(super) fn advance_horizon(&mut self, now: Timestamp, input: Input) {
         let drained = input == Input::Drained;
         // The peer's Close frame may be behind what was read, so only reads are evidence against a
@@ -97,7 +100,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
             let covered = metering.covered();
             let Answers { no_input, no_room } = metering.answers();
             if no_input {
-                self.observe_news_of_begun(now);
+                self.observe_unreported_while_unread(now);
                 self.horizon.read = self.horizon.read.max(covered);
             }
             if no_room || !writes {

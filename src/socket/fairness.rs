@@ -42,7 +42,7 @@ where
             }
             // A verdict on the peer's silence requires reading everything that it has sent.
             if self.policy.silence_has_expired(now) {
-                self.outbox.forget_owed();
+                self.outbox.forget_unflushed_replies();
             }
             if self.outbox.is_choked() && self.inner.is_some() {
                 return Poll::Pending;

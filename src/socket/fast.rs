@@ -149,7 +149,7 @@ where
         self.calm_until.is_some()
             && driver.wakers.knows_reader(cx)
             && !driver.outbox.has_pending_writes()
-            && !(driver.options.is_some() && driver.has_partial_news())
+            && !(driver.options.is_some() && driver.has_unreported_bytes())
     }
 
     #[inline]

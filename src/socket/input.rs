@@ -39,7 +39,7 @@ where
             MessageKind::Ping(payload) => {
                 self.on_control_frame(now, payload.len());
                 self.observe(now, Event::Ping);
-                self.outbox.on_queued_inside(payload.len());
+                self.outbox.on_inner_reply_queued(payload.len());
                 if self.outbox.is_choked() {
                     self.reads_left = 0;
                 }
@@ -83,7 +83,7 @@ where
         match heartbeat {
             Heartbeat::Ping => {
                 self.observe(now, Event::Ping);
-                self.outbox.on_reply_queued();
+                self.outbox.on_heartbeat_reply_queued();
             }
             Heartbeat::Pong(Some(id)) if self.policy.awaits_pong(id) => self.on_pong(now, Some(id)),
             Heartbeat::Pong(_) => self.observe(now, Event::Ping),
@@ -115,8 +115,8 @@ where
 
     /// Returns whether bytes of an incomplete message have arrived that were not reported.
     #[inline(never)]
-    pub(super) fn has_partial_news(&mut self) -> bool {
+    pub(super) fn has_unreported_bytes(&mut self) -> bool {
         self.metering()
-            .is_some_and(|metering| Metering::has_news(metering))
+            .is_some_and(|metering| Metering::has_unreported(metering))
     }
 }

@@ -10,7 +10,7 @@ use std::boxed::Box;
 
 /// How many bytes of pongs may wait for a peer that does not read them before the socket stops
 /// reading too.
-const MAX_OWED: usize = 256 << 10;
+const MAX_UNFLUSHED_REPLIES: usize = 256 << 10;
 
 /// The queue of writes.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Outbox<M> {
     ping: bool,
     close: CloseFrame<M>,
     /// Bytes of control frames that the inner sink itself has queued and not flushed.
-    owed: usize,
+    unflushed_replies: usize,
     /// Whether the inner sink failed, and nothing can be sent any more.
     broken: bool,
     /// Whether the current drain has yet to flush.
@@ -86,7 +86,7 @@ impl<M> Outbox<M> {
             },
             ping: false,
             close: CloseFrame::None,
-            owed: 0,
+            unflushed_replies: 0,
             broken: false,
             must_flush: false,
             refusals: 0,
@@ -173,7 +173,7 @@ impl<M> Outbox<M> {
     /// Records that the inner sink is flushed. Returns the kinds of messages that were sent.
     pub(super) fn on_flushed(&mut self) -> Buffered {
         self.must_flush = false;
-        self.owed = 0;
+        self.unflushed_replies = 0;
         if matches!(self.close, CloseFrame::Written) {
             self.close = CloseFrame::Flushed;
         }
@@ -228,27 +228,28 @@ impl<M> Outbox<M> {
 
     /// Records that the inner sink itself has queued a control frame with a payload of this many
     /// bytes: the pong to a ping, or the reply to a Close.
-    pub(super) fn on_queued_inside(&mut self, payload: usize) {
+    pub(super) fn on_inner_reply_queued(&mut self, payload: usize) {
         const MOST_OF_A_HEADER: usize = 6;
         self.buffered.control = true;
-        self.owed = self.owed.saturating_add(MOST_OF_A_HEADER + payload);
+        self.unflushed_replies = self
+            .unflushed_replies
+            .saturating_add(MOST_OF_A_HEADER + payload);
     }
 
     /// Records that the transport has accepted `bytes` of the inner sink's buffer.
     pub(super) fn on_progress(&mut self, bytes: u64) {
-        self.owed = self
-            .owed
-            .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.unflushed_replies = self.unflushed_replies.saturating_sub(bytes);
     }
 
     /// Allows the socket to read as much again from a peer that does not read.
-    pub(super) fn forget_owed(&mut self) {
-        self.owed = 0;
+    pub(super) fn forget_unflushed_replies(&mut self) {
+        self.unflushed_replies = 0;
     }
 
     /// Records that the layer below has queued a reply, which may take the place that the inner
     /// sink has reserved.
-    pub(super) fn on_reply_queued(&mut self) {
+    pub(super) fn on_heartbeat_reply_queued(&mut self) {
         self.inner_ready = false;
         self.buffered.control = true;
     }
@@ -271,7 +272,7 @@ impl<M> Outbox<M> {
     pub(super) fn on_peer_close(&mut self) -> bool {
         self.ping = false;
         self.take_close();
-        self.on_queued_inside(2);
+        self.on_inner_reply_queued(2);
         self.displaced.take().is_some()
     }
 
@@ -280,7 +281,7 @@ impl<M> Outbox<M> {
         self.broken = true;
         self.displaced = None;
         self.buffered = Buffered::default();
-        self.owed = 0;
+        self.unflushed_replies = 0;
         self.ping = false;
     }
 
@@ -299,7 +300,7 @@ impl<M> Outbox<M> {
 
     /// Returns whether the peer has made the inner sink queue too much that it does not read.
     pub(super) fn is_choked(&self) -> bool {
-        self.owed > MAX_OWED
+        self.unflushed_replies > MAX_UNFLUSHED_REPLIES
     }
 
     pub(super) fn buffered(&self) -> Buffered {

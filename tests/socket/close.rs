@@ -45,7 +45,7 @@ async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_continue() {
     let verdict = timed_out(sink.send(Message::text("too late")).await);
     assert_eq!(
         (verdict.reason, verdict.close_handshake),
-        (CloseReason::ConnectionTimeout, CloseHandshake::UnderWay)
+        (CloseReason::ConnectionTimeout, CloseHandshake::InProgress)
     );
     client
         .send(Message::text("still on its way"))

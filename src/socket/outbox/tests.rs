@@ -67,7 +67,7 @@ fn writes_are_sent_in_order() {
                     }
                 }
                 Call::Ping if !closed && !broken => outbox.queue_ping(),
-                Call::Reply if !closed && !broken => outbox.on_reply_queued(),
+                Call::Reply if !closed && !broken => outbox.on_heartbeat_reply_queued(),
                 Call::Close if !peer_closed => outbox.queue_close(Sent::Close),
                 Call::PeerClose => {
                     peer_closed = true;
@@ -181,7 +181,7 @@ fn a_queued_reply_takes_the_promised_place() {
     let mut outbox = Outbox::<Sent>::new();
     outbox.on_room();
     assert!(outbox.has_place());
-    outbox.on_reply_queued();
+    outbox.on_heartbeat_reply_queued();
     assert!(!outbox.has_place());
     assert!(outbox.has_unprompted_writes());
 }
