@@ -231,6 +231,8 @@ pub use timer::Timer;
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
 
+/// The specification: what the policy decides, and when.
+///
 #[cfg(doc)]
 #[doc = include_str!("../docs/SPEC.md")]
 pub mod spec {}
@@ -238,6 +240,8 @@ pub mod spec {}
 // Not for doctests: `tests/guide.rs` compiles and runs the guide's programs with their
 // dependencies.
 #[cfg(all(doc, not(doctest)))]
+/// The guide: complete servers, choosing the numbers, verdicts, TLS, shutdown, metrics and tests.
+///
 #[doc = include_str!("../docs/GUIDE.md")]
 pub mod guide {}
 
