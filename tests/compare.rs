@@ -1,12 +1,12 @@
-//! Three servers, and peers that misbehave: what `timeout(next())`, `interval` with `select!`, and
-//! this crate do about them.
+//! Compares three servers: what `timeout(next())`, `interval` with `select!`, and this crate do
+//! about peers that misbehave, and about healthy ones.
 //!
 //! ```text
 //! cargo run --example compare
 //! ```
 //!
-//! Prints the table of the README: when each server ends the connection, and in bold what it should
-//! not do. Real WebSockets run on simulated time, so it takes a few seconds. Each server echoes,
+//! Prints the table of the README: when each server ends the connection, with undesirable outcomes
+//! in bold. Real WebSockets run on simulated time, so it takes a few seconds. Each server echoes,
 //! and closes the connection when it receives `bye`. A peer may be silent for 60 s, and the servers
 //! that ping do so every 25 s.
 
@@ -291,7 +291,9 @@ async fn shared_sink(stream: DuplexStream, server: Server) -> Result<(), Failure
         let mut ticks = interval(PING_INTERVAL);
         loop {
             tokio::select! {
-                message = timeout(SILENCE, stream.next()) => if !matches!(message, Ok(Some(Ok(_)))) { break },
+                message = timeout(SILENCE, stream.next()) => {
+                    if !matches!(message, Ok(Some(Ok(_)))) { break }
+                }
                 _ = ticks.tick(), if server == Server::Interval => {
                     if send(&pings, PING).await.is_err() { break }
                 }
