@@ -1,4 +1,4 @@
-//! Metrics of a server: an observer that counts, and `/metrics` in the text format of Prometheus.
+//! Metrics of a server: an observer that counts with the crate `prometheus`, and `/metrics`.
 //!
 //! ```text
 //! cargo run --example metrics
@@ -7,85 +7,78 @@
 //! Runs an echo server on a free port, serves its metrics on another, and prints both addresses.
 //! The limits come from the environment, and the log still says why connections end.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use env_logger::Env;
+use prometheus::{Histogram, IntCounterVec, PullingGauge, TextEncoder};
+use prometheus::{register_histogram, register_int_counter_vec};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::accept_async_with_config;
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::open;
 use ws_timeout::{Connection, Log, Metered, Observer, Report, Timeouts};
 
-const TYPES: &str = "# TYPE ws_connections gauge\n# TYPE ws_reports_total counter\n\
-                     # TYPE ws_verdicts_total counter\n# TYPE ws_rtt_seconds histogram\n";
-
-/// The upper bounds of the histogram, in seconds.
-const BUCKETS: [f64; 5] = [0.001, 0.01, 0.1, 1.0, 10.0];
-
-/// The value of each series, by its name and labels as `/metrics` shows them.
-#[derive(Default)]
-struct Metrics(Mutex<BTreeMap<String, f64>>);
-
-impl Observer for Metrics {
-    fn report(&self, _: &Connection<'_>, report: &Report<'_>) {
-        let mut series = self.lock();
-        let mut add = |name: String, value| *series.entry(name).or_default() += value;
-        let name = report.name();
-        add(format!("ws_reports_total{{report=\"{name}\"}}"), 1.0);
-        match report {
-            Report::Verdict { verdict, .. } => {
-                let reason = verdict.reason.name();
-                add(format!("ws_verdicts_total{{reason=\"{reason}\"}}"), 1.0);
-            }
-            Report::Pong { rtt: Some(rtt), .. } => {
-                let rtt = rtt.latest.as_secs_f64();
-                for bound in BUCKETS {
-                    let name = format!("ws_rtt_seconds_bucket{{le=\"{bound}\"}}");
-                    add(name, f64::from(rtt <= bound));
-                }
-                add("ws_rtt_seconds_bucket{le=\"+Inf\"}".to_owned(), 1.0);
-                add("ws_rtt_seconds_count".to_owned(), 1.0);
-                add("ws_rtt_seconds_sum".to_owned(), rtt);
-            }
-            _ => {}
-        }
-    }
+struct Metrics {
+    reports: IntCounterVec,
+    verdicts: IntCounterVec,
+    rtt: Histogram,
 }
 
 impl Metrics {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, f64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            reports: register_int_counter_vec!("ws_reports_total", "Reports.", &["report"])?,
+            verdicts: register_int_counter_vec!("ws_verdicts_total", "Verdicts.", &["reason"])?,
+            rtt: register_histogram!("ws_rtt_seconds", "Round-trip times.")?,
+        })
+    }
+}
+
+impl Observer for Metrics {
+    fn report(&self, _: &Connection<'_>, report: &Report<'_>) {
+        self.reports.with_label_values(&[report.name()]).inc();
+        match report {
+            Report::Verdict { verdict, .. } => {
+                let reason = verdict.reason.name();
+                self.verdicts.with_label_values(&[reason]).inc();
+            }
+            Report::Pong { rtt: Some(rtt), .. } => self.rtt.observe(rtt.latest.as_secs_f64()),
+            _ => {}
+        }
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
-    let metrics = Arc::new(Metrics::default());
-    let timeouts = Timeouts::from_env()?.with_observer((Log, metrics.clone()));
+    let timeouts = Timeouts::from_env()?.with_observer((Log, Metrics::new()?));
+    let listed = timeouts.clone();
+    let open = Box::new(move || listed.len() as f64);
+    let open = PullingGauge::new("ws_connections", "Open connections.", open)?;
+    prometheus::register(Box::new(open))?;
 
     let sockets = TcpListener::bind("127.0.0.1:0").await?;
     let pages = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on ws://{}", sockets.local_addr()?);
     println!("metrics on http://{}/metrics", pages.local_addr()?);
     loop {
-        tokio::select! {
-            accepted = sockets.accept() => {
-                let (tcp, peer) = accepted?;
+        let accepted = tokio::select! {
+            accepted = sockets.accept() => accepted.map(|(tcp, peer)| {
                 tokio::spawn(converse(tcp, peer, timeouts.clone()));
-            }
-            accepted = pages.accept() => {
-                let answer = answer(accepted?.0, metrics.clone(), timeouts.clone());
-                tokio::spawn(timeout(Duration::from_secs(5), answer));
-            }
+            }),
+            accepted = pages.accept() => accepted.map(|(tcp, _)| {
+                tokio::spawn(timeout(Duration::from_secs(5), answer(tcp)));
+            }),
+        };
+        if let Err(error) = accepted {
+            // With too many open files, some must close first.
+            log::error!("accept: {error}");
+            sleep(Duration::from_millis(100)).await;
         }
     }
 }
@@ -107,23 +100,14 @@ async fn converse(tcp: TcpStream, peer: SocketAddr, timeouts: Timeouts) {
     }
 }
 
-/// Answers one HTTP request. A web framework does this in a route.
-async fn answer(mut tcp: TcpStream, metrics: Arc<Metrics>, timeouts: Timeouts) -> io::Result<()> {
+/// Answers any HTTP request with the metrics. A web framework does this in a route.
+async fn answer(mut tcp: TcpStream) -> io::Result<()> {
     let (reader, mut writer) = tcp.split();
-    let mut request = BufReader::new(reader.take(8192));
-    let mut head = String::new();
-    while request.read_line(&mut head).await? > 0 && !head.ends_with("\r\n\r\n") {}
-
-    let (mut status, mut page) = ("404 Not Found", String::new());
-    if head.starts_with("GET /metrics ") {
-        status = "200 OK";
-        page = format!("{TYPES}ws_connections {}\n", timeouts.len());
-        for (name, value) in metrics.lock().iter() {
-            let _ = writeln!(page, "{name} {value}");
-        }
-    }
-    let head = "Content-Type: text/plain; version=0.0.4\r\nConnection: close";
-    let answer = format!("HTTP/1.1 {status}\r\n{head}\r\n\r\n{page}");
+    let mut head = BufReader::new(reader.take(8192)).lines();
+    while head.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+    let page = TextEncoder::new().encode_to_string(&prometheus::gather());
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close";
+    let answer = format!("{head}\r\n\r\n{}", page.map_err(io::Error::other)?);
     writer.write_all(answer.as_bytes()).await?;
     writer.shutdown().await
 }

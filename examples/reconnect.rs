@@ -1,38 +1,35 @@
 //! A client that reconnects, with the delays of the crate `backon`.
 //!
 //! ```text
-//! cargo run --example reconnect
+//! cargo run --example echo -- --addr 127.0.0.1:8080
+//! WS_PRESET=client cargo run --example reconnect -- ws://127.0.0.1:8080
 //! ```
 //!
 //! `ws-timeout` says how a connection ended; [`run`] decides whether and when to open the next.
-//! Copy [`run`] and [`converse`].
+//! Stop the server and start it again to see the delays. The limits come from the environment.
 
-use std::error::Error as StdError;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ConstantBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
-use tokio_tungstenite::{WebSocketStream, accept_async, client_async_with_config, tungstenite};
+use futures_util::TryFutureExt;
+use tokio::time::sleep;
+use tokio_tungstenite::{connect_async_with_config, tungstenite};
 use tungstenite::Message;
-use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use ws_timeout::message::tungstenite_config;
 use ws_timeout::runtime::tokio::open;
 use ws_timeout::{Error, TimeoutConfig, Timeouts};
 
-type Failure = Box<dyn StdError + Send + Sync>;
+type Failure = Box<dyn std::error::Error>;
 
-/// The delays after failures, short for this example. Up to a minute is usual.
+/// The delays after failures.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
-    .with_max_delay(Duration::from_secs(1))
+    .with_max_delay(Duration::from_secs(60))
     .with_max_times(10);
 
-/// The delay while the server restarts, random so that its clients do not all return at once. The
-/// registry of close codes recommends 5 to 30 seconds.
+/// The delay while the server restarts, random so that its clients do not all return at once. It is
+/// short for this example: the registry of close codes recommends 5 to 30 seconds.
 const RESTART: ConstantBuilder = ConstantBuilder::new()
     .with_jitter()
     .with_delay(Duration::from_millis(100));
@@ -42,23 +39,19 @@ const HEALTHY: Duration = Duration::from_millis(500);
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let config = TimeoutConfig::builder()
-        .ping_interval(Duration::from_millis(200))
-        .pong_timeout(Duration::from_secs(1))
-        .build()?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(serve(listener));
-    run(address, &Timeouts::new(config)).await?;
+    let url = std::env::args().nth(1);
+    let url = url.ok_or("usage: reconnect ws://HOST:PORT")?;
+    let timeouts = Timeouts::new(TimeoutConfig::from_env()?.config);
+    run(&url, &timeouts).await?;
     println!("the server is done");
     Ok(())
 }
 
 /// Connects again until the server is done or refuses.
-async fn run(server: SocketAddr, timeouts: &Timeouts) -> Result<(), Failure> {
+async fn run(url: &str, timeouts: &Timeouts) -> Result<(), Failure> {
     let mut delays = BACKOFF.build();
     loop {
-        let end = converse(server, timeouts, &mut delays).await;
+        let end = converse(url, timeouts, &mut delays).await;
         let restarts = matches!(end, Ok(Some(1012)));
         match end {
             Ok(Some(1000)) => return Ok(()),
@@ -88,17 +81,13 @@ async fn run(server: SocketAddr, timeouts: &Timeouts) -> Result<(), Failure> {
 /// Runs one connection, and returns the code of the server's Close frame. If the connection was
 /// healthy, the delays start again.
 async fn converse(
-    server: SocketAddr,
+    url: &str,
     timeouts: &Timeouts,
     delays: &mut ExponentialBackoff,
 ) -> Result<Option<u16>, Error<tungstenite::Error>> {
-    // With a host name and TLS: `connect_async_with_config`, likewise.
-    let handshake = async {
-        let tcp = TcpStream::connect(server).await?;
-        let sizes = Some(tungstenite_config());
-        let (socket, _) = client_async_with_config("ws://localhost/", tcp, sizes).await?;
-        Ok(socket)
-    };
+    // To add a meter, connect as the example `client` does.
+    let handshake = connect_async_with_config(url, Some(tungstenite_config()), true);
+    let handshake = handshake.map_ok(|(socket, _)| socket);
     let mut socket = open(timeouts, handshake).await?;
     let end = loop {
         match socket.recv().await {
@@ -118,27 +107,4 @@ async fn converse(
         (Ok(_) | Err(Error::Socket(_)), Some(close)) => Ok(close.code),
         (end, _) => end,
     }
-}
-
-/// Falls silent on the first connection, resets the second, restarts during the third, and says
-/// that it is done on the fourth.
-async fn serve(listener: TcpListener) -> Result<(), Failure> {
-    let _silent = accept(&listener).await?;
-    // With a linger time of zero, the kernel sends a reset.
-    accept(&listener).await?.get_ref().set_zero_linger()?;
-    for code in [CloseCode::Restart, CloseCode::Normal] {
-        let mut socket = accept(&listener).await?;
-        socket.send(Message::text("hello")).await?;
-        // While it reads, it answers pings.
-        let _ = timeout(2 * HEALTHY, socket.by_ref().count()).await;
-        let reason = "".into();
-        socket.close(Some(CloseFrame { code, reason })).await?;
-        socket.count().await;
-    }
-    Ok(())
-}
-
-async fn accept(listener: &TcpListener) -> Result<WebSocketStream<TcpStream>, Failure> {
-    let (tcp, _) = listener.accept().await?;
-    Ok(accept_async(tcp).await?)
 }

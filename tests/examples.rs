@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,10 +12,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tungstenite::{Message, WebSocket};
 
 /// How long a program may take to do something.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Limits with which a silent peer is detected within a second and a half.
+const OFTEN: [(&str, &str); 2] = [("WS_PING_INTERVAL", "0.3"), ("WS_PONG_TIMEOUT", "1")];
+
+/// The reason in the Close frame that ends the connection of a silent peer.
+const PONG_TIMEOUT: &str = "a ping was not answered in time";
 
 // ---- echo ----
 
@@ -435,39 +442,67 @@ fn the_timeline_of_the_documentation_is_what_replay_draws() {
 // ---- bare ----
 
 #[test]
-fn bare_disconnects_a_client_that_stops_answering() {
-    bare_goes_as_expected(Program::start("bare", &[], &[]));
+fn bare_stays_while_the_server_answers_and_leaves_when_it_falls_silent() {
+    let (program, mut socket) = start_client("bare", &OFTEN);
+    echoed_by(&mut socket, "hello");
+    answer_pings(&mut socket, 3);
+    bare_leaves(program, socket);
 }
 
 #[test]
 #[cfg(unix)]
-fn bare_goes_on_after_the_process_was_stopped() {
-    let program = Program::start("bare", &[], &[]);
+fn bare_stays_connected_when_its_process_was_stopped() {
+    let (program, mut socket) = start_client("bare", &OFTEN);
     let id = program.0.id();
     let stop = format!("sleep 0.5; kill -STOP {id}; sleep 1; kill -CONT {id}");
-    let stopped = Command::new("sh").args(["-c", &stop]).status();
-    assert!(stopped.unwrap().success());
-    bare_goes_as_expected(program);
+    let stop = thread::spawn(move || Command::new("sh").args(["-c", &stop]).status());
+    answer_pings(&mut socket, 6);
+    assert!(stop.join().unwrap().unwrap().success());
+    echoed_by(&mut socket, "hello");
+    bare_leaves(program, socket);
 }
 
-fn bare_goes_as_expected(program: Program) {
+/// Reads no more, and so answers no ping.
+fn bare_leaves(program: Program, mut socket: WebSocket<Patient>) {
     let (status, out, err) = wait_for_end(program);
     assert_eq!(status.code(), Some(0), "{out}{err}");
-    let lines: Vec<_> = out.lines().collect();
-    let [.., status, close] = lines[..] else {
-        panic!("{out}");
+    assert_eq!(out, "connected\nended: Ok(PongTimeout)\n");
+    let close = loop {
+        if let Message::Close(close) = socket.read().unwrap() {
+            break close.unwrap();
+        }
     };
-    assert!(
-        status.starts_with("server: aborted (pong_timeout)"),
-        "{out}"
+    assert_eq!(
+        (u16::from(close.code), &*close.reason),
+        (1011, PONG_TIMEOUT)
     );
-    assert!(status.contains("; 4 pings, 3 pongs"), "{out}");
-    let (_, unanswered) = status.split_once("ping unanswered for ").unwrap();
-    let (number, unit) = unanswered.split_once(' ').unwrap();
-    let unit = if unit.starts_with("ms") { 0.001 } else { 1.0 };
-    let unanswered = unit * number.parse::<f64>().unwrap();
-    assert!((0.7..=1.7).contains(&unanswered), "{out}");
-    assert_eq!(close, "client: received the close code Some(1011)");
+}
+
+// ---- fleet_tokio ----
+
+#[test]
+fn fleet_tokio_disconnects_the_silent_and_nobody_else() {
+    let server = Server::start("fleet_tokio", &[], &OFTEN);
+    let lively: Vec<_> = (0..10)
+        .map(|_| {
+            let mut socket = server.connect();
+            socket.send(Message::text("hello")).unwrap();
+            thread::spawn(move || while socket.read().is_ok() {})
+        })
+        .collect();
+    let silent: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for mut socket in silent {
+        let mut received = Vec::new();
+        socket.get_mut().read_to_end(&mut received).unwrap();
+        assert!(received.ends_with(PONG_TIMEOUT.as_bytes()), "{received:?}");
+    }
+    assert!(lively.iter().all(|client| !client.is_finished()));
+    let printed = (0..20).map(|_| server.out.recv_timeout(PATIENCE).unwrap());
+    let printed: Vec<_> = printed.collect();
+    for line in ["received hello", "closing a connection: pong_timeout"] {
+        let count = printed.iter().filter(|printed| *printed == line).count();
+        assert_eq!(count, 10, "{line}: {printed:?}");
+    }
 }
 
 // ---- servers ----
@@ -495,8 +530,7 @@ fn a_server_with_the_one_line_disconnects_a_silent_client() {
 
 #[test]
 fn reconnect_comes_back_until_the_server_is_done() {
-    let (status, out, err) = run("reconnect", &[], &[]);
-    assert_eq!(status.code(), Some(0), "{out}{err}");
+    let out = run_reconnect();
     let mut lines = out.lines();
     let in_order = [
         "ended by a limit: pong_timeout",
@@ -515,7 +549,7 @@ fn reconnect_comes_back_until_the_server_is_done() {
 
 #[test]
 fn reconnect_waits_longer_each_time_but_after_a_good_connection() {
-    let (_, out, _) = run("reconnect", &[], &[]);
+    let out = run_reconnect();
     let waits: Vec<f64> = out
         .lines()
         .filter_map(|line| line.strip_prefix("the next try is in ")?.strip_suffix("ms"))
@@ -527,6 +561,27 @@ fn reconnect_waits_longer_each_time_but_after_a_good_connection() {
     assert!((100.0..=200.0).contains(&first), "{out}");
     assert!((200.0..=400.0).contains(&second), "{out}");
     assert!((100.0..=200.0).contains(&anew), "{out}");
+}
+
+/// Runs `reconnect` against a server that falls silent on the first connection, drops the second,
+/// restarts during the third, and says that it is done on the fourth. Returns what it prints.
+fn run_reconnect() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let program = Program::start("reconnect", &[&url], &OFTEN);
+    let _silent = accept(&listener);
+    drop(accept(&listener));
+    for code in [CloseCode::Restart, CloseCode::Normal] {
+        let mut socket = accept(&listener);
+        socket.send(Message::text("hello")).unwrap();
+        answer_pings(&mut socket, 3);
+        let reason = "".into();
+        socket.close(Some(CloseFrame { code, reason })).unwrap();
+        while socket.read().is_ok() {}
+    }
+    let (status, out, err) = wait_for_end(program);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    out
 }
 
 // ---- split ----
@@ -557,18 +612,11 @@ fn metrics_counts_what_happens_to_connections() {
     let line = server.out.recv_timeout(PATIENCE).unwrap();
     let url = line.strip_prefix("metrics on http://").unwrap();
     let (address, path) = url.split_at(url.find('/').unwrap());
-    let get = |path: &str| {
-        let mut tcp = TcpStream::connect(address).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let page = || {
+        let mut tcp = Patient::new(TcpStream::connect(address).unwrap());
         write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut answer = String::new();
         tcp.read_to_string(&mut answer).unwrap();
-        answer
-    };
-    assert!(get("/").starts_with("HTTP/1.1 404 "));
-
-    let page = || {
-        let answer = get(path);
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         answer
     };
@@ -580,9 +628,7 @@ fn metrics_counts_what_happens_to_connections() {
     };
 
     let mut lively = server.connect();
-    for _ in 0..3 {
-        assert!(lively.read().unwrap().is_ping());
-    }
+    answer_pings(&mut lively, 3);
     // The echo comes after the server has received the three pongs.
     lively.send(Message::text("hello")).unwrap();
     while !lively.read().unwrap().is_text() {}
@@ -900,15 +946,80 @@ impl Server {
         format!("ws://{}/", self.address)
     }
 
-    fn connect(&self) -> WebSocket<TcpStream> {
-        let tcp = TcpStream::connect(&self.address).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    fn connect(&self) -> WebSocket<Patient> {
+        let tcp = Patient::new(TcpStream::connect(&self.address).unwrap());
         let (socket, _) = tungstenite::client("ws://localhost/", tcp).unwrap();
         socket
     }
 
     fn logs(&self, text: &str) {
         wait_for(text, &self.log);
+    }
+}
+
+/// Starts an example that is a client, and accepts its connection.
+fn start_client(name: &str, variables: &[(&str, &str)]) -> (Program, WebSocket<Patient>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let program = Program::start(name, &[&url], variables);
+    (program, accept(&listener))
+}
+
+fn accept(listener: &TcpListener) -> WebSocket<Patient> {
+    let listener = listener.try_clone().unwrap();
+    let (send, receive) = channel();
+    thread::spawn(move || send.send(listener.accept().unwrap().0));
+    let tcp = receive.recv_timeout(PATIENCE).expect("a client in time");
+    tungstenite::accept(Patient::new(tcp)).unwrap()
+}
+
+/// A transport whose reads end after [`PATIENCE`]. A suspension of this process, which interrupts
+/// such a read, does not end them.
+struct Patient(TcpStream);
+
+impl Patient {
+    fn new(tcp: TcpStream) -> Self {
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(tcp)
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        }
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Receives pings, and answers them.
+fn answer_pings(socket: &mut WebSocket<Patient>, pings: usize) {
+    for _ in 0..pings {
+        assert!(socket.read().unwrap().is_ping());
+        socket.flush().unwrap();
+    }
+}
+
+fn echoed_by(socket: &mut WebSocket<Patient>, text: &str) {
+    socket.send(Message::text(text)).unwrap();
+    loop {
+        let message = socket.read().unwrap();
+        if !message.is_ping() {
+            break assert_eq!(message, Message::text(text));
+        }
     }
 }
 

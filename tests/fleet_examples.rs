@@ -96,22 +96,6 @@ fn fleet_mio_disconnects_the_silent_and_nobody_else() {
     assert!(number("pings") >= Some(20 + 20 * 3), "{text}");
 }
 
-#[test]
-fn fleet_tokio_disconnects_the_silent_and_nobody_else() {
-    let output = run("fleet_tokio", &[]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
-    assert_eq!(
-        text.matches(": Some(Abort(PongTimeout))").count(),
-        10,
-        "{text}"
-    );
-    assert!(
-        text.ends_with("\n10 of 10 clients that answer are still connected\n"),
-        "{text}"
-    );
-}
-
 /// Runs an example; cargo has built it with the tests.
 fn run(example: &str, args: &[&str]) -> Output {
     let tests = std::env::current_exe().unwrap();
