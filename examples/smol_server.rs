@@ -40,9 +40,17 @@ fn main() -> Result<(), Failure> {
     })
 }
 
-async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), Failure> {
+async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) {
     loop {
-        let (tcp, peer) = listener.accept().await?;
+        let (tcp, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // With too many open files, some must close first.
+                println!("not accepted: {error}");
+                smol::Timer::after(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         let config = config.clone();
         let connection = async move {
             match converse(tcp, peer, config).await {

@@ -36,9 +36,17 @@ async fn main() -> Result<(), Failure> {
     visit(address).await
 }
 
-async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) -> Result<(), Failure> {
+async fn serve(listener: TcpListener, config: Arc<TimeoutConfig>) {
     loop {
-        let (tcp, peer) = listener.accept().await?;
+        let (tcp, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // With too many open files, some must close first.
+                println!("not accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         let config = config.clone();
         tokio::spawn(async move {
             match converse(tcp, peer, config).await {
