@@ -462,7 +462,16 @@ fn bare_stays_connected_when_its_process_was_stopped() {
     bare_leaves(program, socket);
 }
 
-/// Reads no more, and so answers no ping.
+#[test]
+fn bare_gives_up_a_large_write_that_makes_no_progress() {
+    let (program, mut socket) = start_client("bare", &[]);
+    socket.send(Message::binary(vec![7; 15 << 20])).unwrap();
+    let (status, out, err) = wait_for_end(program);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    assert_eq!(out, "connected\nended: Ok(MessageTimeout)\n");
+}
+
+/// Reads nothing more, and so answers no ping.
 fn bare_leaves(program: Program, mut socket: WebSocket<Patient>) {
     let (status, out, err) = wait_for_end(program);
     assert_eq!(status.code(), Some(0), "{out}{err}");
