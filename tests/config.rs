@@ -171,7 +171,7 @@ fn an_optional_value_can_be_a_constant() {
 }
 
 #[test]
-fn presets_hold_the_six_and_leave_the_rest() {
+fn a_preset_sets_six_limits_and_leaves_the_rest() {
     let six = |config: TimeoutConfig| {
         [
             config.heartbeat_interval(),
@@ -221,7 +221,7 @@ fn presets_hold_the_six_and_leave_the_rest() {
 }
 
 #[test]
-fn a_client_has_no_lifetime_and_the_defaults_otherwise() {
+fn the_client_preset_is_the_defaults_without_a_lifetime() {
     const CLIENT: TimeoutConfig = TimeoutConfig::client();
     let expected = TimeoutConfig::builder().no_connection_timeout();
     assert_eq!(CLIENT, expected.build().unwrap());

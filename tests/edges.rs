@@ -245,7 +245,7 @@ fn a_message_counts_only_while_the_connection_is_open() {
 }
 
 #[test]
-fn nothing_a_nanosecond_before_a_deadline_and_the_verdict_at_it() {
+fn a_deadline_expires_at_its_nanosecond_and_not_before() {
     for row in rows() {
         let (mut policy, deadline) = row.ready(row.config);
         let before = policy.poll(nanoseconds_before(deadline, 1));
@@ -256,7 +256,7 @@ fn nothing_a_nanosecond_before_a_deadline_and_the_verdict_at_it() {
 }
 
 #[test]
-fn unread_rows_wait_for_unread_input() {
+fn deadlines_about_the_peer_wait_for_unread_input() {
     for row in rows() {
         let (mut policy, deadline) = row.ready(row.config);
         policy.observe(deadline, row.last);
@@ -336,7 +336,7 @@ fn without_a_tolerance_a_late_poll_decides() {
 }
 
 #[test]
-fn an_unread_row_begins_no_grace_under_poll_unread() {
+fn poll_unread_begins_no_grace_for_a_deadline_about_the_peer() {
     for row in rows().iter().filter(|row| row.unread) {
         let (mut policy, deadline) = row.ready(row.with_tolerance());
         let late = deadline.checked_add(HOUR).unwrap();
@@ -358,7 +358,7 @@ fn one_grace_covers_all_that_was_overdue_together() {
 }
 
 #[test]
-fn no_grace_begins_while_a_row_that_had_one_is_due_again() {
+fn no_grace_begins_while_a_deadline_that_had_one_is_overdue() {
     let verdict = Action::Abort(CloseReason::MessageTimeout);
     let polls = [TimeoutPolicy::poll, TimeoutPolicy::poll_unread];
     for poll in polls {
@@ -375,7 +375,7 @@ fn no_grace_begins_while_a_row_that_had_one_is_due_again() {
 }
 
 #[test]
-fn switching_the_tolerance_off_ends_a_grace() {
+fn turning_the_tolerance_off_ends_a_grace() {
     let mut policy = waits_for_peer_and_transport();
     assert_eq!(policy.poll(ms(64_000)), idle_until(67_000));
     let without = policy.config().to_builder().no_stall_tolerance();
@@ -433,7 +433,7 @@ fn a_ping_excuses_the_peer_for_the_time_by_which_it_was_late() {
 }
 
 #[test]
-fn a_write_that_left_at_once_excuses_nothing_and_one_that_waited_does() {
+fn only_a_write_that_had_to_wait_excuses_the_peer() {
     for (waited, deadline) in [(false, ms(7_000)), (true, ms(8_000))] {
         let config = off()
             .message_timeout(secs(5))
@@ -479,7 +479,7 @@ fn time_never_runs_backwards() {
 }
 
 #[test]
-fn of_several_drains_or_probes_the_nearest_counts() {
+fn the_nearest_of_several_drains_or_probes_counts() {
     let deadline = |events: &[Event]| {
         let mut policy = TimeoutPolicy::new(off().build().unwrap(), SEED, ms(0));
         for &event in events {
@@ -502,7 +502,7 @@ fn of_several_drains_or_probes_the_nearest_counts() {
 }
 
 #[test]
-fn a_minute_of_pings_may_come_at_once_and_not_a_nanosecond_more() {
+fn a_burst_of_one_minutes_allowance_is_accepted_and_no_more() {
     for (early, flood) in [(0, false), (1, true)] {
         let config = off().max_ping_rate(1).build().unwrap();
         let mut policy = TimeoutPolicy::new(config, SEED, ms(0));

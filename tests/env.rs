@@ -107,7 +107,7 @@ fn nothing_set_gives_the_defaults() {
 }
 
 #[test]
-fn presets_set_the_six() {
+fn each_preset_sets_six_limits() {
     let presets = [
         ("development", [15.0, 120.0, 0.5, 30.0, 10.0, 30.0]),
         ("production", [60.0, 600.0, 2.0, 120.0, 30.0, 90.0]),
@@ -196,7 +196,7 @@ fn each_variable_sets_its_own_field_and_no_other() {
 }
 
 #[test]
-fn lengths_are_exact() {
+fn durations_are_exact() {
     let good = [
         ("0.001", 1_000_000),
         ("0.001000001", 1_000_001),
@@ -254,7 +254,7 @@ fn lengths_are_exact() {
 }
 
 #[test]
-fn a_value_that_is_no_limit_is_rejected() {
+fn an_invalid_limit_is_rejected() {
     let long = ["0", "1", "9"].map(|digit| digit.repeat(10_000));
     let long = long.iter().map(String::as_str);
     let out_of_range = "0 0.0 0.000000000 0.000999999 0.000000001 \
@@ -285,7 +285,7 @@ fn a_value_that_is_no_limit_is_rejected() {
 }
 
 #[test]
-fn off_turns_every_limit_off_except_that_of_closing() {
+fn off_turns_off_every_limit_but_close_timeout() {
     for off in ["off", "OFF", "Off", "oFF", "false", "False", "FALSE"] {
         for (name, get) in LIMITS {
             assert_eq!(get(&one(name, off).unwrap()), None, "{name}");
@@ -616,7 +616,7 @@ fn a_bad_value_is_readable() {
 }
 
 #[test]
-fn the_last_of_a_name_counts() {
+fn the_last_value_of_a_repeated_name_counts() {
     let last = |first, second| {
         let vars = [
             ("WS_PONG_TIMEOUT", first),
@@ -694,7 +694,7 @@ fn unknown_variables_are_warnings() {
 }
 
 #[test]
-fn unknown_variables_come_once_each_by_name() {
+fn each_unknown_variable_is_reported_once_in_order_of_name() {
     let vars =
         ["WS_B", "OTHER", "WS_A", "WS_PRESET", "WS_B", "Ws_C"].map(|name| (name, "production"));
     let loaded = TimeoutConfig::from_vars(vars).unwrap();
@@ -773,7 +773,7 @@ proptest! {
     #![proptest_config(Config { failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn any_length_in_range_comes_back(
+    fn any_duration_in_range_round_trips(
         nanos in any_size(1_000_000..=1_000_000_000_000_000_000),
         zeros in 0_usize..30,
     ) {
@@ -790,7 +790,7 @@ proptest! {
     }
 
     #[test]
-    fn any_rate_in_range_comes_back(rate in any_size(1..=1_000_000_000)) {
+    fn any_rate_in_range_round_trips(rate in any_size(1..=1_000_000_000)) {
         for (name, get) in RATES {
             let config = one(name, &rate.to_string()).unwrap();
             prop_assert_eq!(get(&config).map(u64::from), Some(rate));
@@ -798,7 +798,7 @@ proptest! {
     }
 
     #[test]
-    fn any_configuration_reads_back(config in any_config()) {
+    fn any_configuration_round_trips(config in any_config()) {
         let shown = config.to_string();
         let lines = shown.lines().map(|line| line.split_once('=').unwrap());
         let loaded = TimeoutConfig::from_vars(lines).unwrap();

@@ -228,7 +228,7 @@ fn echo_warns_of_a_misspelt_variable() {
 // ---- replay ----
 
 #[test]
-fn replay_finds_the_cases_as_expected() {
+fn replay_confirms_every_conformance_case() {
     let folder = fs::read_dir(conformance()).unwrap();
     let files: Vec<_> = folder
         .map(|entry| entry.unwrap().path())
@@ -242,7 +242,7 @@ fn replay_finds_the_cases_as_expected() {
 }
 
 #[test]
-fn replay_finds_what_was_tampered_with() {
+fn replay_reports_a_case_that_was_tampered_with() {
     let scenarios = fs::read_to_string(conformance().join("scenarios.json")).unwrap();
     let tampered = scenarios.replacen(
         "\"cause\": \"connection_timeout\"",
@@ -276,7 +276,7 @@ fn replay_explains_its_modes() {
 }
 
 #[test]
-fn replay_ends_with_2_where_there_is_nothing_to_read() {
+fn replay_exits_with_2_if_a_file_is_missing() {
     let (status, _, err) = run("replay", &["--check", "no such file"], &[]);
     assert_eq!(status.code(), Some(2), "{err}");
 }
@@ -319,7 +319,7 @@ sequenceDiagram
 
 /// Hundreds of events stay readable, and a name cannot break the picture.
 #[test]
-fn replay_sums_up_what_is_routine() {
+fn replay_summarises_routine_events() {
     let step = |at_ms, event| format!(r#"{{"at_ms": {at_ms}, "event": "{event}"}}"#);
     let mut steps: Vec<_> = (1..=400).map(|second| step(second * 500, "recv")).collect();
     steps.push(step(260_000, "tick"));
@@ -557,7 +557,7 @@ fn reconnect_comes_back_until_the_server_is_done() {
 }
 
 #[test]
-fn reconnect_waits_longer_each_time_but_after_a_good_connection() {
+fn reconnect_waits_longer_each_time_until_a_healthy_connection() {
     let out = run_reconnect();
     let waits: Vec<f64> = out
         .lines()
@@ -596,7 +596,7 @@ fn run_reconnect() -> String {
 // ---- split ----
 
 #[test]
-fn split_ends_in_the_reading_task_and_the_others_learn_of_it() {
+fn split_ends_all_tasks_when_the_reading_task_ends() {
     let (status, out, err) = run("split", &[], &[]);
     assert_eq!(status.code(), Some(0), "{out}{err}");
     let lines: Vec<_> = out.lines().collect();
@@ -668,7 +668,7 @@ fn metrics_counts_what_happens_to_connections() {
 
 #[test]
 #[cfg(unix)]
-fn shutdown_on_a_signal_tells_each_client_why_and_ends_well() {
+fn shutdown_closes_each_client_with_1001_at_a_signal() {
     for signal in ["-TERM", "-INT"] {
         let mut server = Server::start("shutdown", &["1"], &[]);
         let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();

@@ -182,7 +182,7 @@ fn an_abort_comes_once_and_the_key_stays_until_it_is_removed() {
 }
 
 #[test]
-fn next_deadline_is_due_while_polls_are_left() {
+fn next_deadline_has_passed_while_actions_are_left() {
     let config = TimeoutConfig::builder().jitter(0.0).build().unwrap();
     for connections in [1, 3] {
         let mut fleet = Fleet::<&TimeoutConfig>::default();

@@ -71,7 +71,7 @@ fn reason(error: Option<Error<tungstenite::Error>>) -> Option<CloseReason> {
 
 /// Guards rule 25.
 #[tokio::test(start_paused = true)]
-async fn a_handle_reaches_a_reader_that_waits_after_a_split() {
+async fn a_handle_wakes_the_reading_half_after_a_split() {
     let (mut socket, client) = pair(TimeoutConfig::default()).await;
     answers(client);
     let handle = socket.handle();
@@ -240,7 +240,7 @@ async fn the_end_of_the_last_connection_wakes_each_task_that_drains_once() {
 
 /// Guards rule 26.
 #[tokio::test(start_paused = true)]
-async fn of_several_drains_of_a_server_the_shortest_counts() {
+async fn the_shortest_of_several_drains_of_a_server_counts() {
     let timeouts = Timeouts::new(TimeoutConfig::default());
     drop(timeouts.drain(Duration::ZERO));
     drop(timeouts.drain(1000 * SECOND));

@@ -285,7 +285,7 @@ async fn a_peer_that_never_pauses_times_out_once_its_backlog_is_read() {
 /// Fragments of one message fill the kernel's buffer, and the runtime knows of none of them.
 /// Guards rule 23.
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_asks_yields_too() {
+async fn a_transport_that_asks_the_kernel_yields_too() {
     const READ_BUFFER: u64 = 4096;
     let (mut server, client) = pair(pings(), Unaware::READS_NOTHING).await;
     let mut raw = client.get_ref().try_clone().unwrap();

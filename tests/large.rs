@@ -109,7 +109,7 @@ async fn a_hundred_megabytes_that_trickle_are_aborted() {
 /// If only a pong is an answer, a message that delays it for longer than the timeout ends the
 /// connection.
 #[tokio::test(start_paused = true)]
-async fn where_only_a_pong_counts_a_long_message_answers_no_ping() {
+async fn a_long_message_answers_no_ping_if_only_a_pong_counts() {
     let (mut server, client) = server(PongEvidence::Pong).await;
     let client = tokio::spawn(upload(client, 1_000_000, 2 * SECOND));
     let Err(Error::Verdict(verdict)) = server.recv().await else {

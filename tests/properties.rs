@@ -372,7 +372,7 @@ impl Patience {
 
 /// SPEC C9, for sends that complete at once and those that wait.
 #[test]
-fn c9_own_sends_that_leave_at_once_delay_no_verdict() {
+fn c9_sends_that_are_flushed_at_once_delay_no_verdict() {
     use DeadlineKind as Kind;
     let sends = [
         Event::SendProgress { bytes: 1 },
@@ -416,7 +416,7 @@ fn c9_own_sends_that_leave_at_once_delay_no_verdict() {
 
 /// The same, from the first silence to the verdict.
 #[test]
-fn c9_a_busy_sender_detects_a_silent_peer_as_soon() {
+fn c9_a_busy_sender_detects_a_silent_peer_no_later() {
     for_all(256, (tame_config(), any::<u64>()), |(config, seed)| {
         let config = config
             .to_builder()
@@ -766,7 +766,7 @@ fn c14_a_dead_peer_ends_in_its_bound_however_late_the_polls_are() {
 
 /// SPEC C15, for a missing pong or an unanswered probe.
 #[test]
-fn c15_no_verdict_for_an_answer_before_the_ping_has_left() {
+fn c15_no_pong_timeout_before_the_ping_is_flushed() {
     for_all(256, calls_but(is_set_config), |case| {
         case.play(|_, _, _, _, policy| {
             let status = policy.status(Timestamp::ZERO);
@@ -790,7 +790,7 @@ fn c15_no_verdict_for_an_answer_before_the_ping_has_left() {
 /// The same behind an upload: a `Probe` that made its ping due counts from the flush of that ping,
 /// or from the last progress of a write that has to wait.
 #[test]
-fn c15_a_probe_runs_from_when_its_ping_has_left() {
+fn c15_a_probe_starts_when_its_ping_is_flushed() {
     let limit = || proptest::option::of(1_u64..10_000);
     let cases = (limit(), limit(), 1_u64..10_000, any::<u64>());
     for_all(512, cases, |(message, pong, within, seed)| {

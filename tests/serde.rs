@@ -113,7 +113,7 @@ fn every_setting_is_read() {
 }
 
 #[test]
-fn what_is_missing_has_its_default() {
+fn a_missing_setting_has_its_default() {
     assert_eq!(parse(""), TimeoutConfig::DEFAULT);
     let config = parse("ping_interval = 20\npreset = 'production'");
     let expected = TimeoutConfig::production().to_builder();
@@ -203,7 +203,7 @@ fn a_number_of_any_precision_is_read_as_without_that_feature() {
 }
 
 #[test]
-fn a_value_of_another_type_is_listed_with_the_others() {
+fn a_value_of_the_wrong_type_is_listed_with_the_other_errors() {
     let error = rejected(
         "handshake_timeout = true\n\
          heartbeat_interval = [1, [2], { a = 3 }]\n\
@@ -388,7 +388,7 @@ proptest! {
     #![proptest_config(Config { failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn any_configuration_reads_back(config in any_config()) {
+    fn any_configuration_round_trips(config in any_config()) {
         let text = toml::to_string(&config).unwrap();
         prop_assert_eq!(parse(&text), config, "{}", text);
         let value: Value = serde_json::to_value(config).unwrap();

@@ -150,7 +150,7 @@ fn limits_expire_to_the_nanosecond() {
 }
 
 #[test]
-fn what_is_in_the_stream_counts_however_late_the_poll() {
+fn buffered_input_counts_however_late_the_poll() {
     let timer = ManualTimer::new();
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let (mut socket, mut peer) = pair(&timer, config.build().unwrap());

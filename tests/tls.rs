@@ -315,7 +315,7 @@ async fn a_quiet_server_behind_a_proxy_that_answers_first_stays() {
 
 /// `idle_timeout` is shorter than a record takes to arrive: each byte below TLS is a sign of life.
 #[tokio::test(start_paused = true)]
-async fn an_upload_whose_records_take_longer_than_the_peer_may_be_silent_arrives() {
+async fn an_upload_whose_records_take_longer_than_the_idle_timeout_arrives() {
     for (role, meters) in ROLES
         .iter()
         .flat_map(|&role| METERS.map(|meters| (role, meters)))

@@ -226,7 +226,7 @@ async fn a_connection_without_reports_has_no_span() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_with_one_number_have_separate_spans() {
+async fn connections_with_the_same_id_have_separate_spans() {
     let (collected, _guard) = Collected::begin();
     let observer = Arc::new(Tracing);
     let timeouts = ["first", "second"].map(|label| {

@@ -205,7 +205,7 @@ fn a_writer_that_waits_for_room_learns_that_the_peer_has_closed() {
 
 /// The wake-up for it may have gone to the task that polled before.
 #[test]
-fn an_end_that_waits_for_the_reply_comes_once_a_second_try_has_sent_it() {
+fn the_stream_ends_once_a_second_try_has_sent_the_reply_to_a_close() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     {

@@ -80,7 +80,7 @@ fn a_metered_transport_yields_without_a_verdict() {
 
 /// Guards rule 24.
 #[test]
-fn nothing_is_read_of_a_peer_that_does_not_read_its_pongs() {
+fn nothing_is_read_from_a_peer_that_does_not_read_its_pongs() {
     const PINGS: usize = 3000;
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));

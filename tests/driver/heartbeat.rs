@@ -103,7 +103,7 @@ fn a_pong_answers_the_ping_that_it_names() {
 
 /// Guards rule 20.
 #[test]
-fn before_the_first_ping_a_pong_answers_none() {
+fn a_pong_before_the_first_ping_answers_nothing() {
     let shared = Shared::default();
     let (seen, sees) = std::sync::mpsc::channel();
     let mut socket = shared.socket(off()).with_heartbeat(
@@ -137,7 +137,7 @@ fn a_ping_that_was_refused_keeps_its_number() {
 
 /// Guards rule 20.
 #[test]
-fn of_several_pings_the_latest_gets_a_reply_once_there_is_room() {
+fn the_latest_of_several_pings_gets_a_reply_once_there_is_room() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off().message_timeout(SECOND)));
     waits(&mut socket);
@@ -154,7 +154,7 @@ fn of_several_pings_the_latest_gets_a_reply_once_there_is_room() {
 
 /// Guards rules 11 and 20.
 #[test]
-fn a_reply_that_a_full_buffer_refused_leaves_when_that_is_flushed() {
+fn a_reply_that_a_full_buffer_refused_is_sent_after_the_flush() {
     let shared = Shared::default();
     let mut socket = replying(shared.socket(off()));
     waits(&mut socket);

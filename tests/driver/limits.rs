@@ -125,7 +125,7 @@ fn a_program_that_only_feeds_reaches_its_lifetime() {
 
 /// Guards rule 16.
 #[test]
-fn limits_of_single_calls_count_from_the_call() {
+fn the_limit_of_a_call_starts_at_the_call() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(60 * SECOND));
     waits(&mut socket);

@@ -17,7 +17,7 @@ use crate::world::{
 
 /// Guards rule 6.
 #[test]
-fn pending_writes_are_tried_before_deciding() {
+fn pending_writes_are_flushed_before_deciding() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     shared.world().full = true;
@@ -47,7 +47,7 @@ fn the_sending_half_tries_again_when_the_alarm_has_fired() {
 
 /// Guards rule 11.
 #[test]
-fn a_ping_is_awaited_from_its_flush_though_the_process_was_suspended_before_it() {
+fn a_ping_counts_from_its_flush_though_the_process_was_suspended_before_it() {
     let shared = Shared::default();
     let config = off()
         .ping_interval(SECOND)
@@ -70,7 +70,7 @@ fn a_ping_is_awaited_from_its_flush_though_the_process_was_suspended_before_it()
 
 /// Guards rule 11.
 #[test]
-fn a_write_waits_from_its_flush_though_the_process_was_suspended_before_it() {
+fn a_write_counts_from_its_flush_though_the_process_was_suspended_before_it() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND).stall_tolerance(SECOND));
     waits(&mut socket);
@@ -169,7 +169,7 @@ fn a_write_that_waited_for_room_is_sent_though_the_peer_never_pauses() {
 
 /// Guards rule 11.
 #[test]
-fn a_ping_that_was_refused_has_not_left() {
+fn a_refused_ping_does_not_count_as_sent() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(10 * SECOND);
     let mut socket = shared.socket(config);

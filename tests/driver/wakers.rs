@@ -16,7 +16,7 @@ use crate::world::{Executor, Guarded, Hand, MS, SECOND, Shared, Woken, data, wai
 
 /// Guards rules 2 and 8.
 #[test]
-fn a_task_that_takes_over_sees_the_fire_that_woke_the_other() {
+fn a_task_that_takes_over_notices_that_the_alarm_has_fired() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
@@ -94,7 +94,7 @@ impl Sink<Message> for OnePlace {
 
 /// Guards rule 8.
 #[test]
-fn a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send() {
+fn a_transport_that_keeps_one_waker_wakes_the_reader_after_a_send() {
     let wire = OnePlace::default();
     let hand = Hand(Shared::default());
     let mut socket = TimeoutSocket::new(off().build().unwrap(), hand, wire.clone());
@@ -111,7 +111,7 @@ fn a_transport_with_one_place_for_a_waker_wakes_the_reader_after_a_send() {
 
 /// Guards rule 8.
 #[test]
-fn a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is_one() {
+fn a_writer_that_waits_for_room_and_then_flushes_is_woken_when_there_is_room() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     waits(&mut socket);
@@ -130,7 +130,7 @@ fn a_writer_that_asks_for_a_place_and_then_flushes_is_woken_when_there_is_one() 
 
 /// Guards rule 8.
 #[test]
-fn a_writer_that_waits_for_a_place_is_woken_though_the_reader_has_flushed() {
+fn a_writer_that_waits_for_room_is_woken_though_the_reader_has_flushed() {
     let shared = Shared::default();
     let mut socket = shared.socket(off());
     let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));

@@ -38,12 +38,12 @@ fn a_peer_behind_a_black_hole_is_disconnected() {
 }
 
 #[test]
-fn a_peer_that_pings_do_not_reach_is_disconnected() {
+fn a_peer_that_receives_no_pings_is_disconnected() {
     blackhole(Lost::Pings, limits(), Peer::Answers);
 }
 
 #[test]
-fn a_peer_that_pings_do_not_reach_is_disconnected_though_it_talks() {
+fn a_peer_that_talks_but_receives_no_pings_is_disconnected() {
     let config = limits().pong_evidence(PongEvidence::Pong);
     blackhole(Lost::Pings, config, Peer::Talks);
 }

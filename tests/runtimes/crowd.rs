@@ -36,17 +36,17 @@ const LATE: Duration = Duration::from_secs(30);
 const MOST_KIB: f64 = 10.0;
 
 #[test]
-fn half_of_ten_thousand_die_on_tokio() {
+fn half_of_ten_thousand_peers_vanish_on_tokio() {
     half_die(Runtime::TokioThreads);
 }
 
 #[test]
-fn half_of_ten_thousand_die_on_smol() {
+fn half_of_ten_thousand_peers_vanish_on_smol() {
     half_die(Runtime::Smol);
 }
 
 #[test]
-fn half_of_ten_thousand_die_on_async_std() {
+fn half_of_ten_thousand_peers_vanish_on_async_std() {
     half_die(Runtime::AsyncStd);
 }
 

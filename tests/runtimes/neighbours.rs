@@ -26,24 +26,24 @@ use crate::{MS, SECOND};
 const SILENCE: Duration = Duration::from_millis(600);
 
 #[test]
-fn pings_without_pause_delay_no_neighbour() {
+fn a_flood_of_pings_delays_no_neighbour() {
     flood(&[], &frame(PING, b"").repeat(4000));
 }
 
 #[test]
-fn pongs_without_pause_delay_no_neighbour() {
+fn a_flood_of_pongs_delays_no_neighbour() {
     flood(&[], &frame(PONG, &[7; 125]).repeat(400));
 }
 
 #[test]
-fn messages_without_pause_delay_no_neighbour() {
+fn a_flood_of_messages_delays_no_neighbour() {
     flood(&[], &frame(0x2, b"x").repeat(4000));
 }
 
 /// All of this is one message, which never ends.
 /// Guards rule 23.
 #[test]
-fn fragments_without_pause_delay_no_neighbour() {
+fn a_flood_of_fragments_delays_no_neighbour() {
     const NO_FIN: u8 = 0x80;
     let mut first = frame(0x2, b"a");
     let mut fragment = frame(0x0, b"");

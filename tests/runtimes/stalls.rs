@@ -44,7 +44,7 @@ fn blocked_threads_disconnect_no_healthy_peer() {
 }
 
 #[test]
-fn blocked_threads_disconnect_no_healthy_peer_though_little_is_tolerated() {
+fn blocked_threads_disconnect_no_healthy_peer_with_a_short_stall_tolerance() {
     block_all(|| limits().stall_tolerance(50 * MS));
 }
 

@@ -62,7 +62,7 @@ async fn sends_fail_at_once_while_the_close_is_awaited_and_reads_continue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_of_the_peer_is_a_clean_end() {
+async fn a_close_by_the_peer_is_a_clean_end() {
     let (mut server, mut client) = pair(TimeoutConfig::builder(), 1024).await;
     client.close(None).await.unwrap();
     assert!(matches!(

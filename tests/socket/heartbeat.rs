@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn pongs_to_our_pings_are_removed_and_the_rest_passes() {
+async fn pongs_to_our_pings_are_filtered_out_and_all_else_passes() {
     let (mut server, mut client) =
         pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
     assert!(server.recv().now_or_never().is_none());
