@@ -1,5 +1,5 @@
-//! A fleet beside hand-written code, in one run: the CPU time of all timeouts in a second in which
-//! each connection receives a message. See `benches/fleet_million` for what happens in that second.
+//! A fleet, compared with hand-written code in one run: the CPU time of all timeouts in a second in
+//! which each connection receives a message. `benches/fleet_million` describes that second.
 
 #[allow(dead_code, reason = "the example prints more of what it measures")]
 #[path = "fleet_million/keepers.rs"]

@@ -1,6 +1,6 @@
-//! Ten thousand real connections, one thread, one fleet: a server around `mio` and non-blocking
-//! tungstenite. Its clients run in a child process; half of them fall silent at once, as if their
-//! network had gone.
+//! Ten thousand real connections in one thread and one fleet: a server with `mio` and non-blocking
+//! tungstenite. Its clients run in a child process. Half of them fall silent at once, as if their
+//! network had failed.
 //!
 //! ```sh
 //! cargo run --release --example fleet_mio
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 
 enum Task {
     Serve(usize),
-    /// What the child process does.
+    /// The child process.
     BeClients(usize, SocketAddr),
 }
 
@@ -80,7 +80,7 @@ impl Task {
     }
 }
 
-/// At least one that falls silent and one that does not.
+/// Parses the number of connections: at least one that falls silent and one that does not.
 fn number(text: &str) -> Result<usize, String> {
     let number = text.parse().ok();
     number
@@ -120,16 +120,16 @@ const LISTENER: Token = Token(usize::MAX);
 struct Server {
     poller: Poll,
     events: Events,
-    /// Whether the poller may know of more that has arrived.
+    /// Whether the poller may have further events.
     more: bool,
-    /// Turns since something is due.
+    /// The number of turns since a deadline passed.
     turns: usize,
     listener: TcpListener,
     config: Arc<TimeoutConfig>,
     fleet: Fleet,
-    /// By the index of their keys.
+    /// Indexed by [`FleetKey::index`].
     connections: Vec<Option<Connection>>,
-    /// The pings that have left in this turn.
+    /// The pings that were flushed in this turn.
     sent: Vec<(FleetKey, PingId)>,
     start: Instant,
     seeds: u64,
@@ -139,11 +139,11 @@ struct Server {
 struct Connection {
     key: FleetKey,
     socket: Socket,
-    /// The ping that waits in the socket's buffer.
+    /// The ping in the socket's buffer.
     unflushed: Option<PingId>,
     falls_silent: bool,
     pongs: u64,
-    heard: Timestamp,
+    last_inbound: Timestamp,
 }
 
 enum Socket {
@@ -185,10 +185,11 @@ impl Server {
         })
     }
 
-    /// One turn of the loop: wait, read everything that has arrived, then do what was due before.
+    /// One turn of the loop: waits, reads everything that has arrived, then polls the fleet if a
+    /// deadline had passed before the wait.
     ///
-    /// What is due only when the wait ends is left to the next turn: a pong that came in time and after
-    /// the poller had answered is read there.
+    /// A deadline that passes during the wait is left to the next turn, which reads a pong that
+    /// arrived in time but after the poller had returned.
     fn turn(&mut self) -> io::Result<()> {
         let asked = self.now();
         let due = self.fleet.next_deadline();
@@ -215,8 +216,8 @@ impl Server {
             return Ok(());
         };
         self.turns += 1;
-        // Sockets come in the order in which they became ready, so that many turns show them all, though
-        // there be more each time.
+        // The poller returns sockets in the order in which they became ready, so after this many
+        // turns it has returned all of them, even if there are always more.
         let all = self.turns * self.events.capacity() > self.fleet.len();
         if all || !self.more {
             self.turns = 0;
@@ -224,7 +225,7 @@ impl Server {
             while let Some((key, action)) = self.fleet.poll(now) {
                 self.act(key, action);
             }
-            // A ping counts from when it has left, which may be later than this turn's time.
+            // A ping counts from its flush, which may be later than this turn's time.
             let now = self.now();
             for (key, id) in self.sent.drain(..) {
                 self.fleet.observe(key, now, Event::PingSent(id));
@@ -268,29 +269,29 @@ impl Server {
                 unflushed: None,
                 falls_silent: false,
                 pongs: 0,
-                heard: now,
+                last_inbound: now,
             });
             self.read(key.index(), now);
         }
     }
 
-    /// Reads everything from a connection that is there, and writes what waits.
+    /// Reads everything that a connection has received, and flushes it.
     fn read(&mut self, index: usize, now: Timestamp) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
         let key = connection.key;
-        let mut tell = |event| {
+        let mut observe = |event| {
             self.fleet.observe(key, now, event);
         };
         let was_opening = matches!(connection.socket, Socket::Opening(_));
-        let over = connection.proceed(now, &mut tell).is_err();
+        let over = connection.proceed(now, &mut observe).is_err();
         if was_opening && matches!(connection.socket, Socket::Open(_)) {
             self.tally.opened += 1;
         }
         if over {
-            tell(Event::Closed);
-            self.let_go(key);
+            observe(Event::Closed);
+            self.disconnect(key);
         }
     }
 
@@ -306,7 +307,7 @@ impl Server {
             (Action::SendPing(id), Socket::Open(socket)) => {
                 self.tally.pings += 1;
                 let ping = Message::Ping(id.payload().to_vec().into());
-                // What would block is flushed when the socket can be written to; a loss is read.
+                // If it blocks, it is flushed when there is room. An error shows in the next read.
                 connection.unflushed = Some(id);
                 if socket.send(ping).is_ok() {
                     connection.unflushed = None;
@@ -316,12 +317,12 @@ impl Server {
             (Action::Close(reason), Socket::Open(socket)) => {
                 let _ = socket.close(Some(close_frame(reason)));
             }
-            (Action::Abort(_), _) => self.let_go(key),
+            (Action::Abort(_), _) => self.disconnect(key),
             _ => {}
         }
     }
 
-    fn let_go(&mut self, key: FleetKey) {
+    fn disconnect(&mut self, key: FleetKey) {
         self.fleet.remove(key);
         let now = self.now();
         let slot = self.connections.get_mut(key.index());
@@ -331,7 +332,7 @@ impl Server {
         if connection.falls_silent {
             self.tally
                 .silences
-                .push(now.saturating_duration_since(connection.heard));
+                .push(now.saturating_duration_since(connection.last_inbound));
         } else {
             self.tally.lost += 1;
         }
@@ -343,7 +344,7 @@ impl Server {
             && left.all(|connection| !connection.falls_silent && connection.pongs >= 3)
     }
 
-    /// Prints what came of it; says whether it is as it should be.
+    /// Prints the results. Returns whether they are as expected.
     fn report(&mut self, connections: usize, processor_time: Duration) -> bool {
         let Tally {
             pings, lost, late, ..
@@ -379,9 +380,9 @@ impl Server {
 }
 
 impl Connection {
-    /// Goes on with the handshake, the reading and the flushing until each would block. An error if the
-    /// connection is over.
-    fn proceed(&mut self, now: Timestamp, tell: &mut impl FnMut(Event)) -> Result<(), Failed> {
+    /// Continues the handshake, then reads and flushes, until each would block. Fails if the
+    /// connection has ended.
+    fn proceed(&mut self, now: Timestamp, observe: &mut impl FnMut(Event)) -> Result<(), Failed> {
         if let Socket::Opening(handshake) = &mut self.socket {
             match handshake.take().ok_or("the handshake failed")?.handshake() {
                 Ok(socket) => self.socket = Socket::Open(socket),
@@ -391,37 +392,37 @@ impl Connection {
                 }
                 Err(HandshakeError::Failure(error)) => return Err(error.into()),
             }
-            tell(Event::Opened);
+            observe(Event::Opened);
         }
         let Socket::Open(socket) = &mut self.socket else {
             return Ok(());
         };
-        while let Some(message) = unless_it_blocks(socket.read())? {
-            self.heard = now;
+        while let Some(message) = unless_blocked(socket.read())? {
+            self.last_inbound = now;
             match message {
                 Message::Text(text) => {
                     self.falls_silent = text == "silent";
-                    tell(Event::Recv);
+                    observe(Event::Recv);
                 }
-                Message::Ping(_) => tell(Event::Ping),
+                Message::Ping(_) => observe(Event::Ping),
                 Message::Pong(payload) => {
                     self.pongs += 1;
-                    tell(Event::Pong(PingId::from_payload(&payload)));
+                    observe(Event::Pong(PingId::from_payload(&payload)));
                 }
-                Message::Close(_) => tell(Event::PeerClose),
-                _ => tell(Event::Recv),
+                Message::Close(_) => observe(Event::PeerClose),
+                _ => observe(Event::Recv),
             }
         }
-        if unless_it_blocks(socket.flush())?.is_some() {
+        if unless_blocked(socket.flush())?.is_some() {
             if let Some(id) = self.unflushed.take() {
-                tell(Event::PingSent(id));
+                observe(Event::PingSent(id));
             }
         }
         Ok(())
     }
 }
 
-fn unless_it_blocks<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
+fn unless_blocked<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
     match done {
         Ok(value) => Ok(Some(value)),
         Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -438,7 +439,7 @@ fn close_frame(reason: CloseReason) -> tungstenite::protocol::CloseFrame {
 
 // ---- the clients ----
 
-/// The child process; it goes with the server.
+/// The child process, which is killed when the server ends.
 struct Clients(Child);
 
 impl Clients {
@@ -462,7 +463,8 @@ impl Drop for Clients {
     }
 }
 
-/// Every other client says that it falls silent and does; the others answer until the server is gone.
+/// Every other client announces that it falls silent, and does. The others answer until the server
+/// ends.
 fn be_clients(count: usize, address: SocketAddr) -> Result<ExitCode, Failed> {
     let mut poller = Poll::new()?;
     let mut events = Events::with_capacity(1024);
@@ -471,7 +473,7 @@ fn be_clients(count: usize, address: SocketAddr) -> Result<ExitCode, Failed> {
     let mut to_come: VecDeque<usize> = (0..count).collect();
     let mut left = 0;
     while left > 0 || !to_come.is_empty() {
-        // A few at a time, so that those who are there answer meanwhile.
+        // A few at a time, so that the connected ones answer meanwhile.
         for number in to_come.drain(..to_come.len().min(50)) {
             let stream = std::net::TcpStream::connect(address)?;
             let url = format!("ws://{address}/");
@@ -500,9 +502,9 @@ fn be_clients(count: usize, address: SocketAddr) -> Result<ExitCode, Failed> {
             // tungstenite answers the pings.
             let gone = place.as_mut().is_some_and(|(client, _)| {
                 loop {
-                    match unless_it_blocks(client.read()) {
+                    match unless_blocked(client.read()) {
                         Ok(Some(_)) => {}
-                        Ok(None) => break unless_it_blocks(client.flush()).is_err(),
+                        Ok(None) => break unless_blocked(client.flush()).is_err(),
                         Err(_) => break true,
                     }
                 }
@@ -518,9 +520,9 @@ fn be_clients(count: usize, address: SocketAddr) -> Result<ExitCode, Failed> {
 
 // ---- the system ----
 
-/// Lets this process and its child have as many open files as they may, if that is enough.
+/// Raises the limit on open files of this process and its child, if the maximum is enough.
 fn allow_files_for(connections: usize) -> Result<(), Failed> {
-    // In the child, a silent client has one and a lively one has two.
+    // In the child, a silent client needs one and a lively one needs two.
     let needed = (connections as u64).saturating_mul(3) / 2 + 100;
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Some(maximum) = maximum.filter(|&maximum| maximum < needed) {
@@ -533,16 +535,13 @@ fn allow_files_for(connections: usize) -> Result<(), Failed> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
-/// What this process has used.
+/// Returns the processor time of this process.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the driver, and the clock is its"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 fn now() -> Instant {
     Instant::now()
 }

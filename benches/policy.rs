@@ -1,4 +1,4 @@
-//! The policy of one connection beside hand-written code, in one run.
+//! The policy of one connection, compared with hand-written code in one run.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -21,7 +21,7 @@ fn main() {
 
 static CONFIG: TimeoutConfig = TimeoutConfig::DEFAULT;
 
-/// What a message costs.
+/// The cost of a message.
 fn a_message(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a message");
 
@@ -88,10 +88,10 @@ fn a_message(criterion: &mut Criterion) {
             is_over(sleep.as_mut())
         });
     });
-    let mut heard = now();
+    let mut last_inbound = now();
     group.bench_function("tokio Sleep, reset when it fires", |bencher| {
         bencher.iter(|| {
-            heard = black_box(now());
+            last_inbound = black_box(now());
             is_over(sleep.as_mut())
         });
     });
@@ -99,7 +99,7 @@ fn a_message(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a poll costs when nothing is due.
+/// The cost of a poll when nothing is due.
 fn a_poll(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a poll with nothing due");
     let mut policy = TimeoutPolicy::new(&CONFIG, 1, Timestamp::ZERO);
@@ -120,7 +120,7 @@ fn a_poll(criterion: &mut Criterion) {
 
 const IDLE: Duration = Duration::from_secs(60);
 
-/// As timeouts are written by hand.
+/// Typical hand-written timeouts.
 struct Naive {
     opened: Instant,
     active: Instant,
@@ -169,7 +169,7 @@ fn is_over(sleep: Pin<&mut Sleep>) -> bool {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "what is written by hand reads the clock"
+    reason = "the hand-written code reads the clock"
 )]
 fn now() -> Instant {
     Instant::now()

@@ -1,7 +1,8 @@
-//! The time of a message that is read, and of one that is echoed too, with each way to time a WebSocket
-//! out; and of a frame with different read buffers of tungstenite. `cargo bench --bench socket`.
+//! The time to read a message, and to read and echo one, with each way to time out a WebSocket; and
+//! the time to read a frame with different read buffers of tungstenite. `cargo bench --bench
+//! socket`.
 //!
-//! The stream below costs nothing, so what is measured is the loop itself and what is around it.
+//! The stream below costs nothing, so this measures the loop itself and its wrappers.
 
 mod idioms;
 
@@ -47,7 +48,7 @@ fn main() {
             let mut group = criterion.benchmark_group(format!("{what}, {at_once} a wake-up"));
             for (name, idiom) in IDIOMS {
                 group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-                    // All in one run of the loop, whose beginning and end do not count then.
+                    // In one run of the loop, so that its beginning and end hardly count.
                     bencher.iter_custom(|messages| {
                         let began = now();
                         let read = run_through(&runtime, idiom, Feed::new(messages, at_once), echo);
@@ -86,7 +87,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A server whose client sends one frame again and again: a pong if it is that short, else a message.
+/// Returns a server whose client repeats one frame: a pong if it is short enough, or a message.
 fn repeating(length: usize, read_buffer: usize) -> WebSocketStream<Repeats> {
     let transport = Repeats {
         frame: frame(length),
@@ -112,14 +113,15 @@ fn frame(length: usize) -> Vec<u8> {
     frame
 }
 
-/// Reads messages of 1 MiB from a thread that sends them over loopback. Returns how long that takes.
+/// Reads messages of 1 MiB from a thread that sends them over loopback. Returns how long that
+/// takes.
 fn read_over_tcp(messages: u64, read_buffer: usize) -> Duration {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
     let address = listener.local_addr().expect("a listener has an address");
     let client = thread::spawn(move || {
         let mut tcp = TcpStream::connect(address).expect("the listener is there");
         let frame = frame(1 << 20);
-        // The reader may have enough.
+        // Fails when the reader has read enough and hangs up.
         while tcp.write_all(&frame).is_ok() {}
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -144,7 +146,7 @@ fn read_over_tcp(messages: u64, read_buffer: usize) -> Duration {
     took
 }
 
-/// Reads a message, and once more where there is none, as a task does before it waits.
+/// Reads a message, and then tries again and finds none, as a task does before it waits.
 fn read_one(socket: &mut WebSocketStream<Repeats>) {
     let cx = &mut Context::from_waker(Waker::noop());
     let mut messages = 0;
@@ -155,7 +157,7 @@ fn read_one(socket: &mut WebSocketStream<Repeats>) {
     assert_eq!(messages, 1);
 }
 
-/// A transport that has one frame to read, and has it again after a read that found nothing.
+/// A transport that yields a frame, then `Pending` once, and then the frame again.
 struct Repeats {
     frame: Vec<u8>,
     read: usize,

@@ -1,7 +1,8 @@
 //! The fleet, and the hand-written code that it replaces.
 //!
-//! What is written by hand here does less: it pings every 25 seconds, and lets go of whom it has not
-//! heard for 60. No limit on writes, slow messages or pings, no jitter, no grace, no configuration.
+//! The hand-written code does less: it pings every 25 seconds, and disconnects a peer after 60
+//! seconds of silence. It does not limit writes, slow messages or pings, and has no jitter, no
+//! grace and no configuration.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -16,29 +17,29 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::time::{DelayQueue, delay_queue};
 use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestamp};
 
-/// A ping that is out: whose it is, and what its frame carries.
+/// A ping in flight: the number of its connection, and its payload.
 pub type Ping = (u32, [u8; 8]);
 
 const PING: u64 = 25_000_000_000;
 const IDLE: u64 = 60_000_000_000;
 
-/// Who keeps the time of all connections.
+/// Keeps the timeouts of all connections.
 pub trait Keeper {
     const NAME: &str;
 
-    /// What whoever reads from a connection has at hand to name it.
+    /// What the reader of a connection uses to name it.
     type Handle: Copy;
 
     fn new(connections: u32) -> Self;
 
-    /// A connection is there. They come in the order of their numbers, which begin with 0.
+    /// Adds a connection. They are added in the order of their numbers, from 0.
     fn insert(&mut self, id: u32, now: Timestamp) -> Self::Handle;
 
     fn message(&mut self, connection: Self::Handle, now: Timestamp);
 
     fn pong(&mut self, connection: Self::Handle, payload: [u8; 8], now: Timestamp);
 
-    /// Does what is due, and gives the pings, which are flushed at once.
+    /// Does what is due, and adds the pings to `pings`. They are flushed at once.
     fn poll(&mut self, now: Timestamp, pings: &mut Vec<Ping>);
 }
 
@@ -79,7 +80,7 @@ impl Keeper for Fleets {
     fn poll(&mut self, now: Timestamp, pings: &mut Vec<Ping>) {
         while let Some((key, action)) = self.fleet.poll(now) {
             let Action::SendPing(ping) = action else {
-                panic!("{action:?} though all are alive");
+                panic!("{action:?} though all peers are alive");
             };
             self.fleet.observe(key, now, Event::PingSent(ping));
             pings.push((key.index() as u32, ping.payload()));
@@ -89,7 +90,7 @@ impl Keeper for Fleets {
 
 // ---- one timer for silence and one for the next ping ----
 
-/// A timer of a connection: that for silence, or that for the next ping.
+/// A timer of a connection: for silence, or for the next ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Idle(u32),
@@ -140,7 +141,7 @@ impl Keeper for Trees {
             }
             self.timers.remove(&first);
             let Timer::Ping(id) = timer else {
-                panic!("{timer:?} though all are alive");
+                panic!("{timer:?} though all peers are alive");
             };
             pings.push((id, [0; 8]));
             self.timers.insert((now + PING, Timer::Ping(id)));
@@ -150,7 +151,7 @@ impl Keeper for Trees {
 
 pub struct BinaryHeaps {
     timers: BinaryHeap<Reverse<(u64, Timer)>>,
-    heard: Vec<u64>,
+    last_inbound: Vec<u64>,
 }
 
 impl Keeper for BinaryHeaps {
@@ -161,20 +162,20 @@ impl Keeper for BinaryHeaps {
     fn new(connections: u32) -> Self {
         Self {
             timers: BinaryHeap::with_capacity(2 * connections as usize),
-            heard: Vec::with_capacity(connections as usize),
+            last_inbound: Vec::with_capacity(connections as usize),
         }
     }
 
     fn insert(&mut self, id: u32, now: Timestamp) -> u32 {
         let now = now.as_nanos();
-        self.heard.push(now);
+        self.last_inbound.push(now);
         self.timers.push(Reverse((now + IDLE, Timer::Idle(id))));
         self.timers.push(Reverse((now + PING, Timer::Ping(id))));
         id
     }
 
     fn message(&mut self, id: u32, now: Timestamp) {
-        self.heard[id as usize] = now.as_nanos();
+        self.last_inbound[id as usize] = now.as_nanos();
     }
 
     fn pong(&mut self, id: u32, _: [u8; 8], now: Timestamp) {
@@ -189,26 +190,26 @@ impl Keeper for BinaryHeaps {
                 return;
             }
             let next = match timer {
-                Timer::Idle(id) => self.heard[id as usize] + IDLE,
+                Timer::Idle(id) => self.last_inbound[id as usize] + IDLE,
                 Timer::Ping(id) => {
                     pings.push((id, [0; 8]));
                     now + PING
                 }
             };
-            assert!(next > now, "{timer:?} though all are alive");
+            assert!(next > now, "{timer:?} though all peers are alive");
             *first = Reverse((next, timer));
         }
     }
 }
 
-/// Looks at every connection once a second: cheap, and up to a second late.
+/// Checks every connection once a second: cheap, and up to a second late.
 pub struct Sweep {
     connections: Vec<Swept>,
     swept: u64,
 }
 
 struct Swept {
-    heard: u64,
+    last_inbound: u64,
     pinged: u64,
 }
 
@@ -225,13 +226,16 @@ impl Keeper for Sweep {
     }
 
     fn insert(&mut self, id: u32, now: Timestamp) -> u32 {
-        let (heard, pinged) = (now.as_nanos(), now.as_nanos());
-        self.connections.push(Swept { heard, pinged });
+        let (last_inbound, pinged) = (now.as_nanos(), now.as_nanos());
+        self.connections.push(Swept {
+            last_inbound,
+            pinged,
+        });
         id
     }
 
     fn message(&mut self, id: u32, now: Timestamp) {
-        self.connections[id as usize].heard = now.as_nanos();
+        self.connections[id as usize].last_inbound = now.as_nanos();
     }
 
     fn pong(&mut self, id: u32, _: [u8; 8], now: Timestamp) {
@@ -246,8 +250,8 @@ impl Keeper for Sweep {
         self.swept = now;
         for (id, connection) in self.connections.iter_mut().enumerate() {
             assert!(
-                now - connection.heard < IDLE,
-                "{id} is idle though all are alive"
+                now - connection.last_inbound < IDLE,
+                "{id} is idle though all peers are alive"
             );
             if now - connection.pinged >= PING {
                 connection.pinged = now;
@@ -297,7 +301,7 @@ impl Keeper for DelayQueues {
         while let Poll::Ready(Some(expired)) = self.queue.poll_expired(&mut context) {
             let timer = expired.into_inner();
             let Timer::Ping(id) = timer else {
-                panic!("{timer:?} though all are alive");
+                panic!("{timer:?} though all peers are alive");
             };
             pings.push((id, [0; 8]));
             let at = self.clock.at(now, PING);
@@ -319,11 +323,11 @@ struct Connection {
 }
 
 impl Connection {
-    /// Whether a ping is due. Both alarms are waited for, with the waker of the connection.
+    /// Polls both timers with the waker of the connection. Returns whether a ping is due.
     fn wait(&mut self) -> bool {
         let mut context = Context::from_waker(&self.waker);
         let idle = self.idle.as_mut().poll(&mut context);
-        assert!(idle.is_pending(), "idle though all are alive");
+        assert!(idle.is_pending(), "idle though all peers are alive");
         self.ping.as_mut().poll(&mut context).is_ready()
     }
 }
@@ -395,7 +399,7 @@ impl Keeper for Sleeps {
     }
 }
 
-/// tokio's clock, which goes on when it is told to.
+/// tokio's clock, which only `advance_to` moves.
 struct PausedClock {
     runtime: &'static Runtime,
     _entered: EnterGuard<'static>,

@@ -1,4 +1,4 @@
-//! The connections and their made-up time.
+//! The connections, on simulated time.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,66 +9,67 @@ use ws_timeout::Timestamp;
 
 use crate::keepers::{Keeper, Ping};
 
-/// How many looks at what is due there are in a second, at most.
-const MOST_LOOKS: u32 = 1000;
+/// The most polls in a second.
+const MAX_POLLS: u32 = 1000;
 
-/// How many messages a look finds, at least: with fewer, what is measured would be the reading of the
-/// processor time.
-const LEAST_MESSAGES: u32 = 128;
+/// The fewest messages between two polls. With fewer, reading the processor time would dominate the
+/// measurement.
+const MIN_MESSAGES: u32 = 128;
 
-/// How long after its ping a pong comes, in milliseconds; it is found at the next look.
+/// How long after its ping a pong arrives, in milliseconds. The next poll finds it.
 const ROUND_TRIP: u32 = 40;
 
-/// Over how many seconds the connections come, so that they do not ping in step.
+/// The seconds over which the connections open, so that they do not ping in step.
 const ARRIVAL: u32 = 25;
 
-/// Seconds until everything goes its regular way.
+/// The seconds until the load is steady.
 const WARM_UP: u32 = 60;
 
 pub struct World<K: Keeper> {
     keeper: K,
     connections: u32,
-    /// By their numbers.
+    /// Indexed by the number of the connection.
     handles: Vec<K::Handle>,
-    /// The order in which the messages of this second fall on connections.
+    /// The order in which the connections receive messages in this second.
     order: Vec<K::Handle>,
-    dice: u64,
-    /// How many looks there are in a second.
-    looks: u32,
-    look: u64,
-    /// The pings whose pongs are under way, for each look to come.
+    random: u64,
+    /// The number of polls in a second.
+    polls: u32,
+    /// In polls, from the start.
+    time: u64,
+    /// The pongs that arrive before each of the next polls.
     pongs: VecDeque<Vec<(K::Handle, [u8; 8])>>,
-    asked: Vec<Ping>,
+    pings: Vec<Ping>,
     spent: Spent,
-    /// How long it takes to read the processor time, which is no part of what is spent.
+    /// How long it takes to read the processor time, which is subtracted.
     reading: Duration,
 }
 
-/// Processor time of what is measured, and how often it was done.
+/// The processor time of what is measured, and the counts.
 #[derive(Default)]
 struct Spent {
     on_messages: Duration,
     on_the_rest: Duration,
-    /// How often the processor time was read for each of the two.
-    looks: u32,
+    /// How often each of the two durations was measured.
+    polls: u32,
     messages: u64,
     pings: u64,
 }
 
 /// What the timeouts cost.
 pub struct Cost {
-    /// Of one core, in percent.
+    /// In percent of one core.
     pub share: f64,
     pub nanos_a_message: f64,
     pub nanos_a_ping: f64,
-    /// At most, for each connection.
+    /// The most memory in use at any time, per connection.
     pub bytes: u64,
     pub messages: u64,
     pub pings: u64,
 }
 
 impl<K: Keeper> World<K> {
-    /// Measures what the timeouts of so many connections cost, over so many seconds.
+    /// Measures the cost of the timeouts of `connections` over `seconds`.
     pub fn measure(connections: u32, seconds: u32) -> Cost {
         let mut cost = None;
         let memory = allocation_counter::measure(|| {
@@ -85,7 +86,7 @@ impl<K: Keeper> World<K> {
         }
     }
 
-    /// A world in which everything goes its regular way, with nothing spent yet.
+    /// Returns a world under steady load, with nothing measured yet.
     pub fn warm(connections: u32) -> Self {
         let mut world = Self::new(connections);
         for second in 0..WARM_UP {
@@ -99,24 +100,24 @@ impl<K: Keeper> World<K> {
     }
 
     fn new(connections: u32) -> Self {
-        let looks = (connections / LEAST_MESSAGES).clamp(1, MOST_LOOKS);
-        let round_trip = (looks * ROUND_TRIP).div_ceil(1000) as usize;
+        let polls = (connections / MIN_MESSAGES).clamp(1, MAX_POLLS);
+        let round_trip = (polls * ROUND_TRIP).div_ceil(1000) as usize;
         Self {
             keeper: K::new(connections),
             connections,
             handles: Vec::with_capacity(connections as usize),
             order: Vec::with_capacity(connections as usize),
-            dice: 1,
-            looks,
-            look: 0,
+            random: 1,
+            polls,
+            time: 0,
             pongs: vec![Vec::new(); round_trip].into(),
-            asked: Vec::new(),
+            pings: Vec::new(),
             spent: Spent::default(),
             reading: reading(),
         }
     }
 
-    /// Lets come who comes in this second.
+    /// Opens the connections of this second.
     fn arrive(&mut self, second: u32) {
         let until = u64::from(self.connections) * u64::from(second + 1) / u64::from(ARRIVAL);
         for id in self.handles.len() as u32..until as u32 {
@@ -126,44 +127,44 @@ impl<K: Keeper> World<K> {
         }
     }
 
-    /// Lets a second pass. Gives the processor time that was spent so far.
+    /// Lets a second pass. Returns the processor time spent so far.
     pub fn second(&mut self) -> Duration {
         self.shuffle();
-        let looks = self.looks;
+        let polls = self.polls;
         let part =
-            |part: u32| (self.order.len() as u64 * u64::from(part) / u64::from(looks)) as usize;
-        let parts: Vec<_> = (0..looks).map(|look| part(look)..part(look + 1)).collect();
-        parts.into_iter().for_each(|part| self.look(part));
+            |part: u32| (self.order.len() as u64 * u64::from(part) / u64::from(polls)) as usize;
+        let parts: Vec<_> = (0..polls).map(|poll| part(poll)..part(poll + 1)).collect();
+        parts.into_iter().for_each(|part| self.poll(part));
         let (on_messages, on_the_rest) = self.spent.without_readings(self.reading);
         on_messages + on_the_rest
     }
 
-    /// Hands the messages and pongs over that came since the last look, and what is due.
-    fn look(&mut self, came: Range<usize>) {
-        self.look += 1;
+    /// Reports what arrived since the last poll, and polls.
+    fn poll(&mut self, received: Range<usize>) {
+        self.time += 1;
         let now = self.now();
         let pongs = self.pongs.pop_front().unwrap_or_default();
-        self.spent.messages += came.len() as u64;
+        self.spent.messages += received.len() as u64;
 
         let begin = processor_time();
-        for &connection in &self.order[came] {
+        for &connection in &self.order[received] {
             self.keeper.message(connection, now);
         }
         let between = processor_time();
         for &(connection, payload) in &pongs {
             self.keeper.pong(connection, payload, now);
         }
-        self.keeper.poll(now, &mut self.asked);
+        self.keeper.poll(now, &mut self.pings);
         let end = processor_time();
 
-        self.spent.looks += 1;
+        self.spent.polls += 1;
         self.spent.on_messages += between - begin;
         self.spent.on_the_rest += end - between;
-        self.spent.pings += self.asked.len() as u64;
+        self.spent.pings += self.pings.len() as u64;
         let mut next = pongs;
         next.clear();
         next.extend(
-            self.asked
+            self.pings
                 .drain(..)
                 .map(|(id, payload)| (self.handles[id as usize], payload)),
         );
@@ -171,16 +172,16 @@ impl<K: Keeper> World<K> {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_nanos(self.look * 1_000_000_000 / u64::from(self.looks))
+        Timestamp::from_nanos(self.time * 1_000_000_000 / u64::from(self.polls))
     }
 
-    /// Draws the order anew.
+    /// Shuffles the order of the messages.
     fn shuffle(&mut self) {
         for last in (1..self.order.len()).rev() {
-            self.dice ^= self.dice << 13;
-            self.dice ^= self.dice >> 7;
-            self.dice ^= self.dice << 17;
-            let other = (u128::from(self.dice) * (last as u128 + 1)) >> 64;
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let other = (u128::from(self.random) * (last as u128 + 1)) >> 64;
             self.order.swap(last, other as usize);
         }
     }
@@ -201,9 +202,9 @@ impl Spent {
         }
     }
 
-    /// What was spent, less the readings of the processor time, of which one falls into each part.
+    /// Returns the two durations without the readings of the processor time, one in each part.
     fn without_readings(&self, reading: Duration) -> (Duration, Duration) {
-        let readings = reading * self.looks;
+        let readings = reading * self.polls;
         (
             self.on_messages.saturating_sub(readings),
             self.on_the_rest.saturating_sub(readings),
@@ -211,7 +212,7 @@ impl Spent {
     }
 }
 
-/// How long it takes to read the processor time.
+/// Measures how long it takes to read the processor time.
 fn reading() -> Duration {
     const READINGS: u32 = 100_000;
     let begin = processor_time();
@@ -221,7 +222,7 @@ fn reading() -> Duration {
     (processor_time() - begin) / READINGS
 }
 
-/// What this thread has used.
+/// Returns the processor time of this thread.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

@@ -1,4 +1,5 @@
-//! What people write by hand to time a WebSocket out, beside the crate, over a stream that costs nothing.
+//! The crate, and what people write by hand to time out a WebSocket, over a stream that costs
+//! nothing.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -13,7 +14,7 @@ use tungstenite::{Error, Message};
 use ws_timeout::runtime::tokio::wrap;
 use ws_timeout::{Metered, TimeoutConfig};
 
-/// A socket that has messages to read, so many at each wake-up, and takes whatever is sent.
+/// A socket that yields `at_once` messages at each wake-up, and accepts everything that is sent.
 pub struct Feed {
     left: u64,
     at_once: u64,
@@ -68,7 +69,7 @@ impl Sink<Message> for Feed {
     }
 }
 
-/// A loop that reads, and echoes if it is told to, until the stream ends.
+/// A loop that reads, and echoes if requested, until the stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idiom {
     /// No timeout at all.
@@ -79,20 +80,20 @@ pub enum Idiom {
     Metered,
     /// `timeout` around each receive, and around each send.
     TimeoutNext,
-    /// `select!` between the next message and an interval, which compares a time that each message sets.
+    /// `select!` between the next message and an interval that checks when the last one came.
     Interval,
     /// `select!` between the next message and a `Sleep` that each message resets.
     SleepReset,
-    /// The same, but the `Sleep` is reset when it rings and was early.
+    /// The same, but the `Sleep` is reset only when it fires too early.
     SleepLazy,
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the loop over `feed` to its end, as a task; how many messages there were.
+/// Runs the loop over `feed` to its end, as a task. Returns the number of messages.
 pub fn run_through(runtime: &Runtime, idiom: Idiom, feed: Feed, echo: bool) -> u64 {
     let task = runtime.spawn(async move {
-        // Polled again at once where a scheduler would have had its turn, which is not what is measured.
+        // Polled again at once, because the cost of a scheduler is not to be measured.
         let mut reading = pin!(unconstrained(run(idiom, feed, echo)));
         poll_fn(|cx| {
             loop {
@@ -153,19 +154,19 @@ async fn select_interval(mut socket: Feed, echo: bool) -> u64 {
     let mut messages = 0;
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = now();
+    let mut last_inbound = now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
-                heard = now();
+                last_inbound = now();
                 messages += 1;
                 if echo && socket.send(message).await.is_err() {
                     break;
                 }
             }
             _ = ticks.tick() => {
-                if now() - heard > LIMIT {
+                if now() - last_inbound > LIMIT {
                     break;
                 }
             }
@@ -196,22 +197,22 @@ async fn sleep_reset(mut socket: Feed, echo: bool) -> u64 {
 async fn sleep_lazy(mut socket: Feed, echo: bool) -> u64 {
     let mut messages = 0;
     let mut silence = pin!(sleep(LIMIT));
-    let mut heard = now();
+    let mut last_inbound = now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
-                heard = now();
+                last_inbound = now();
                 messages += 1;
                 if echo && socket.send(message).await.is_err() {
                     break;
                 }
             }
             () = &mut silence => {
-                if now() - heard >= LIMIT {
+                if now() - last_inbound >= LIMIT {
                     break;
                 }
-                silence.as_mut().reset(heard + LIMIT);
+                silence.as_mut().reset(last_inbound + LIMIT);
             }
         }
     }

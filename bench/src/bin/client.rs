@@ -1,20 +1,22 @@
-//! Very many clients in one light process, which answers pings and counts.
+//! Many clients in one lightweight process, which answers pings and counts them.
 //!
 //! ```text
 //! client PORT CONNECTIONS SECONDS [echo|rate|broadcast MESSAGES BYTES]
 //! ```
 //!
-//! Connects at random instants of so many seconds, as users do who know nothing of each other, and says
-//! `connected`. (Were they even, those that begin a whole number of ping intervals apart would be pinged
-//! together by a server with fixed intervals, and share its wake-ups.) Then each line on its standard input is
-//! answered: `count` by the number of pings answered so far, and `go` by `done` when MESSAGES of BYTES have gone:
+//! The clients connect at random instants within SECONDS, as independent users do. (At regular
+//! instants, a server with fixed intervals would ping many of them together, in one wake-up.) Once
+//! all are connected, the process prints `connected`. Then it answers each line of its standard
+//! input: `count` with the number of pings answered so far, and `go` with `done` once it has
+//! exchanged MESSAGES of BYTES each:
 //!
-//! * `echo`: to the server and back, shared by all connections, one at a time on each;
-//! * `rate`: to the server on the first connection, 100,000 a second or as many as it takes; the last comes back;
+//! * `echo`: to the server and back, divided among all connections, one at a time on each;
+//! * `rate`: to the server on the first connection, 100,000 a second or as many as it accepts; the
+//!   server returns the last;
 //! * `broadcast`: to the server on the first connection and back on all, one at a time.
 //!
-//! It speaks no more of WebSocket than that takes, so that it is not what is measured. Its masks are zero,
-//! and a server that hangs up makes it fail.
+//! It implements only as much of WebSocket as this needs, so that it costs little itself. Its masks
+//! are zero. It fails if the server hangs up.
 
 use std::io::{self, BufRead, Read, Write};
 use std::process::ExitCode;
@@ -37,7 +39,7 @@ const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket
 /// Messages a second.
 const RATE: f64 = 100_000.0;
 
-/// The server sends text back, and only reads binary messages.
+/// The server echoes text, and only reads binary messages.
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const PING: u8 = 0x89;
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The clients that the arguments name, if they name any.
+/// Parses the arguments.
 fn clients(arguments: &[String]) -> Option<io::Result<Clients>> {
     let [port, wanted, seconds, talk @ ..] = arguments else {
         return None;
@@ -84,7 +86,7 @@ fn clients(arguments: &[String]) -> Option<io::Result<Clients>> {
 struct Talk {
     kind: Kind,
     messages: u64,
-    /// What a connection sends, over and over, and how much of it is one message.
+    /// What a connection sends, repeatedly, and the length of one message in it.
     frames: Vec<u8>,
     frame: usize,
 }
@@ -120,7 +122,7 @@ impl Talk {
     }
 }
 
-/// A message, masked by zeroes.
+/// Returns a message with a mask of zeros.
 fn masked(kind: u8, bytes: usize) -> Vec<u8> {
     let mut frame = vec![kind];
     match bytes {
@@ -141,27 +143,27 @@ fn masked(kind: u8, bytes: usize) -> Vec<u8> {
 
 struct Clients {
     port: u16,
-    /// When each is to connect, counted from the start.
+    /// When each client connects, from the start.
     arrivals: Vec<Duration>,
     poll: Poll,
     clients: Vec<Client>,
     open: usize,
     pings: Arc<AtomicU64>,
     talk: Option<Talk>,
-    /// Messages still to be sent, and messages still to come back.
+    /// The messages that are not sent yet, and those that have not come back yet.
     to_send: u64,
     to_come: u64,
-    /// Since when messages are sent at the rate, while they are.
+    /// When the sending at a fixed rate began, while it lasts.
     paced_since: Option<Instant>,
 }
 
 struct Client {
     stream: TcpStream,
     state: State,
-    /// The begin of something that is not whole.
+    /// The beginning of an incomplete frame or response.
     partial: Vec<u8>,
     pongs: Vec<u8>,
-    /// Where in the frames of the talk it writes on, and how much.
+    /// The position in [`Talk::frames`] from which it writes, and how many bytes.
     position: usize,
     unsent: usize,
 }
@@ -175,7 +177,7 @@ enum State {
 
 impl Clients {
     fn new(port: u16, wanted: usize, over: Duration, talk: Option<Talk>) -> io::Result<Self> {
-        // The same ones each time.
+        // The same in each run.
         let mut random = StdRng::seed_from_u64(1);
         let mut arrivals: Vec<_> = (0..wanted).map(|_| over.mul_f64(random.random())).collect();
         arrivals.sort_unstable();
@@ -196,7 +198,7 @@ impl Clients {
     fn run(mut self) -> io::Result<()> {
         let waker = Waker::new(self.poll.registry(), GO)?;
         let pings = self.pings.clone();
-        thread::spawn(move || obey(&pings, &waker));
+        thread::spawn(move || answer_input(&pings, &waker));
 
         let began = Instant::now();
         let mut events = Events::with_capacity(1024);
@@ -228,7 +230,7 @@ impl Clients {
         }
     }
 
-    /// How many clients there should be by now.
+    /// Returns how many clients should have connected by now.
     fn due(&self, elapsed: Duration) -> usize {
         self.arrivals.partition_point(|&arrival| arrival <= elapsed)
     }
@@ -313,7 +315,7 @@ impl Clients {
                 rest = after;
             }
         }
-        // A large message arrives in many parts, and is not copied at each.
+        // A large message arrives in many parts: do not copy it for each.
         self.clients[at].partial = if rest.len() == partial.len() {
             partial
         } else {
@@ -379,7 +381,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Sends so many of the messages that are still to be sent.
+    /// Sends at most `messages` of those that are not sent yet.
     fn send(&mut self, at: usize, messages: u64) -> io::Result<()> {
         let messages = messages.min(self.to_send);
         self.to_send -= messages;
@@ -388,7 +390,7 @@ impl Clients {
         self.write(at)
     }
 
-    /// Writes what there is room for. A pong goes between two messages.
+    /// Writes as much as there is room for. Pongs go between messages.
     fn write(&mut self, at: usize) -> io::Result<()> {
         let client = &mut self.clients[at];
         let (frames, frame) = match &self.talk {
@@ -422,7 +424,7 @@ impl Clients {
 /// The first byte of a frame, its payload, and what follows it.
 type Frame<'a> = (u8, &'a [u8], &'a [u8]);
 
-/// The first frame, if it is whole.
+/// Returns the first frame if it is complete.
 fn frame(bytes: &[u8]) -> io::Result<Option<Frame<'_>>> {
     let (head, length) = match *bytes {
         [_, length @ 0..126, ..] => (2, length.into()),
@@ -443,8 +445,8 @@ fn is_not_yet(error: &io::Error) -> bool {
     )
 }
 
-/// Answers what the standard input asks, and ends the process with it.
-fn obey(pings: &AtomicU64, waker: &Waker) {
+/// Answers the standard input, and ends the process at its end.
+fn answer_input(pings: &AtomicU64, waker: &Waker) {
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         if line == "go" {
             if waker.wake().is_err() {

@@ -1,10 +1,10 @@
-//! One operation, so many times, for `.ci/instructions` to count its instructions.
+//! Runs one operation a number of times, so that `.ci/instructions` can count its instructions.
 //!
 //! ```sh
 //! instructions OPERATION TIMES
 //! ```
 //!
-//! To add one, put it into `OPERATIONS`, and its ceiling into `ceilings.txt`.
+//! To add an operation, add it to `OPERATIONS`, and its ceiling to `ceilings.txt`.
 
 #[path = "../../idioms/mod.rs"]
 mod idioms;
@@ -101,7 +101,7 @@ fn policy_poll_nothing_due(times: u64) {
     }
 }
 
-/// As where it is called from many places: the event is not known beforehand.
+/// Not inlined, as in a program that calls it from many places: the event is not known beforehand.
 #[inline(never)]
 fn observe(policy: &mut TimeoutPolicy<&TimeoutConfig>, now: Timestamp, event: Event) {
     policy.observe(now, event);
@@ -131,7 +131,7 @@ fn fleet_poll_nothing_due(times: u64) {
     }
 }
 
-/// All that an expiry costs: the ping that is due, its flush, and its pong.
+/// The cost of an expiry: the ping that is due, its flush and its pong.
 fn fleet_ping_and_pong(times: u64) {
     let (mut fleet, _) = fleet();
     let mut pings = 0;
@@ -151,7 +151,7 @@ fn fleet_ping_and_pong(times: u64) {
 
 fn fleet() -> (Fleet, Vec<ws_timeout::FleetKey>) {
     let config = TimeoutConfig::builder().no_connection_timeout().build();
-    let config = Arc::new(config.expect("the configuration has a meaning"));
+    let config = Arc::new(config.expect("the configuration is valid"));
     let mut fleet = Fleet::new();
     let keys = (0..CONNECTIONS)
         .map(|seed| fleet.insert(config.clone(), seed, at(0)))
@@ -165,7 +165,7 @@ fn at(nanos: u64) -> Timestamp {
 
 // ---- socket ----
 
-/// What a message cannot be told the time of without.
+/// Reading the clock, which each message needs.
 fn clock(times: u64) {
     let timer = black_box(ws_timeout::runtime::tokio::Timer::new());
     for _ in 0..times {
@@ -173,17 +173,17 @@ fn clock(times: u64) {
     }
 }
 
-/// A message at each wake-up is read.
+/// Reads a message at each wake-up.
 fn read(idiom: Idiom, times: u64) {
     through(idiom, Feed::new(times, 1), false, times);
 }
 
-/// A thousand messages at each wake-up are read.
+/// Reads a thousand messages at each wake-up.
 fn read_many(idiom: Idiom, times: u64) {
     through(idiom, Feed::new(times, 1000), false, times);
 }
 
-/// A message at each wake-up is read and sent back.
+/// Reads a message at each wake-up and echoes it.
 fn echo(idiom: Idiom, times: u64) {
     through(idiom, Feed::new(times, 1), true, times);
 }
@@ -192,7 +192,7 @@ fn through(idiom: Idiom, feed: Feed, echo: bool, times: u64) {
     assert_eq!(run_through(&runtime(), idiom, feed, echo), times);
 }
 
-/// A ping is sent and answered on one of a thousand quiet connections.
+/// Sends a ping and receives its pong, on a thousand quiet connections.
 fn ping(keeper: Keeper, times: u64) {
     assert_eq!(runtime().block_on(ping::ping(keeper, times)), times);
 }

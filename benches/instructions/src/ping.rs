@@ -1,7 +1,8 @@
 //! A ping and its pong on quiet connections, with the crate and with what people write by hand.
 //!
-//! A thousand tasks share one thread and its timers, on the real clock, and begin one after the other, so
-//! about ten are pinged in each millisecond. The streams cost nothing, and a pong arrives at a wake-up of its own.
+//! A thousand tasks share one thread and its timers, on the real clock. They begin one after the
+//! other, so about ten pings are due in each millisecond. The streams cost nothing, and each pong
+//! arrives at a separate wake-up.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,10 +32,10 @@ pub enum Keeper {
     Jitter,
 }
 
-/// Runs all connections until they have answered so many pings. Returns how many they answered.
+/// Runs all connections until they have answered `times` pings. Returns how many they answered.
 pub async fn ping(keeper: Keeper, times: u64) -> u64 {
     let config = TimeoutConfig::builder().ping_interval(EACH).build();
-    let config = Arc::new(config.expect("the configuration has a meaning"));
+    let config = Arc::new(config.expect("the configuration is valid"));
     let pings = times / u64::from(CONNECTIONS);
     let answered = Arc::<AtomicU64>::default();
     let tasks: Vec<_> = (0..CONNECTIONS)
@@ -63,15 +64,15 @@ pub async fn ping(keeper: Keeper, times: u64) -> u64 {
 async fn select_interval(mut socket: Quiet) {
     let mut ticks = interval(EACH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = now();
+    let mut last_inbound = now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(_)) = message else { break };
-                heard = now();
+                last_inbound = now();
             }
             _ = ticks.tick() => {
-                if now() - heard > LIMIT || socket.send(PING).await.is_err() {
+                if now() - last_inbound > LIMIT || socket.send(PING).await.is_err() {
                     break;
                 }
             }
@@ -86,16 +87,16 @@ async fn select_jitter(mut socket: Quiet, seed: u32) {
         now() + EACH - EACH.mul_f64(f64::from(random) / f64::from(u32::MAX) / 10.0)
     };
     let mut tick = pin!(sleep_until(next()));
-    let mut heard = now();
+    let mut last_inbound = now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(_)) = message else { break };
-                heard = now();
+                last_inbound = now();
             }
             () = tick.as_mut() => {
                 tick.as_mut().reset(next());
-                if now() - heard > LIMIT || socket.send(PING).await.is_err() {
+                if now() - last_inbound > LIMIT || socket.send(PING).await.is_err() {
                     break;
                 }
             }
@@ -103,7 +104,7 @@ async fn select_jitter(mut socket: Quiet, seed: u32) {
     }
 }
 
-/// A socket that answers so many pings, each after another wake-up, and then ends.
+/// A socket that answers `pings` pings, each at a separate wake-up, and then ends.
 struct Quiet {
     left: u64,
     answered: Arc<AtomicU64>,

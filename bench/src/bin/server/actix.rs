@@ -1,4 +1,4 @@
-//! actix-ws, with the handler that its users write, on one worker.
+//! actix-ws with a typical handler, on one worker.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! axum, with the handler that its users write.
+//! axum with a typical handler.
 
 use std::time::{Duration, Instant};
 

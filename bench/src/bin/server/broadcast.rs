@@ -1,4 +1,4 @@
-//! A channel of tokio that all connections send to and receive from.
+//! All connections send to and receive from one tokio channel.
 
 use std::time::{Duration, Instant};
 
@@ -53,12 +53,12 @@ impl Work for Room {
 async fn interval(mut socket: Socket, ping: Duration, Room(sender): Room) {
     let mut room = sender.subscribe();
     let mut ticks = ticks(ping);
-    let mut heard = Instant::now();
+    let mut last_inbound = Instant::now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
-                heard = Instant::now();
+                last_inbound = Instant::now();
                 if message.is_text() && sender.send(message).is_err() {
                     break;
                 }
@@ -70,7 +70,7 @@ async fn interval(mut socket: Socket, ping: Duration, Room(sender): Room) {
                 }
             }
             _ = ticks.tick() => {
-                if heard.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
+                if last_inbound.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
                     break;
                 }
             }

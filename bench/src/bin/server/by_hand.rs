@@ -26,18 +26,18 @@ pub fn ticks(ping: Duration) -> tokio::time::Interval {
 /// `select!` between the next message and an interval.
 pub async fn interval(mut socket: Socket, ping: Duration) {
     let mut ticks = ticks(ping);
-    let mut heard = Instant::now();
+    let mut last_inbound = Instant::now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
-                heard = Instant::now();
+                last_inbound = Instant::now();
                 if message.is_text() && socket.send(message).await.is_err() {
                     break;
                 }
             }
             _ = ticks.tick() => {
-                if heard.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
+                if last_inbound.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
                     break;
                 }
             }
@@ -49,19 +49,19 @@ pub async fn interval(mut socket: Socket, ping: Duration) {
 pub async fn jittered(mut socket: Socket, ping: Duration) {
     let next = || Instant::now() + ping.mul_f64(1.0 - rand::random_range(0.0..0.1));
     let mut tick = pin!(sleep_until(next().into()));
-    let mut heard = Instant::now();
+    let mut last_inbound = Instant::now();
     loop {
         tokio::select! {
             message = socket.next() => {
                 let Some(Ok(message)) = message else { break };
-                heard = Instant::now();
+                last_inbound = Instant::now();
                 if message.is_text() && socket.send(message).await.is_err() {
                     break;
                 }
             }
             () = tick.as_mut() => {
                 tick.as_mut().reset(next().into());
-                if heard.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
+                if last_inbound.elapsed() > limit(ping) || socket.send(PING).await.is_err() {
                     break;
                 }
             }
@@ -69,7 +69,7 @@ pub async fn jittered(mut socket: Socket, ping: Duration) {
     }
 }
 
-/// A task that reads, and one that writes what comes through a channel, and pings.
+/// A reading task, and a writing task that pings and sends what it receives from a channel.
 pub async fn two_tasks(socket: Socket, ping: Duration) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outbox) = mpsc::channel(32);
@@ -94,7 +94,7 @@ pub async fn two_tasks(socket: Socket, ping: Duration) {
     writer.abort();
 }
 
-/// `timeout` around each receive and each send; a ping when nothing came.
+/// `timeout` around each receive and each send, with a ping when nothing was received.
 pub async fn timeout_next(mut socket: Socket, ping: Duration) {
     let mut asked = false;
     loop {

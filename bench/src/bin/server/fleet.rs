@@ -1,4 +1,5 @@
-//! This crate's fleet: one thread, `mio` and non-blocking tungstenite, as in `benches/fleet_mio.rs`.
+//! This crate's fleet: one thread, `mio` and non-blocking tungstenite, as in
+//! `benches/fleet_mio.rs`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use ws_timeout::{Action, Event, Fleet, FleetKey, PingId, TimeoutConfig, Timestam
 
 use crate::{Outcome, ours};
 
-/// Looks at its deadlines as they come, or, with `align`, only at multiples of that.
+/// Polls the fleet at its deadlines, or at the next multiple of `align` if that is not zero.
 pub fn serve(ping: Duration, align: Duration) -> Outcome {
     let mut listener = TcpListener::bind(([127, 0, 0, 1], 0).into())?;
     println!("listening on {}", listener.local_addr()?.port());
@@ -41,12 +42,12 @@ const LISTENER: Token = Token(usize::MAX);
 
 struct Server {
     poll: Poll,
-    /// Whether the poller may know of more that has arrived.
+    /// Whether the poller may have further events.
     more: bool,
     listener: TcpListener,
     config: Arc<TimeoutConfig>,
     fleet: Fleet,
-    /// By the index of their keys.
+    /// Indexed by [`FleetKey::index`].
     connections: Vec<Option<Connection>>,
     start: Instant,
     seeds: u64,
@@ -55,7 +56,7 @@ struct Server {
 struct Connection {
     key: FleetKey,
     socket: Socket,
-    /// The ping that waits in the socket's buffer.
+    /// The ping in the socket's buffer.
     unflushed: Option<PingId>,
 }
 
@@ -65,13 +66,11 @@ enum Socket {
 }
 
 impl Server {
-    /// Waits, reads everything that has arrived, then does what was due before.
+    /// Waits, reads everything that has arrived, then polls the fleet if a deadline had passed
+    /// before the wait.
     fn turn(&mut self, events: &mut Events, align: Duration) -> Outcome {
         let asked = self.now();
-        let due = self
-            .fleet
-            .next_deadline()
-            .map(|due| rung_in_step(due, align));
+        let due = self.fleet.next_deadline().map(|due| aligned(due, align));
         let wait = match due {
             _ if self.more => Some(Duration::ZERO),
             due => due.map(|due| due.saturating_duration_since(asked)),
@@ -143,11 +142,11 @@ impl Server {
             return;
         };
         let key = connection.key;
-        let mut tell = |event| {
+        let mut observe = |event| {
             self.fleet.observe(key, now, event);
         };
-        if connection.proceed(&mut tell).is_err() {
-            self.let_go(key);
+        if connection.proceed(&mut observe).is_err() {
+            self.disconnect(key);
         }
     }
 
@@ -157,7 +156,7 @@ impl Server {
         };
         match (action, &mut connection.socket) {
             (Action::SendPing(id), Socket::Open(socket)) => {
-                // What would block is flushed when the socket can be written to; a loss is read.
+                // If it blocks, it is flushed when there is room. An error shows in the next read.
                 connection.unflushed = Some(id);
                 let ping = Message::Ping(id.payload().to_vec().into());
                 if socket.send(ping).is_ok() {
@@ -166,15 +165,15 @@ impl Server {
                 }
             }
             (Action::Close(_), Socket::Open(socket)) => {
-                // What it could not write is flushed later, or aborted.
+                // If it blocks, it is flushed when there is room, or aborted.
                 let _ = socket.close(None);
             }
-            (Action::Abort(_), _) => self.let_go(key),
+            (Action::Abort(_), _) => self.disconnect(key),
             _ => {}
         }
     }
 
-    fn let_go(&mut self, key: FleetKey) {
+    fn disconnect(&mut self, key: FleetKey) {
         self.fleet.remove(key);
         self.connections[key.index()] = None;
     }
@@ -185,9 +184,9 @@ impl Server {
 }
 
 impl Connection {
-    /// Goes on with the handshake, the reading and the flushing until each would block. An error if the
-    /// connection is over.
-    fn proceed(&mut self, tell: &mut impl FnMut(Event)) -> tungstenite::Result<()> {
+    /// Continues the handshake, then reads and flushes, until each would block. Fails if the
+    /// connection has ended.
+    fn proceed(&mut self, observe: &mut impl FnMut(Event)) -> tungstenite::Result<()> {
         if let Socket::Opening(handshake) = &mut self.socket {
             let Some(mut begun) = handshake.take() else {
                 return Err(tungstenite::Error::ConnectionClosed);
@@ -201,33 +200,33 @@ impl Connection {
                 }
                 Err(HandshakeError::Failure(error)) => return Err(error),
             }
-            tell(Event::Opened);
+            observe(Event::Opened);
         }
         let Socket::Open(socket) = &mut self.socket else {
             return Ok(());
         };
         socket.get_mut().is_drained = false;
-        while let Some(message) = unless_it_blocks(socket.read())? {
-            tell(match &message {
+        while let Some(message) = unless_blocked(socket.read())? {
+            observe(match &message {
                 Message::Ping(_) => Event::Ping,
                 Message::Pong(payload) => Event::Pong(PingId::from_payload(payload)),
                 Message::Close(_) => Event::PeerClose,
                 _ => Event::Recv,
             });
-            if message.is_text() && unless_it_blocks(socket.send(message))?.is_some() {
-                tell(Event::SendOk);
+            if message.is_text() && unless_blocked(socket.send(message))?.is_some() {
+                observe(Event::SendOk);
             }
         }
-        if unless_it_blocks(socket.flush())?.is_some()
+        if unless_blocked(socket.flush())?.is_some()
             && let Some(id) = self.unflushed.take()
         {
-            tell(Event::PingSent(id));
+            observe(Event::PingSent(id));
         }
         Ok(())
     }
 }
 
-/// Does not ask the kernel again when a read was short, until the poller says that more has come.
+/// After a short read, does not ask the kernel again until the poller reports input.
 struct Transport {
     stream: TcpStream,
     is_drained: bool,
@@ -254,7 +253,7 @@ impl Write for Transport {
     }
 }
 
-fn unless_it_blocks<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
+fn unless_blocked<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
     match done {
         Ok(value) => Ok(Some(value)),
         Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -262,8 +261,8 @@ fn unless_it_blocks<T>(done: tungstenite::Result<T>) -> tungstenite::Result<Opti
     }
 }
 
-/// The next multiple of `align`.
-fn rung_in_step(due: Timestamp, align: Duration) -> Timestamp {
+/// Returns the next multiple of `align`.
+fn aligned(due: Timestamp, align: Duration) -> Timestamp {
     match align.as_nanos() as u64 {
         0 => due,
         align => Timestamp::from_nanos(due.as_nanos().div_ceil(align) * align),

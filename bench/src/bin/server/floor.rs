@@ -1,5 +1,5 @@
-//! The least that any server can do: one thread, bytes written when they are due, bytes read when they come.
-//! What remains is the kernel's.
+//! The least that any server can do: one thread, which writes bytes when they are due and reads
+//! them when they arrive. The rest of the cost is the kernel's.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +12,7 @@ use crate::Outcome;
 
 const LISTENER: Token = Token(usize::MAX);
 const PING: &[u8] = b"\x89\0";
-/// Accepts any key: the clients here do not look.
+/// The answer to any key: these clients do not check it.
 const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
@@ -25,7 +25,7 @@ pub fn serve(ping: Duration) -> Outcome {
     let mut events = Events::with_capacity(1024);
     let mut buffer = [0; 4096];
     let mut streams: Vec<TcpStream> = Vec::new();
-    // All intervals are the same, so the next is always in front.
+    // All intervals are the same, so the next deadline is always in front.
     let mut due: VecDeque<(Instant, usize)> = VecDeque::new();
     loop {
         let wait = due
@@ -39,7 +39,7 @@ pub fn serve(ping: Duration) -> Outcome {
             if event.token() != LISTENER {
                 let stream = &mut streams[event.token().0];
                 let read = stream.read(&mut buffer)?;
-                // Before the upgrade a client sends its request, after it nothing but pongs.
+                // A client sends its request, and after the upgrade only pongs.
                 if buffer[..read].starts_with(b"GET") {
                     stream.write_all(UPGRADED)?;
                 }

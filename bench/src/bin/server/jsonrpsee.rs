@@ -1,4 +1,4 @@
-//! jsonrpsee, with the pings that it has built in.
+//! jsonrpsee, with its built-in pings.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One server for each way to keep connections alive; echoes text, on one thread.
+//! An echo server for each way to keep connections alive, on one thread.
 //!
 //! ```text
 //! server STACK PING_SECONDS [broadcast]
@@ -6,8 +6,8 @@
 //!
 //! With `broadcast`, it sends each text to all connections instead.
 //!
-//! Listens on a free port of the loopback and says `listening on PORT`. `bench/run` reads the CPU time and the
-//! memory of the process from outside.
+//! Listens on a free port of the loopback and prints `listening on PORT`. `bench/run` measures the
+//! CPU time and the memory of the process from outside.
 
 mod actix;
 mod axum;
@@ -88,7 +88,8 @@ fn on_tokio(server: impl Future<Output = Outcome>) -> Outcome {
         .block_on(server)
 }
 
-/// A server that does anything at all after a time has a timer, and sleeps for no longer than until that.
+/// Runs the server beside an interval: a server that does anything periodically has such a timer,
+/// which limits how long it sleeps.
 async fn beside_a_timer(each: Duration, server: impl Future<Output = Outcome>) -> Outcome {
     let mut ticks = tokio::time::interval(each);
     tokio::spawn(async move {
@@ -124,7 +125,7 @@ where
     }
 }
 
-/// What a server does on a socket until that ends, whatever guards the socket.
+/// What a server does on a socket, with or without timeouts, until it ends.
 trait Work: Clone + Send + 'static {
     fn run<S, E>(self, socket: S) -> impl Future<Output = ()> + Send
     where
@@ -145,7 +146,7 @@ impl Work for Echo {
     }
 }
 
-/// No timeouts at all.
+/// Echoes text, without timeouts.
 async fn echo<S, E>(mut socket: S)
 where
     S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Unpin,

@@ -1,4 +1,4 @@
-//! This crate, a task for each connection.
+//! This crate, with a task for each connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::{Echo, Outcome, Work, accept, listen};
 
 pub const SLACK: Duration = Duration::from_millis(125);
 
-/// The one line around a socket.
+/// `wrap` around each socket.
 pub async fn task(ping: Duration, work: impl Work) -> Outcome {
     let config = Arc::new(config(ping)?);
     accept(move |socket| work.clone().run(wrap(config.clone(), socket))).await
@@ -42,7 +42,7 @@ pub async fn metered(ping: Duration, work: impl Work) -> Outcome {
     }
 }
 
-/// The defaults but for the ping and the end of a life.
+/// The defaults, except for `ping_interval`, and without a `connection_timeout`.
 pub fn config(ping: Duration) -> Result<TimeoutConfig, ConfigError> {
     TimeoutConfig::builder()
         .ping_interval(ping)
