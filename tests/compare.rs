@@ -40,7 +40,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 const PING: Message = Message::Ping(Bytes::new());
 
-/// A connection that is open for longer stays open.
+/// A connection that is still open at this age counts as staying open.
 const WATCHED: Duration = Duration::from_secs(600);
 
 /// The frozen server is not polled between these ages.

@@ -82,7 +82,7 @@ struct Arguments {
     connections: usize,
     within: Duration,
     config: TimeoutConfig,
-    /// What the child process connects to.
+    /// The server that the child process connects to.
     server: Option<SocketAddr>,
 }
 
@@ -230,7 +230,7 @@ impl Drained {
     }
 }
 
-/// Checks that all closed because of the drain, and that all clients answered that were to.
+/// Checks that all closed because of the drain, and that every client that should answer did.
 fn check_handshakes(ends: &[Option<Drained>], clients: usize) -> Result<(), Failure> {
     let count = |handshake| {
         let drained = ends.iter().flatten();
@@ -268,7 +268,7 @@ fn check_instants(ends: &[Option<Drained>], within: Duration) -> Result<(), Fail
         "chi-square of these times is {statistic:.1} with {freedom} degrees of freedom; if they are even, \
          one in a thousand exceeds {thousand:.1}, one in a million {million:.1}"
     );
-    // A rehearsal that is run many times sees one in a thousand.
+    // Not `thousand`, which an even drain exceeds now and then.
     if statistic > million {
         return Err("the connections did not close evenly".into());
     }

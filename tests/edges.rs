@@ -564,7 +564,7 @@ fn the_last_instant() {
     assert_eq!(Timestamp::from_nanos(u64::MAX - 1), Timestamp::MAX);
     assert_eq!(Timestamp::MAX.checked_add(NANOSECOND), None);
 
-    // Whatever begins there never expires.
+    // A limit that starts there never expires.
     let never = Action::Idle { until: None };
     for start in [TimeoutPolicy::new, TimeoutPolicy::opening] {
         let mut policy = start(TimeoutConfig::DEFAULT, SEED, Timestamp::MAX);

@@ -441,7 +441,7 @@ fn overrides_hold_what_is_set_and_inherit_the_rest() {
     };
     assert_eq!(over(&[]).build().unwrap(), base);
 
-    // A value that is the default is set too.
+    // A value equal to the default counts as set.
     let one = over(&[("WS_PING_INTERVAL", "25"), ("WS_MAX_PING_RATE", "20")]);
     let restored = one.ping_interval(Duration::from_secs(7)).no_max_ping_rate();
     assert_eq!(restored.build().unwrap(), base);

@@ -196,7 +196,7 @@ fn next_deadline_has_passed_while_actions_are_left() {
                 Some((_, Action::SendPing(_)))
             ));
         }
-        // The ping that was not written waits no longer than that.
+        // A ping that was requested and not flushed expires after `message_timeout`.
         assert!(fleet.next_deadline().is_some_and(|next| next <= secs(26)));
         assert_eq!(fleet.poll(secs(25)), None);
         assert!(fleet.next_deadline() > Some(secs(25)));
@@ -486,7 +486,7 @@ impl cases::Player for FleetOfOne {
             (Some((_, action)), _) => action,
             (None, idle @ Action::Idle { .. }) => idle,
             (None, abort @ Action::Abort(_)) if over => abort,
-            (None, action) => panic!("the fleet has nothing to say, where {action:?} is due"),
+            (None, action) => panic!("the fleet returns nothing, but {action:?} is due"),
         }
     }
 

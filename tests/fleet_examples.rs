@@ -1,4 +1,4 @@
-//! Runs the examples of the fleet as a user would: as programs, with small numbers.
+//! Runs the fleet examples of the benchmarks as a user would: as programs, with small numbers.
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,5 @@
-//! A socket asks the kernel before a verdict: it reads and writes what the runtime does not know
-//! of.
+//! Before a verdict a socket asks the kernel, and so reads input and uses room that the runtime
+//! does not know of.
 #![cfg(unix)]
 
 mod common;
@@ -38,7 +38,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A socket whose runtime never learns that there is something to read.
 struct Unaware {
     socket: UnixStream,
-    /// Whether each read finds a message of a peer that never pauses instead, and nothing of the
+    /// Whether each read returns a message of a peer that never pauses, and nothing from the
     /// socket.
     endless: bool,
     /// Whether the runtime learns of room.
@@ -255,12 +255,12 @@ async fn a_peer_that_reads_nothing_times_out_without_delay() {
     let start = now();
     let verdict = timed_out(server.send(Message::binary(vec![0; LARGE])).await);
     assert_eq!(verdict.reason, CloseReason::MessageTimeout);
-    // The kernel accepts what there is room for after a second, and nothing after another.
+    // After a second the kernel accepts more, and after another second it accepts nothing.
     took(start, 2 * SECOND);
     drop(client);
 }
 
-/// Everything that had arrived has been read once as many bytes have been.
+/// Once as many bytes have been read as had arrived, the backlog has been read.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_never_pauses_times_out_once_its_backlog_is_read() {
@@ -310,8 +310,8 @@ async fn a_transport_that_asks_the_kernel_yields_too() {
     assert_eq!(most, 4 * READ_BUFFER);
 }
 
-/// When the receive clock has expired, a read finds enough bytes for twelve seconds, and another
-/// read a ping.
+/// After the receive clock has expired, one read finds enough bytes for twelve seconds, and the
+/// next a ping.
 /// Guards rule 2.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_were_read_before_a_ping_count() {

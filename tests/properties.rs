@@ -472,8 +472,8 @@ fn c9_a_transport_that_takes_too_few_bytes_is_ended() {
         driver.handle(start, Event::SendStart);
         let mut taken = 0;
         while driver.policy.phase() == Phase::Open {
-            // At half the rate at most, the bytes take up to half of the time that they should
-            // earn.
+            // At no more than half the minimum rate, bytes extend the deadline by at most half
+            // of the time that passes.
             let waited = driver.now.saturating_duration_since(start);
             assert!(
                 waited < timeout * 2,
@@ -605,7 +605,7 @@ fn c12_nothing_that_a_peer_sends_delays_other_verdicts() {
     });
 }
 
-/// The same for whole connections, stalls included, where nothing depends on hearing from the peer.
+/// The same for whole connections, stalls included, where nothing depends on input from the peer.
 #[test]
 fn c12_a_talking_peer_is_ended_as_soon_as_a_silent_one() {
     for_all(
@@ -978,8 +978,8 @@ fn tame_case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// A configuration of such a case, without heartbeats and without pings that need no answer: there
-/// would only be many of them.
+/// A configuration for such a case, without heartbeats and without pings that need no answer, which
+/// would only add calls.
 fn tame_config() -> impl Strategy<Value = TimeoutConfig> {
     tame_case().prop_map(|case| {
         let config = case.recipes[0].config();

@@ -72,7 +72,7 @@ async fn pair(
         }
     };
     let (transport, meter) = match meters {
-        // A meter above that the socket does not get.
+        // A meter above TLS that the socket is not given.
         Meters::Below => (Metered::new(ours), meter_below),
         Meters::Above => {
             let above = Metered::new(ours);

@@ -1,4 +1,4 @@
-//! What a subscriber of tracing gets of a connection: the log's words, typed fields, and a span.
+//! What a tracing subscriber receives about a connection: the log's words, typed fields and a span.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -268,7 +268,7 @@ async fn no_span_of_a_thousand_connections_stays_open() {
     assert!(all.iter().all(SeenSpan::is_closed));
 }
 
-/// An observer that passes on nothing but verdicts.
+/// An observer that passes on only verdicts.
 struct Verdicts;
 
 impl Observer for Verdicts {
@@ -334,7 +334,7 @@ struct Collected(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     events: Vec<Seen>,
-    /// An ID is a place here, counted from 1.
+    /// IDs are indices here, from 1.
     spans: Vec<SeenSpan>,
     entered: Vec<Id>,
     /// Whether spans of the crate are disabled.
@@ -357,7 +357,7 @@ struct Seen {
     level: Level,
     target: String,
     span: Option<Id>,
-    /// Each with its type, but for what is only formatted.
+    /// Each with its type, except for values that are only formatted.
     fields: BTreeMap<&'static str, String>,
 }
 

@@ -1,4 +1,4 @@
-//! What many tests start from.
+//! The configuration that most tests start from.
 
 use ws_timeout::{TimeoutConfig, TimeoutConfigBuilder};
 

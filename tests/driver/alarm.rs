@@ -25,7 +25,7 @@ fn a_message_does_not_touch_the_alarm() {
         waits(&mut socket);
     }
     assert_eq!(shared.world().alarms_set, 1);
-    // It fires early, and is set for the deadline that has moved meanwhile.
+    // It fires early, and is then set for the deadline, which has moved.
     shared.at(10 * SECOND);
     waits(&mut socket);
     assert_eq!(shared.world().alarm, Some(11 * SECOND));

@@ -57,7 +57,7 @@ fn a_peer_that_keeps_its_reader_busy_still_times_out() {
     }
 }
 
-/// The sending half decides its own rows, whatever the reading half has not read.
+/// The sending half decides its own deadlines, no matter what the reading half has left unread.
 /// Guards rule 2.
 #[test]
 fn a_trickle_of_input_does_not_hold_off_the_verdict_on_a_write() {
@@ -164,7 +164,7 @@ fn a_backlog_that_was_read_to_its_end_is_not_part_of_the_next() {
     shared.world().incoming.push_back(Message::Ping("x".into()));
     assert!(socket.next().now_or_never().is_some());
     waits(&mut socket);
-    // The next ping is out, and its pong is due in a second.
+    // The next ping is in flight, and its pong is due in a second.
     assert_eq!(socket.status().ping_unanswered, Some(Duration::ZERO));
     shared.at(3 * SECOND);
     assert_verdict_after(&shared, &mut socket, 33);

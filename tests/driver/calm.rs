@@ -29,7 +29,7 @@ enum Step {
     Send,
     Feed,
     Flush,
-    /// Whether the transport accepts anything, and whether the inner sink has a place.
+    /// Whether the transport accepts anything, and whether the inner sink has room.
     Room(bool, bool),
     SetConfig(TimeoutConfigBuilder),
     Probe,

@@ -155,7 +155,7 @@ fn a_message_that_the_close_of_the_peer_overtakes_does_not_follow_it() {
         ready.unwrap().unwrap();
         shared.at(SECOND);
         waits(&mut socket);
-        // The ping has taken the reserved place.
+        // The ping has taken the reserved room.
         shared.world().no_place = true;
         socket.start_send_unpin(data()).unwrap();
         if verdict {
@@ -297,7 +297,7 @@ fn a_close_frame_waits_until_the_buffer_is_flushed() {
     waits(&mut socket);
     shared.world().full = true;
     socket.feed(data()).now_or_never().unwrap().unwrap();
-    // The sink promises a place, though not one for a Close frame.
+    // The sink promises room for a message, but has none for a Close frame.
     let ready = poll_fn(|cx| socket.poll_ready_unpin(cx)).now_or_never();
     ready.unwrap().unwrap();
     let close = SinkExt::close(&mut socket).now_or_never();
@@ -406,7 +406,7 @@ fn an_answer_to_our_close_counts_though_data_is_read_before_it() {
     assert!(socket.next().now_or_never().unwrap().is_none());
 }
 
-/// A peer that does not answer our Close frame, and sends so much that no read finds nothing.
+/// A peer that does not answer our Close frame, and sends so much that every read finds something.
 /// Guards rules 2 and 14.
 #[test]
 fn a_close_has_a_deadline_though_the_peer_never_pauses() {

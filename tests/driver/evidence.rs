@@ -39,7 +39,7 @@ fn a_verdict_needs_an_alarm_at_its_deadline_and_a_read_after_it() {
             alarm.is_some_and(|alarm| alarm <= 5 * SECOND + MS),
             "{alarm:?}"
         );
-        // The reactor turns, and shows what was there all along, or that there was nothing.
+        // The reactor turns, and reports the input that was there all along, or none.
         if answered {
             let pong = shared.pong();
             shared.world().incoming.push_back(pong);
@@ -74,7 +74,7 @@ fn input_found_after_a_fire_between_messages_is_read_before_deciding() {
     let pong = shared.pong();
     shared.world().unseen.push_back(pong);
     shared.world().fires_during_read = true;
-    // From another task than the one that the alarm wakes.
+    // From a different task than the one that the alarm wakes.
     let waker = Waker::from(Arc::new(Woken::default()));
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
     assert!(read.is_pending(), "{read:?}");
@@ -213,7 +213,7 @@ fn a_spent_budget_does_not_time_out_a_handshake() {
     assert_eq!(reason(opened), CloseReason::HandshakeTimeout);
 }
 
-/// The sending half leaves silence to the reading half, which need not see another fire for it.
+/// The sending half leaves silence to the reading half, which decides without another fire.
 /// Guards rule 5.
 #[test]
 fn a_fire_that_the_sending_half_has_taken_counts_for_the_reading_half() {

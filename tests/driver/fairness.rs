@@ -20,8 +20,7 @@ use crate::world::{
     Guarded, Hand, MS, SECOND, Shared, Woken, awaiting_a_pong, data, reason, waits,
 };
 
-/// It yields after 32 messages, though there are more, and though the answer to the ping is among
-/// those.
+/// It yields after 32 messages, even though there are more, among them the answer to the ping.
 /// Guards rule 23.
 #[test]
 fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
@@ -114,7 +113,7 @@ fn a_peer_that_does_not_read_its_pongs_is_disconnected() {
     let ping = Message::Ping(vec![7; 125].into());
     shared.world().incoming.extend(vec![ping; 3000]);
     shared.world().full = true;
-    // Until the socket reads no more.
+    // Until the socket stops reading.
     for _ in 0..3000 {
         let _ = socket.next().now_or_never();
     }
@@ -153,7 +152,7 @@ fn pongs_that_answer_nothing_are_limited_like_pings() {
     }
 }
 
-/// A transport of bytes that asks no kernel.
+/// A byte transport that cannot ask the kernel.
 #[derive(Clone, Default)]
 struct Bytes(Arc<Mutex<VecDeque<u8>>>);
 

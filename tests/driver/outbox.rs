@@ -98,7 +98,7 @@ fn a_write_counts_as_sent_once_it_is_flushed() {
     waits(&mut socket);
     shared.at(SECOND);
     waits(&mut socket);
-    // The ping is in a buffer: its answer is awaited from when it is flushed.
+    // The ping is in a buffer: the wait for its pong begins at the flush.
     assert_eq!(shared.world().held.len(), 1);
     shared.at(4 * SECOND);
     assert!(socket.send(data()).now_or_never().is_none());
@@ -136,7 +136,7 @@ fn the_reply_to_a_ping_is_flushed_and_is_not_activity() {
         world.held.push(Message::Pong("hello".into()));
     }
     assert!(socket.next().now_or_never().is_some());
-    // The program may take a long time over the message.
+    // The program may take a long time to handle the message.
     assert_eq!(shared.world().sent, [Message::Pong("hello".into())]);
     waits(&mut socket);
     let status = socket.status();
@@ -205,7 +205,7 @@ fn a_promised_message_that_is_refused_fails_the_flush() {
     ready.unwrap().unwrap();
     shared.at(SECOND);
     waits(&mut socket);
-    // The ping has taken the reserved place.
+    // The ping has taken the reserved room.
     shared.world().refuses = Some(data());
     socket.start_send_unpin(data()).unwrap();
     waits(&mut socket);
@@ -233,7 +233,7 @@ fn the_bytes_of_a_sent_message_are_not_progress_of_the_next() {
     assert_eq!(status.since_active, SECOND);
 }
 
-/// A program may reserve a place and send later; the reply must not wait for that.
+/// A program may reserve room and send later. The reply must not wait for that.
 /// Guards rule 10.
 #[test]
 fn a_message_keeps_its_place_behind_a_reply_that_took_it() {
@@ -352,7 +352,7 @@ fn a_promise_of_room_is_kept_though_the_policy_is_polled_first() {
     assert!(matches!(ready, Some(Ok(()))), "{ready:?}");
 }
 
-/// The write clock of a sent message is not that of the next, though the program never flushes.
+/// Each message has its own write clock, even if the program never flushes.
 /// Guards rule 6.
 #[test]
 fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
@@ -439,7 +439,7 @@ fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_an
     ready.unwrap().unwrap();
     shared.at(SECOND);
     waits(&mut socket);
-    // The ping has taken the reserved place.
+    // The ping has taken the reserved room.
     shared.world().refuses = Some(data());
     socket.start_send_unpin(data()).unwrap();
     waits(&mut socket);

@@ -56,7 +56,7 @@ fn a_flush_of_the_reading_half_wakes_the_writer_too() {
     assert!(writer.0.load(Ordering::Relaxed), "the writer sleeps on");
 }
 
-/// A transport with one place for a waker, whichever task polls it, and the messages to read.
+/// A transport that keeps one waker, that of the task that polled last, and the messages to read.
 #[derive(Clone, Default)]
 struct OnePlace(Arc<Mutex<(Option<Waker>, VecDeque<Message>)>>);
 
@@ -143,7 +143,7 @@ fn a_writer_that_waits_for_room_is_woken_though_the_reader_has_flushed() {
     // Its answer is flushed at once.
     let read = socket.poll_next_unpin(&mut Context::from_waker(&waker));
     assert!(read.is_ready());
-    // Either it is woken now, or once there is a place.
+    // It is woken now, or once there is room.
     let woken = writer.0.swap(false, Ordering::Relaxed);
     if woken {
         assert!(socket.poll_ready_unpin(&mut sending).is_pending());
@@ -231,7 +231,7 @@ fn a_task_sleeps_though_its_promised_message_meets_a_broken_sink() {
     let mut socket = shared.socket(off().ping_interval(SECOND).pong_timeout(SECOND));
     let task = Executor::new();
     task.send_that_waits(&shared, &mut socket);
-    // A promise, whose place a ping takes.
+    // The sink promises room, which a ping takes.
     assert!(socket.poll_ready_unpin(&mut task.context()).is_ready());
     shared.at(SECOND + 500 * MS);
     let read = socket.poll_next_unpin(&mut task.context());

@@ -44,7 +44,7 @@ pub struct World {
     pub ended: bool,
     /// Whether the transport accepts nothing.
     pub full: bool,
-    /// Whether the inner sink has no place for a message either.
+    /// Whether the inner sink has no room for a message either.
     pub no_place: bool,
     /// Whether there is room at the next try, without a wake-up.
     pub room_without_wake: bool,
@@ -56,7 +56,7 @@ pub struct World {
     pub broken: bool,
     /// Whether every read fails.
     pub fails: bool,
-    /// Whether it has promised a place for a message.
+    /// Whether it has promised room for a message.
     pub promised: bool,
     pub held: Vec<Message>,
     pub sent: Vec<Message>,
@@ -151,7 +151,7 @@ impl Sink<Message> for Wire {
     fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), WsError> {
         let mut world = self.0.world();
         let promised = std::mem::take(&mut world.promised);
-        assert!(promised, "there is no place for {message:?}");
+        assert!(promised, "there is no room for {message:?}");
         let refused = world.refuses_pings && message.is_ping();
         if refused || world.refuses.as_ref() == Some(&message) {
             return Err(WsError::AttackAttempt);
@@ -287,7 +287,7 @@ pub fn awaiting_a_pong(shared: &Shared, config: TimeoutConfigBuilder) -> Guarded
     socket
 }
 
-/// The peer sends so fast that the reading half never finds nothing.
+/// The peer sends so fast that the reading half always finds something.
 #[track_caller]
 pub fn reads_one_of_a_stream(shared: &Shared, socket: &mut Guarded) {
     shared.world().incoming.push_back(data());

@@ -1,4 +1,4 @@
-//! Ten thousand connections at once, half of which die. The server and the clients are separate
+//! Ten thousand connections, half of which vanish. The server and the clients are separate
 //! processes.
 
 use std::collections::{HashMap, HashSet};
@@ -37,21 +37,21 @@ const MOST_KIB: f64 = 10.0;
 
 #[test]
 fn half_of_ten_thousand_peers_vanish_on_tokio() {
-    half_die(Runtime::TokioThreads);
+    half_vanish(Runtime::TokioThreads);
 }
 
 #[test]
 fn half_of_ten_thousand_peers_vanish_on_smol() {
-    half_die(Runtime::Smol);
+    half_vanish(Runtime::Smol);
 }
 
 #[test]
 fn half_of_ten_thousand_peers_vanish_on_async_std() {
-    half_die(Runtime::AsyncStd);
+    half_vanish(Runtime::AsyncStd);
 }
 
 #[track_caller]
-fn half_die(runtime: Runtime) {
+fn half_vanish(runtime: Runtime) {
     let all = as_many_as_may_be();
     let few = all / 5;
     let variables = [

@@ -220,7 +220,7 @@ impl Trial {
                             disconnected,
                             ..
                         } = self;
-                        panic!("not so in time: {what}: {pongs:?} {ended:?} {disconnected:?}")
+                        panic!("did not hold in time: {what}: {pongs:?} {ended:?} {disconnected:?}")
                     })
                 }
             };

@@ -261,7 +261,7 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
         assert_eq!(message, Some(Message::text(expected)));
     }
     took(start, 2 * SECOND);
-    // A heartbeat is a sign of life and no activity, as a Ping frame is.
+    // A heartbeat is a sign of life but not activity, like a Ping frame.
     let mut client = client.await.unwrap();
     tokio::spawn(async move {
         tokio::time::sleep(2 * SECOND).await;

@@ -128,7 +128,7 @@ async fn a_write_that_fails_is_not_a_timeout() {
         assert!(server.recv().await.unwrap().is_none());
     }
 
-    // The sending half gets the reason, the reading half the end.
+    // The sending half returns the reason, and the reading half ends.
     let (read, _kept) = duplex(1024);
     let (write, gone) = duplex(1024);
     drop(gone);
@@ -148,7 +148,7 @@ async fn a_write_that_fails_is_not_a_timeout() {
     assert!(stream.next().await.is_none());
 }
 
-/// A ping takes the place that was reserved for a message, and the peer's Close arrives before the
+/// A ping takes the room that was reserved for a message, and the peer's Close arrives before the
 /// message can be sent: the next flush reports that.
 /// Guards rule 10.
 #[tokio::test(start_paused = true)]

@@ -140,7 +140,7 @@ fn a_blocked_thread_does_not_disconnect_a_peer_that_reads() {
 
         let mut send = pin!(server.send(Message::binary(vec![0; LENGTH])));
         let first = poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx))).await;
-        assert!(first.is_pending(), "the transport took it all");
+        assert!(first.is_pending(), "the transport accepted everything");
         go.send(()).unwrap();
 
         #[expect(
