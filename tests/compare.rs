@@ -87,14 +87,17 @@ const PEERS: [(Peer, &str); 9] = [
     (Peer::NeverReads, "never reads your reply of 1 MiB"),
     (
         Peer::SlowHandshake,
-        "sends a byte of its handshake each 15 s",
+        "sends a byte of its handshake every 15 s",
     ),
     (Peer::LosesClose, "does not answer your Close frame"),
     (Peer::Floods, "sends 100 pings a second"),
-    (Peer::Quiet, "is well, and only answers pings"),
-    (Peer::Uploads, "is well, and uploads a message for 2 min"),
-    (Peer::OutlivesStall, "is well; your process stops for 2 min"),
-    (Peer::MakesRoom, "is well; you ping while a send waits"),
+    (Peer::Quiet, "is healthy, and only answers pings"),
+    (Peer::Uploads, "is healthy, and uploads a message for 2 min"),
+    (
+        Peer::OutlivesStall,
+        "is healthy; your process stops for 2 min",
+    ),
+    (Peer::MakesRoom, "is healthy; you ping while a send waits"),
 ];
 
 impl Peer {
