@@ -276,8 +276,8 @@ impl fmt::Display for CloseHandshake {
             Self::InProgress => "closing",
             Self::Answered => "close answered",
             Self::Unanswered => "close unanswered",
-            Self::Sent => "dropped after a Close frame",
-            Self::NotSent => "dropped",
+            Self::Sent => "aborted after a Close frame",
+            Self::NotSent => "aborted",
         })
     }
 }

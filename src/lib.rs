@@ -62,7 +62,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `event` | `opened`, `ping`, `pong`, `stall_grace`, `resumed`, `send_error`, `receive_error`, `handshake_error`, `verdict`, `closed` or `dropped` |
+//! | `event` | `opened`, `ping`, `pong`, `grace`, `resumed`, `send_error`, `receive_error`, `handshake_error`, `verdict`, `closed` or `dropped` |
 //! | `label` | the name given to the connection, escaped; `-` if none |
 //! | `id` | the connection's number, unique in its `Timeouts` |
 //! | `reason` | why the policy ended the connection, such as `idle_timeout` |

@@ -207,14 +207,14 @@ pub enum Report<'a> {
 }
 
 impl Report<'_> {
-    /// Returns the variant's name in the log, such as `stall_grace`, for metrics.
+    /// Returns the variant's name in the log, such as `send_error`, for metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Opened { .. } => "opened",
             Self::HandshakeError { .. } => "handshake_error",
             Self::Ping { .. } => "ping",
             Self::Pong { .. } => "pong",
-            Self::Grace { .. } => "stall_grace",
+            Self::Grace { .. } => "grace",
             Self::Resumed { .. } => "resumed",
             Self::SendError { .. } => "send_error",
             Self::ReceiveError { .. } => "receive_error",

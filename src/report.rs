@@ -293,10 +293,12 @@ impl fmt::Display for Report<'_> {
                 peer_close,
                 status,
             } => {
-                write!(f, "closed after {}", Plain(status.age))?;
+                let age = Plain(status.age);
                 if let Some(verdict) = verdict {
-                    return write!(f, ": {}, {}", verdict.reason, verdict.close_handshake);
+                    let (reason, outcome) = (verdict.reason, verdict.close_handshake);
+                    return write!(f, "ended after {age}: {reason}, {outcome}");
                 }
+                write!(f, "closed after {age}")?;
                 if started_locally {
                     write!(f, " by this side {},", WithCode(close_code))?;
                 }

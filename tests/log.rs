@@ -52,7 +52,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
     assert_eq!(closed.level, Level::Info);
     assert_eq!(
         closed.text,
-        "silent: closed after 60.015 s: idle_timeout, close answered"
+        "silent: ended after 60.015 s: idle_timeout, close answered"
     );
     closed.has(&[("event", "closed"), ("reason", "idle_timeout")]);
 }
@@ -82,7 +82,7 @@ async fn the_log_distinguishes_an_unanswered_ping_from_an_unanswered_probe() {
     socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("frozen"),
-        "frozen: dropped after a Close frame: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 30.015 s; 1 ping, 0 pongs"
+        "frozen: aborted after a Close frame: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 30.015 s; 1 ping, 0 pongs"
     );
 
     let (mut socket, _client) = pair("probed", config).await;
@@ -90,7 +90,7 @@ async fn the_log_distinguishes_an_unanswered_ping_from_an_unanswered_probe() {
     let error = socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("probed"),
-        "probed: dropped after a Close frame: pong_timeout: a probe was not answered in time; ping unanswered for 5.015 s; age 5.015 s; \
+        "probed: aborted after a Close frame: pong_timeout: a probe was not answered in time; ping unanswered for 5.015 s; age 5.015 s; \
          1 ping, 0 pongs"
     );
     assert!(matches!(error, Error::Verdict(verdict) if verdict.limit.is_none()));
@@ -103,7 +103,7 @@ async fn the_log_distinguishes_a_blocked_message_from_a_blocked_ping() {
     socket.send(large).await.unwrap_err();
     assert_eq!(
         said_of("stuck"),
-        "stuck: dropped: message_timeout: a write made too little progress (limit 1 s); age 1.015 s; \
+        "stuck: aborted: message_timeout: a write made too little progress (limit 1 s); age 1.015 s; \
          0 pings, 0 pongs"
     );
 
@@ -114,7 +114,7 @@ async fn the_log_distinguishes_a_blocked_message_from_a_blocked_ping() {
     socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("full"),
-        "full: dropped: message_timeout: a ping waited 1.015 s to be written (limit 1 s); age 21.015 s; \
+        "full: aborted: message_timeout: a ping waited 1.015 s to be written (limit 1 s); age 21.015 s; \
          1 ping, 0 pongs"
     );
 }
@@ -134,7 +134,7 @@ async fn a_verdict_without_a_close_frame_has_no_code() {
     socket.recv().await.unwrap_err();
     let [_, verdict, _] = lines("choked");
     assert!(
-        verdict.text.starts_with("choked: dropped: pong_timeout: "),
+        verdict.text.starts_with("choked: aborted: pong_timeout: "),
         "{}",
         verdict.text
     );
@@ -173,7 +173,7 @@ async fn rates_are_logged_with_their_limits() {
     socket.recv().await.unwrap_err();
     assert_eq!(
         said_of("trickling"),
-        "trickling: dropped after a Close frame: slow_receive: a message arrived too slowly (limit 240 bytes per second); \
+        "trickling: aborted after a Close frame: slow_receive: a message arrived too slowly (limit 240 bytes per second); \
          12 bytes of an incomplete message; age 5.065 s; 0 pings, 0 pongs"
     );
     lines::<3>("trickling")[1].has(&[("reason", "slow_receive"), ("limit_per_s", "240")]);
@@ -188,7 +188,7 @@ async fn rates_are_logged_with_their_limits() {
     while socket.recv().await.is_ok() {}
     assert_eq!(
         said_of("flooding"),
-        "flooding: dropped after a Close frame: ping_flood: the peer sent too many pings (limit 1 ping per second); age 6.6 s; \
+        "flooding: aborted after a Close frame: ping_flood: the peer sent too many pings (limit 1 ping per second); age 6.6 s; \
          0 pings, 0 pongs"
     );
 }
@@ -203,7 +203,7 @@ async fn a_failed_handshake_is_logged_with_its_label() {
     let [verdict] = lines("late");
     assert_eq!(
         verdict.text,
-        "late: dropped: handshake_timeout: the opening handshake was incomplete after 1.015 s (limit 1 s)"
+        "late: aborted: handshake_timeout: the opening handshake was incomplete after 1.015 s (limit 1 s)"
     );
     verdict.has(&[("event", "verdict"), ("reason", "handshake_timeout")]);
 
@@ -261,7 +261,7 @@ async fn a_send_with_its_own_limit_logs_that_limit() {
     let large = "x".repeat(1000);
     let sent = socket.send_text_timeout(large, 300 * SECOND / 1000).await;
     let error = sent.unwrap_err().to_string();
-    let prefix = "dropped: message_timeout: a send did not complete in time (limit 300 ms, set by the caller); age ";
+    let prefix = "aborted: message_timeout: a send did not complete in time (limit 300 ms, set by the caller); age ";
     assert!(error.starts_with(prefix), "{error}");
     let [_, verdict, _] = lines("hurried");
     assert_eq!(verdict.text, format!("hurried: {error}"));

@@ -64,7 +64,7 @@ async fn a_verdict_is_an_event_with_typed_fields_in_the_span_of_the_connection()
     assert_eq!((verdict.level, closed.level), (Level::WARN, Level::INFO));
     assert_eq!(
         verdict.fields["message"],
-        "dropped after a Close frame: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 50.015 s; 2 pings, 1 pong, rtt 0 s"
+        "aborted after a Close frame: pong_timeout: ping unanswered for 10.015 s (limit 10 s); age 50.015 s; 2 pings, 1 pong, rtt 0 s"
     );
     assert!(
         error
@@ -78,7 +78,7 @@ async fn a_verdict_is_an_event_with_typed_fields_in_the_span_of_the_connection()
     assert!(!verdict.fields.contains_key("error"), "{verdict:?}");
     assert_eq!(
         closed.fields["message"],
-        "closed after 50.015 s: pong_timeout, dropped after a Close frame"
+        "ended after 50.015 s: pong_timeout, aborted after a Close frame"
     );
 }
 

@@ -102,7 +102,7 @@ fn check_all(files: &[String]) -> Result<ExitCode, String> {
         }
     }
     let passed = count(passed, "case");
-    say(format_args!("{passed} as expected, {failed} not"))?;
+    say(format_args!("{passed} passed, {failed} failed"))?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {

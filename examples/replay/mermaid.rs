@@ -260,7 +260,7 @@ fn describe(
             drops: true,
             reason,
             ..
-        } => ("Policy-xSocket", format!("drop: {reason}")),
+        } => ("Policy-xSocket", format!("abort: {reason}")),
         What::Verdict { reason, .. } => ("Policy->>Socket", format!("close: {reason}")),
     })
 }

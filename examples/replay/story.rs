@@ -116,7 +116,12 @@ impl Story {
                 reason,
                 words,
             } => {
-                let how = if *drops { "dropped" } else { "closing" };
+                // As in the log, whose line also says whether a Close frame was written.
+                let how = match reason {
+                    _ if !drops => "closing",
+                    CloseReason::CloseTimeout => "close unanswered",
+                    _ => "aborted",
+                };
                 let words = format!("{how}: {reason}: {words}");
                 let is_cause = moment.status.cause == Some(*reason);
                 (reason.name(), words, is_cause && !reason.is_planned())

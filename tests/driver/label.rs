@@ -99,13 +99,13 @@ fn a_label_cannot_begin_a_line_of_the_log() {
     let all = [
         "closed",
         "dropped",
+        "grace",
         "opened",
         "ping",
         "pong",
         "receive_error",
         "resumed",
         "send_error",
-        "stall_grace",
         "verdict",
     ];
     assert_eq!(events, all);
