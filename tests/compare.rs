@@ -91,13 +91,19 @@ const PEERS: [(Peer, &str); 9] = [
     ),
     (Peer::LosesClose, "does not answer your Close frame"),
     (Peer::Floods, "sends 100 pings a second"),
-    (Peer::Quiet, "is healthy, and only answers pings"),
+    (
+        Peer::Quiet,
+        "is healthy, and sends nothing but answers to pings",
+    ),
     (Peer::Uploads, "is healthy, and uploads a message for 2 min"),
     (
         Peer::OutlivesStall,
-        "is healthy; your process stops for 2 min",
+        "is healthy; your process is stopped for 2 min",
     ),
-    (Peer::MakesRoom, "is healthy; you ping while a send waits"),
+    (
+        Peer::MakesRoom,
+        "is healthy; one task pings while another waits to send",
+    ),
 ];
 
 impl Peer {
@@ -184,7 +190,7 @@ fn cell(server: Server, peer: Peer) -> Result<String, Failure> {
         (Some(_), Peer::MakesRoom) => "send returns".to_string(),
         (None, _) if is_healthy => "stays".to_string(),
         (None, _) => "**still open**".to_string(),
-        (Some(_), _) if !all_ended => "**ends by chance**".to_string(),
+        (Some(_), _) if !all_ended => "**may end**".to_string(),
         (Some(age), _) if is_healthy => format!("**ends after {} s**", age.as_secs()),
         (Some(age), _) => format!("ends after {} s", age.as_secs()),
     })
