@@ -84,12 +84,12 @@ use crate::metered::{Meter, Metered};
 use crate::runtime::tokio::{Timer, open};
 use crate::socket::{TimeoutSocket, Timeouts};
 
-/// An extractor in place of `WebSocketUpgrade`, whose socket has timeouts.
+/// An extractor that replaces `WebSocketUpgrade`, and opens a socket with timeouts.
 ///
 /// It takes the timeouts from the request's extension [`Timeouts`], or else from its extension
 /// `Arc<TimeoutConfig>` or `TimeoutConfig`, or else uses [`TimeoutConfig::DEFAULT`]. Without an
-/// extension [`Timeouts`], the socket still has limits, but the connection is on no list, and no
-/// drain reaches it.
+/// extension [`Timeouts`], the socket still has limits, but no list contains the connection, and
+/// you cannot drain it.
 ///
 /// It sets the buffer sizes of [`limit_buffers`]. If the request has a `ConnectInfo` of [`Peer`] or
 /// `SocketAddr`, it sets the peer's address as the label; with [`Peer`], it also sets the meter,
@@ -110,7 +110,7 @@ use crate::socket::{TimeoutSocket, Timeouts};
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/ws", axum::routing::any(handler));
 /// ```
-#[must_use = "a WebSocket opens once the response of `on_upgrade` is returned"]
+#[must_use = "the WebSocket opens only if you return the response of `on_upgrade`"]
 pub struct TimeoutUpgrade<F = DefaultOnFailedUpgrade> {
     upgrade: WebSocketUpgrade<F>,
     timeouts: Timeouts,

@@ -385,7 +385,7 @@ pub enum PongEvidence {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DrainCode {
-    /// 1001, "going away". The client need not reconnect.
+    /// 1001, "going away". It does not tell the client when to reconnect.
     #[default]
     GoingAway,
     /// 1012, "service restart". The client should reconnect after a random delay.
@@ -419,7 +419,7 @@ pub enum ConfigWarning {
     /// 60 s.
     PingsTooRare,
     /// `idle_timeout` is not longer than `ping_interval` and `stall_tolerance` together, in scope
-    /// `inbound`: a quiet but live peer may be closed before it can answer a ping.
+    /// `inbound`: a quiet but live peer may be disconnected before it can answer a ping.
     IdleBeforePing,
     /// Neither `idle_timeout` (in scope `inbound`) nor `ping_interval` with `pong_timeout` is on: a
     /// dead peer may never be detected.
@@ -435,7 +435,7 @@ impl fmt::Display for ConfigWarning {
             }
             Self::IdleBeforePing => {
                 "idle_timeout is not longer than ping_interval and stall_tolerance together: \
-                 a quiet but live peer may be closed before it can answer a ping"
+                 a quiet but live peer may be disconnected before it can answer a ping"
             }
             Self::NoDetectionBound => {
                 "neither idle_timeout in scope inbound nor ping_interval with pong_timeout is on: \
@@ -611,10 +611,10 @@ limits! {
     /// Sets how late a poll may be before it counts as a stall of this process, measured from the
     /// deadline to the poll that finds it expired.
     ///
-    /// A later poll returns no verdict on the peer, since the stall is not the peer's fault. It
-    /// starts a grace of the same length instead, and everything received during the grace counts.
-    /// The same limit applies to how late a ping may be flushed, measured from its request: if it
-    /// is flushed later, the time that this took does not count as silence.
+    /// A later poll returns no verdict that blames the peer, since the stall is not the peer's
+    /// fault. It starts a grace of the same length instead, and everything received during the
+    /// grace counts. The same limit applies to how late a ping may be flushed, measured from its
+    /// request: if it is flushed later, the time that this took does not count as silence.
     ///
     /// The default is 3 s. If the tolerance is off, there is no grace: a late poll decides
     /// immediately.

@@ -236,7 +236,7 @@ pub(crate) fn read<K: AsRef<OsStr>, V: AsRef<OsStr>>(
 /// # Ok::<(), ws_timeout::EnvError>(())
 /// ```
 ///
-/// To override another base than the defaults, for example the configuration of a client:
+/// To override a base other than the defaults, for example the configuration of a client:
 ///
 /// ```
 /// use core::time::Duration;

@@ -84,8 +84,8 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
         match self {
             Self::Verdict(verdict) => verdict.fmt(f),
             Self::Socket(error) => error.fmt(f),
-            Self::Closed => f.write_str("the connection is closed"),
-            Self::NotReady => f.write_str("start_send was called before poll_ready was ready"),
+            Self::Closed => f.write_str("the connection is closed or closing"),
+            Self::NotReady => f.write_str("start_send was called before poll_ready returned Ready"),
             Self::CloseCode(code) => write!(
                 f,
                 "close code {code} must not be sent: expected 1000 to 1003, 1007 to 1014 or 3000 to 4999"
@@ -109,7 +109,7 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
 impl Verdict {
     /// Returns the limit that was passed to a call such as `send_timeout`, or `None` if a
     /// configured limit expired.
-    pub fn within(&self) -> Option<Duration> {
+    pub fn call_limit(&self) -> Option<Duration> {
         self.limit.filter(|_| self.is_limit_of_call)
     }
 

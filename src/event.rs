@@ -100,7 +100,8 @@ pub enum Action {
     ///
     /// Returned at most once. The policy is in [`Phase::Closing`] from then on.
     Close(CloseReason),
-    /// Drop the transport now. Send a Close frame only if it can be written immediately.
+    /// Drop the transport now. If the reason has a close code, first send a Close frame with it,
+    /// provided that the frame can be written immediately.
     ///
     /// Every later poll returns the same action.
     Abort(CloseReason),
@@ -254,7 +255,7 @@ impl CloseReason {
             Self::HandshakeTimeout => "the opening handshake took too long",
             Self::ConnectionTimeout => "the connection reached its maximum lifetime",
             Self::MessageTimeout => "a write made no progress for too long",
-            Self::IdleTimeout => "received nothing for too long",
+            Self::IdleTimeout => "the connection was idle for too long",
             Self::PongTimeout => "a ping was not answered in time",
             Self::CloseTimeout => "the closing handshake took too long",
             Self::SlowReceive => "a message arrived too slowly",

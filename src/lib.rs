@@ -1,6 +1,6 @@
 //! Timeouts and keepalive for the WebSocket you already have.
 //!
-//! ws-timeout detects a dead peer within a known time, and does not disconnect healthy peers
+//! ws-timeout detects a dead peer within a known time, and does not disconnect healthy peers just
 //! because your own process stalled. Start with the type that fits your program:
 //!
 //! * **A socket:** [`TimeoutSocket`] (feature `socket`) wraps any `Stream + Sink` of WebSocket
@@ -55,8 +55,8 @@
 //! | level | reports |
 //! |---|---|
 //! | `warn` | a verdict, unless it was planned |
-//! | `info` | a planned verdict (a lifetime or a drain), the end after a verdict, a close by the program with a code other than 1000 and 1001, an error, a resume, a socket that the program dropped |
-//! | `debug` | on a healthy connection: its opening, pings, pongs, graces, and a close by either side |
+//! | `info` | a planned verdict (a lifetime or a drain); the end of a connection after a verdict; a close by the program with a code other than 1000 and 1001; an error; a resume; a socket that the program dropped |
+//! | `debug` | the opening, pings, pongs and graces, and any other close |
 //!
 //! Each record has the key-values that apply to it:
 //!

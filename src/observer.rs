@@ -15,9 +15,9 @@ use crate::time::Timestamp;
 
 /// Receives reports about the connections of a [`Timeouts`](crate::Timeouts).
 ///
-/// The task that polls the connection calls its methods, so they must be short, and must not block
-/// or panic. If you set no observer, [`Log`](crate::Log) writes the reports to the `log` crate.
-/// With feature `tracing`, the observer `Tracing` emits spans and events.
+/// The task that polls the connection calls its methods, so they must return quickly, and must not
+/// block or panic. If you set no observer, [`Log`](crate::Log) writes the reports to the `log`
+/// crate. With feature `tracing`, the observer `Tracing` emits spans and events.
 ///
 /// For example, an observer that counts verdicts (`examples/metrics.rs` counts more, and serves
 /// `/metrics`):
@@ -142,7 +142,7 @@ pub enum Report<'a> {
         /// The payload of the ping.
         id: PingId,
     },
-    /// The first pong of the latest ping was received.
+    /// A pong was received that gave a round-trip time.
     #[non_exhaustive]
     Pong {
         /// The round-trip estimate that includes it.

@@ -28,7 +28,7 @@ use crate::time::{Timestamp, saturating_nanos};
 ///
 /// A step takes 40 bytes. It is a call to the policy, not a message: an idle connection takes about
 /// eight steps per ping. Recording stops after 4096 steps, which an idle connection reaches after
-/// hours. A trace that was [cut](Trace::is_cut) in this way lacks the verdict.
+/// hours. A trace that was [truncated](Trace::is_truncated) in this way lacks the verdict.
 /// [`with_max_steps`](Self::with_max_steps) sets another limit. All connections share a lock, which
 /// each step takes.
 ///
@@ -75,7 +75,7 @@ pub struct Trace {
     opening: bool,
     config: TimeoutConfig,
     steps: Vec<(Timestamp, Recorded)>,
-    is_cut: bool,
+    is_truncated: bool,
     reason: Option<CloseReason>,
     /// The state at the end; `None` while the connection is open.
     end: Option<Status>,
@@ -97,7 +97,7 @@ impl Recorder {
         }
     }
 
-    /// Sets the number of steps to keep of each connection. Longer traces are [cut](Trace::is_cut).
+    /// Sets the number of steps to keep of each connection. Longer traces are [truncated](Trace::is_truncated).
     #[must_use]
     pub fn with_max_steps(mut self, steps: usize) -> Self {
         self.max_steps = steps;
@@ -197,7 +197,7 @@ impl Observer for Recorder {
                     opening,
                     config: *config,
                     steps: Vec::new(),
-                    is_cut: false,
+                    is_truncated: false,
                     reason: None,
                     end: None,
                 };
@@ -216,7 +216,7 @@ impl Observer for Recorder {
             trace.update_label(connection);
             match trace.steps.len() < self.max_steps {
                 true => trace.steps.push((at, recorded)),
-                false => trace.is_cut = true,
+                false => trace.is_truncated = true,
             }
         }
     }
@@ -244,8 +244,8 @@ impl Trace {
     }
 
     /// Returns whether the last steps are missing because the trace reached its limit.
-    pub fn is_cut(&self) -> bool {
-        self.is_cut
+    pub fn is_truncated(&self) -> bool {
+        self.is_truncated
     }
 
     /// Updates the label, which may be set or changed after the connection began.
@@ -262,7 +262,7 @@ impl fmt::Display for Trace {
         let reason = self.reason.map_or("open", CloseReason::name);
         let name = std::format!("connection {} ({label}): {reason}", self.id);
         let name = Text(&name);
-        let cut = if self.is_cut { ", cut" } else { "" };
+        let cut = if self.is_truncated { ", truncated" } else { "" };
         write!(
             f,
             r#"[{{"name": {name}, "why": "recorded from a socket{cut}", "#
@@ -305,7 +305,7 @@ impl fmt::Display for Trace {
             }
         }
         f.write_str("\n]")?;
-        if let Some(end) = self.end.filter(|_| !self.is_cut) {
+        if let Some(end) = self.end.filter(|_| !self.is_truncated) {
             let (sent, received) = (end.pings_sent, end.pongs_received);
             write!(
                 f,

@@ -101,7 +101,7 @@ impl Observer for Log {
 pub(crate) const fn level(report: &Report<'_>) -> Level {
     match report {
         Report::Verdict { verdict, .. } if !verdict.reason.is_planned() => Level::Warn,
-        // Usual ends: the peer closed, or the program did without a complaint about the peer.
+        // Usual ends: the peer closed, or the program did with an ordinary code.
         Report::Closed {
             verdict: None,
             started_locally: false,
@@ -250,10 +250,12 @@ impl fmt::Display for Report<'_> {
                 metered,
             } => {
                 match bound(config, slack) {
-                    Some(bound) => {
-                        write!(f, "opened, a dead peer is detected within {}", Plain(bound))?
-                    }
-                    None => f.write_str("opened, a dead peer may stay undetected")?,
+                    Some(bound) => write!(
+                        f,
+                        "opened; a dead peer will be detected within {}",
+                        Plain(bound)
+                    )?,
+                    None => f.write_str("opened; a dead peer may stay undetected")?,
                 }
                 match config.message_timeout() {
                     Some(limit) if !metered => write!(
@@ -300,7 +302,7 @@ impl fmt::Display for Report<'_> {
                 }
                 write!(f, "closed after {age}")?;
                 if started_locally {
-                    write!(f, " by this side {},", WithCode(close_code))?;
+                    write!(f, " by this side {};", WithCode(close_code))?;
                 }
                 match peer_close {
                     Some(PeerClose { code }) => {

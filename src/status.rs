@@ -27,8 +27,8 @@ pub struct Status {
     pub closing: Option<Duration>,
     /// Time since something was last received, less the time for which the peer is excused.
     ///
-    /// The peer is excused until the transport last accepted bytes while a ping was waiting behind
-    /// them, and for the delay of a ping that was requested or flushed late.
+    /// The peer is excused for the time until the transport last accepted bytes ahead of a waiting
+    /// ping, and for the delay of a ping that was requested or flushed late.
     pub silent: Duration,
     /// Time since all pending writes were last flushed.
     pub since_sent: Duration,

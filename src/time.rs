@@ -63,7 +63,7 @@ impl Timestamp {
     }
 
     /// Returns the instant `duration` after the origin, for a duration that a clock of this process
-    /// has measured: no process runs for 584 years.
+    /// has measured. It cannot overflow within 584 years.
     #[cfg(any(feature = "tokio", feature = "smol", feature = "async-std"))]
     #[inline]
     pub(crate) const fn from_uptime(duration: Duration) -> Self {

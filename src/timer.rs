@@ -82,18 +82,19 @@ pub trait Timer {
     /// After `Ready`, the socket sets the timer again before it polls it again. After `Pending`,
     /// the socket polls it again only once the timer has woken the task.
     ///
-    /// If the runtime caches the readiness of sockets, as tokio does, the timer must not fire
-    /// before the reactor has turned at or after the instant that the timer was set to. Otherwise,
-    /// when a blocked thread resumes, the timer could fire before the reactor has seen the bytes in
-    /// the kernel. If one turn may not reach every socket, implement [`turns`](Self::turns).
+    /// If the runtime caches the readiness of sockets, as tokio does, the reactor must ask the
+    /// kernel at or after the instant that the timer was set to, and only then may the timer fire.
+    /// Otherwise, when a blocked thread resumes, the timer could fire before the reactor has seen
+    /// the bytes in the kernel. If one turn may not reach every socket, implement
+    /// [`turns`](Self::turns).
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Returns how many times the timer must fire before a read sees everything that had arrived by
     /// the instant that the timer was first set to.
     ///
-    /// Before a verdict on the peer, the socket sets the timer that many times, a millisecond
-    /// apart, unless it can [ask the kernel](crate::Metered::socket). The default is 1, which is
-    /// enough if each read asks the kernel.
+    /// Before a verdict that blames the peer, the socket sets the timer that many times, a
+    /// millisecond apart, unless it can [ask the kernel](crate::Metered::socket). The default is 1,
+    /// which is enough if each read asks the kernel.
     fn turns(&self) -> u32 {
         1
     }
@@ -115,8 +116,8 @@ pub trait Timer {
         Duration::from_millis(10)
     }
 
-    /// Returns how long the machine has been suspended since any fixed instant. If this grows by
-    /// more than five seconds, the socket probes the peer; see
+    /// Returns how long the machine has been suspended in total, measured from any fixed instant.
+    /// If this grows by more than five seconds, the socket probes the peer; see
     /// [`resume_probe`](crate::TimeoutConfigBuilder::resume_probe).
     ///
     /// The default is the difference between two kernel clocks, one of which stops during a

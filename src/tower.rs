@@ -46,7 +46,8 @@
 //! ```
 //!
 //! A handler gets its timeouts with `request.extensions().get::<Timeouts>()`. axum does not need
-//! this layer: `Extension(timeouts)` sets the same [`Timeouts`], and is also the extractor.
+//! this layer: `.layer(Extension(timeouts))` adds the same [`Timeouts`], and handlers extract it as
+//! `Extension<Timeouts>`.
 //!
 //! When a process applies a configuration as a layer for the first time, the layer logs the limits
 //! (`info`), and the settings that are probably mistakes (`warn`; see [`TimeoutConfig::warnings`]).

@@ -291,7 +291,7 @@ fn a_warning_names_the_setting_and_the_consequence() {
     assert_eq!(
         IdleBeforePing.to_string(),
         "idle_timeout is not longer than ping_interval and stall_tolerance together: \
-         a quiet but live peer may be closed before it can answer a ping"
+         a quiet but live peer may be disconnected before it can answer a ping"
     );
     assert_eq!(
         NoDetectionBound.to_string(),

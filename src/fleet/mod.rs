@@ -32,10 +32,11 @@ use crate::time::Timestamp;
 
 /// The timeouts of many connections, for a server with its own loop.
 ///
-/// A fleet decides for each connection what a [`TimeoutPolicy`](crate::TimeoutPolicy) would, at the
-/// same instants, through one [`poll`](Self::poll) behind one
-/// [`next_deadline`](Self::next_deadline). Observing a message is a store into one cache line, not
-/// a timer operation. A connection takes about 200 bytes in total; its configuration is shared.
+/// A fleet makes the same decisions as one [`TimeoutPolicy`](crate::TimeoutPolicy) per connection,
+/// at the same instants. You call a single [`poll`](Self::poll) when
+/// [`next_deadline`](Self::next_deadline) is reached. Observing a message is a store into one cache
+/// line, not a timer operation. A connection takes about 200 bytes in total; its configuration is
+/// shared.
 ///
 /// The caller has the duties of a policy's driver: [`observe`](Self::observe) every event, read and
 /// observe everything that has arrived before a poll, and carry out the actions. Two things differ.
@@ -220,11 +221,11 @@ impl<C: Borrow<TimeoutConfig>> Fleet<C> {
 
     /// Returns when to poll next; `None` if nothing will ever be due.
     ///
-    /// Never later than the earliest deadline of a connection, or the latest instant seen if that
-    /// deadline has passed. May be early: distant, moved or removed deadlines are tracked
-    /// approximately. Polling then is harmless. A connection whose next deadline is over half a
-    /// minute away causes such a poll every 26 to 34 seconds, and a deadline that moves causes one
-    /// at its old instant.
+    /// This is never later than the earliest deadline of a connection, or the latest instant seen
+    /// if that deadline has passed. It may be early: distant, moved or removed deadlines are
+    /// tracked approximately. Polling then is harmless. A connection whose next deadline is over
+    /// half a minute away causes such a poll every 26 to 34 seconds, and a deadline that moves
+    /// causes one at its old instant.
     ///
     /// A loop may poll later, for many deadlines together, so that pings share a wake-up as with
     /// `TimeoutSocket::with_timer_slack`. Every action is then that late, and a delay of more than

@@ -46,7 +46,7 @@ impl Message for axum::extract::ws::Message {
     }
 }
 
-/// Sets buffer sizes that fit the timeouts.
+/// Sets buffer sizes that suit this crate's timeouts.
 ///
 /// They are the sizes of `tungstenite_config`: buffers of 4 KiB, messages and frames of at most 16
 /// MiB, and at most 17 MiB waiting to be sent. Without this last limit, a peer that pings and never

@@ -22,7 +22,7 @@ pub use tungstenite::tungstenite_config;
 /// |---|---|
 /// | tungstenite 0.30: tokio-tungstenite 0.30, async-tungstenite 0.35 | implement it, with the feature `tungstenite` |
 /// | axum 0.8 | implement it, with the feature `axum` |
-/// | tungstenite from 0.21 in any version | get a newtype from [`tungstenite_message!`](crate::tungstenite_message) |
+/// | any other version of tungstenite, from 0.21 | get a newtype from [`tungstenite_message!`](crate::tungstenite_message) |
 /// | any other | need a newtype that implements this trait; [`Adapter`] converts the socket's messages |
 ///
 /// The inner socket must queue the replies to Ping and Close frames itself, as tungstenite and
@@ -36,7 +36,7 @@ pub use tungstenite::tungstenite_config;
     message = "`{Self}` does not implement `ws_timeout::Message`",
     note = "enable the feature `tungstenite` for tungstenite 0.30 (tokio-tungstenite 0.30, async-tungstenite 0.35), or `axum` for axum 0.8",
     note = "for another version of tungstenite, define the message with `ws_timeout::tungstenite_message!` and wrap the socket in `ws_timeout::message::Adapter`",
-    note = "for another library, implement `ws_timeout::Message` for a newtype of its message, and wrap the socket likewise"
+    note = "for another library, implement `ws_timeout::Message` for a newtype of its message, and wrap the socket in `ws_timeout::message::Adapter`"
 )]
 pub trait Message: Clone {
     /// Returns the kind of this message.
@@ -45,8 +45,8 @@ pub trait Message: Clone {
     /// Returns the number of payload bytes, or a lower bound.
     ///
     /// A socket without a meter counts these bytes to limit how long a busy peer can delay a
-    /// verdict; see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). The default is 0, with
-    /// which each message counts as two bytes.
+    /// verdict; see [`TimeoutSocket`](crate::TimeoutSocket#busy-peers). The default is 0: each
+    /// message then counts as two bytes.
     fn payload_len(&self) -> usize {
         0
     }
@@ -98,7 +98,7 @@ fn cut_to_fit(reason: &str) -> &str {
     &reason[..end]
 }
 
-/// Buffer sizes that fit the timeouts. [`tungstenite_config`] documents the reasons.
+/// Buffer sizes that suit this crate's timeouts. [`tungstenite_config`] documents the reasons.
 #[cfg(any(feature = "axum", feature = "tungstenite"))]
 mod sizes {
     pub(super) const BUFFER: usize = 4 << 10;

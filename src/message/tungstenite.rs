@@ -6,7 +6,7 @@ use super::sizes;
 
 crate::__impl_message_by_tungstenite!(tungstenite::Message, tungstenite);
 
-/// Returns settings for tungstenite that fit the timeouts.
+/// Returns settings for tungstenite that suit this crate's timeouts.
 ///
 /// Pass them to `accept_async_with_config`, `connect_async_with_config` and similar functions.
 ///

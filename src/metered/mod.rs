@@ -153,11 +153,12 @@ impl<IO> Metered<IO> {
 
     /// Wraps `io`, which must be a TCP or Unix stream socket, not a TLS stream.
     ///
-    /// Before a verdict on the peer, reads and writes bypass the runtime and ask the kernel: the
-    /// runtime may not know yet of bytes that have arrived, or of room to write. The verdict then
-    /// need not wait for further turns of the reactor. On Linux, tokio learns of room only once a
-    /// third of the send buffer is free: without the question to the kernel, a peer that reads a
-    /// megabyte per second could seem to read nothing for seconds.
+    /// Before a verdict that blames the peer, reads and writes bypass the runtime and ask the
+    /// kernel: the runtime may not know yet of bytes that have arrived, or of free space in the
+    /// send buffer. The verdict then need not wait for further turns of the reactor. On Linux,
+    /// tokio learns of free space only once a third of the send buffer is free: if the socket did
+    /// not ask the kernel, a peer that reads a megabyte per second could seem to read nothing for
+    /// seconds.
     ///
     /// On systems other than Unix this is the same as [`new`](Self::new).
     #[cfg(unix)]
@@ -193,7 +194,7 @@ impl<IO> Metered<IO> {
         }
     }
 
-    /// Counts in `meter`, which must be a new one for each connection. Call this right after
+    /// Uses `meter` for the counts. Create a new one for each connection. Call this right after
     /// [`new`](Self::new) or [`socket`](Self::socket), before any bytes pass.
     ///
     /// A client can then pass the meter to [`Opening::with_meter`](crate::Opening::with_meter)

@@ -42,9 +42,9 @@ pub(super) enum Party {
 /// How far a driver's evidence reaches, for
 /// [`TimeoutPolicy::poll_up_to`](crate::TimeoutPolicy::poll_up_to).
 ///
-/// A poll decides a deadline about the peer only if it expired at or before the horizon. The
-/// default covers no such deadline. A runtime may cache the readiness of a transport, so a read
-/// that found nothing does not prove that nothing had arrived.
+/// A poll acts on a peer deadline only if it expired at or before the horizon. The default covers
+/// no such deadline. A runtime may cache the readiness of a transport, so a read that found nothing
+/// does not prove that nothing had arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Horizon {
@@ -216,8 +216,8 @@ impl State {
         (earlier(others, of_ping), None)
     }
 
-    /// Returns the earliest deadline except the next ping's, and the next ping's. `None` if that
-    /// takes the table.
+    /// Returns the earliest deadline except the next ping's, and the next ping's. Returns `None` if
+    /// only the table can tell.
     #[inline(never)]
     pub(super) fn plain_deadlines(
         &self,
@@ -369,7 +369,7 @@ fn shortened(limit: Limit, jitter: Billionths, draw: u16) -> Limit {
     limit.and_then(|nanos| NonZeroU64::new(nanos.get() - fraction_of(nanos.get(), fraction)))
 }
 
-/// Returns `fraction` 2³²nds of `nanos`, rounded down.
+/// Returns `nanos` · `fraction` / 2³², rounded down.
 #[inline(always)]
 pub(super) fn fraction_of(nanos: u64, fraction: u32) -> u64 {
     ((u128::from(nanos) * u128::from(fraction)) >> 32) as u64

@@ -22,9 +22,9 @@ pub(crate) enum Decision {
     Wait {
         /// When to decide again; always later than now.
         until: Option<Timestamp>,
-        /// The earliest deadline about the peer that has expired beyond both the horizon and
-        /// `visible`, so that the alarm must fire again. A row that has expired by `visible` needs
-        /// only another try.
+        /// The earliest peer deadline that has expired beyond both the horizon and `visible`, so
+        /// that the alarm must fire again. A row that has expired by `visible` needs only another
+        /// try.
         unproven: Option<Timestamp>,
     },
 }
@@ -81,7 +81,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         }
     }
 
-    /// Whether a deadline about the peer has expired.
+    /// Returns whether a peer deadline has expired.
     pub(crate) fn peer_deadline_has_expired(&self, now: Timestamp) -> bool {
         self.has_expired_about(now, |party| party != Party::Local)
     }

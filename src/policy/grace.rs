@@ -1,10 +1,10 @@
 //! The grace that a peer gets after a stall of our own.
 //!
 //! A process that was stopped, or a thread that was blocked, finds every deadline expired when it
-//! resumes. That time is not the peer's fault. So a poll that finds a deadline about the peer
-//! overdue by more than `stall_tolerance` gives no verdict on it. Instead it begins a grace of that
-//! length, in which the driver reads what the peer sent meanwhile. One grace covers everything that
-//! was overdue. The same deadline never gets a second grace, so a host that is always slow still
+//! resumes. That time is not the peer's fault. So a poll that finds a peer deadline overdue by more
+//! than `stall_tolerance` gives no verdict on it. Instead it begins a grace of that length, in
+//! which the driver reads what the peer sent meanwhile. One grace covers everything that was
+//! overdue. The same deadline never gets a second grace, so a host that is always slow still
 //! disconnects dead peers.
 //!
 //! A ping that is requested or flushed late excuses the peer too, without a grace: see

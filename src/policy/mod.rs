@@ -1,4 +1,4 @@
-//! The state machine of one connection: timestamped events in, actions out.
+//! The state machine of one connection, which turns timestamped events into actions.
 //!
 //! # Theory of operation
 //!
@@ -13,12 +13,12 @@
 //! over that table. For an ordinary open connection, straight-line code computes the earliest
 //! deadline without the table; a test compares the two.
 //!
-//! A poll takes the first row that has expired and acts on it. If a row about the peer expired long
+//! A poll takes the first row that has expired and acts on it. If a peer deadline expired long
 //! before the poll, the process may have been stopped. The peer then gets a grace before a verdict
 //! ([`grace`]).
 //!
 //! A driver cannot always prove that it has read everything. A [`Horizon`] says how far its
-//! evidence reaches, and a poll decides rows about the peer only up to that point.
+//! evidence reaches, and a poll acts on peer deadlines only up to that point.
 //!
 //! The [specification](crate::spec) says what this code does; comments cite its rules: `SPEC D-7`.
 
@@ -53,9 +53,9 @@ pub(crate) use state::State;
 
 /// The timeouts of one WebSocket connection, as a pure state machine.
 ///
-/// Timestamped [`Event`]s go in, [`Action`]s come out. The policy reads no clock, does no I/O,
-/// allocates nothing and never panics. The same calls give the same answers, so a recorded incident
-/// can be replayed.
+/// You pass it timestamped [`Event`]s, and it returns [`Action`]s. The policy reads no clock, does
+/// no I/O, allocates nothing and never panics. The same calls give the same answers, so a recorded
+/// incident can be replayed.
 ///
 /// The driver, which is the code that calls the policy, has three duties:
 ///
@@ -68,11 +68,11 @@ pub(crate) use state::State;
 /// * Read and observe everything that has arrived before a poll that may end the connection because
 ///   of the peer. If that is not possible, poll with [`poll_unread`](Self::poll_unread). A runtime
 ///   that caches the readiness of sockets must have asked the kernel since the deadline, and often
-///   enough to learn of every socket: tokio learns of 1024 per turn.
+///   enough to learn of every socket: tokio learns of at most 1024 each time it asks.
 ///
-/// A poll that comes later than a deadline about the peer by more than `stall_tolerance` begins a
-/// grace instead of a verdict, since the stall is not the peer's fault. In a test with simulated
-/// time, step to the deadline.
+/// A poll that comes later than a peer deadline (one whose verdict blames the peer) by more than
+/// `stall_tolerance` begins a grace instead of a verdict, since the stall is not the peer's fault.
+/// In a test with simulated time, step to the deadline.
 ///
 /// `C` is anything that borrows as [`TimeoutConfig`]: the value, `&TimeoutConfig`, or
 /// `Arc<TimeoutConfig>` where many policies share one. The state itself takes 176 bytes.
@@ -152,7 +152,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     /// Like [`poll`](Self::poll), for a driver whose evidence reaches only up to `horizon`: the
-    /// policy decides a deadline about the peer only if it expired at or before that.
+    /// policy acts on a peer deadline only if it expired at or before that.
     ///
     /// `Idle { until }` ignores deadlines that have expired beyond the horizon: poll again once it
     /// has moved on.
@@ -238,8 +238,8 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         self.state.ping_id(number)
     }
 
-    /// Returns how long the connection has been open at `now`, also after its end. While `Opening`,
-    /// how long the opening handshake has taken.
+    /// Returns how long the connection has been open at `now`, even after it has ended. While
+    /// `Opening`, how long the opening handshake has taken.
     pub fn age(&self, now: Timestamp) -> Duration {
         self.latest(now)
             .saturating_duration_since(self.state.opened)

@@ -1,7 +1,7 @@
 //! tokio's clock and timer, and functions that wrap or open a socket with them.
 //!
-//! Requires the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), a
-//! verdict on the peer comes 15 to 35 ms later, or after a grace if `stall_tolerance` is shorter.
+//! Requires the runtime's time driver. Without [`Metered::socket`](crate::Metered::socket), verdicts
+//! that blame the peer come 15 to 35 ms later, or after a grace if `stall_tolerance` is shorter.
 
 use std::boxed::Box;
 use std::fmt::Display;

@@ -221,10 +221,10 @@ where
     /// reads until the peer has answered or disconnected. Discards the messages that it reads.
     /// Returns the code of the peer's Close frame, if it had one.
     ///
-    /// This takes at most `close_timeout`, plus the [timer slack](Self::with_timer_slack), up to 35
-    /// ms on tokio, and `stall_tolerance` if this process stalls. If the connection has ended, this
-    /// sends nothing, and returns the final error unless the stream has already returned it.
-    /// [`status`](Self::status) keeps the cause.
+    /// This takes at most `close_timeout` plus the [timer slack](Self::with_timer_slack). On tokio
+    /// it may take another 35 ms, and if this process stalls, another `stall_tolerance`. If the
+    /// connection has already ended, this sends nothing, and returns the final error unless the
+    /// stream has returned it; [`status`](Self::status) still returns the cause.
     ///
     /// This method shadows `SinkExt::close`, which sends no code. To call the latter, write
     /// `SinkExt::close(&mut socket)`.
@@ -293,7 +293,8 @@ where
 }
 
 impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
-    /// Returns a handle for other tasks, which works even after a split and after the end.
+    /// Returns a handle for other tasks, which works even after a split, and after the connection
+    /// has ended.
     ///
     /// **Never await [`Handle::status`] or [`Handle::remaining_lifetime`] in the task that reads
     /// the socket**: that task would wait for itself forever. Call [`status`](Self::status) there.

@@ -37,7 +37,7 @@ where
         self.wakers.wake_writer();
     }
 
-    /// Drops the transport, after one try at a Close frame.
+    /// Drops the transport, after one attempt to write a Close frame.
     pub(super) fn abort_for(
         &mut self,
         now: Timestamp,
@@ -167,9 +167,9 @@ where
         }
     }
 
-    /// Returns whether the connection must wait although the inner stream has ended: our answer to
-    /// the peer's Close frame is not flushed, which a tungstenite server does not wait for, or the
-    /// transport is still shutting down.
+    /// Returns whether the connection must wait although the inner stream has ended: for the flush
+    /// of our answer to the peer's Close frame, for which a tungstenite server does not wait, or
+    /// for the transport to shut down.
     pub(super) fn end_must_wait(&mut self, cx: &Context<'_>) -> bool {
         self.read_eof = true;
         self.shuts_down = false;
@@ -209,7 +209,7 @@ where
         });
     }
 
-    /// Drops the inner socket immediately: the program may keep the other half for long.
+    /// Drops the inner socket immediately: the program may keep the other half for a long time.
     fn end(&mut self) {
         self.inner = None;
         self.alarm.clear();

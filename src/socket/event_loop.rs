@@ -8,7 +8,7 @@
 //!    decides.
 //! 4. Advance the horizon: for writes, and if step 2 found nothing, for reads.
 //! 5. Poll the policy and carry out its actions, until it has nothing to do. The policy decides
-//!    each deadline about the peer only up to the horizon.
+//!    each peer deadline only up to the horizon.
 //! 6. Arm the alarm for the next deadline, or for the next turn of the reactor if an expired
 //!    deadline is beyond the horizon.
 //!
@@ -45,8 +45,8 @@ use crate::policy::Decision;
 use crate::time::{Timestamp, earlier};
 use crate::timer::Timer;
 
-/// How many messages that the stream does not yield one poll may read. More would keep the thread
-/// from other tasks.
+/// The most messages that one poll may read without returning one to the program. More would keep
+/// the thread from other tasks.
 const MAX_CONSUMED_PER_POLL: u32 = 64;
 
 /// The shortest suspension of the machine after which the socket probes the peer.

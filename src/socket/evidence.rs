@@ -1,4 +1,4 @@
-//! The evidence that a verdict on the peer requires.
+//! The evidence that a verdict requires if it blames the peer.
 //!
 //! A read that finds nothing, or a write that finds no room, shows only what the runtime believes.
 //! The socket's [`Horizon`](crate::Horizon) is the instant up to which it is proved. It advances to
@@ -18,7 +18,7 @@ use crate::metered::{Answers, Metering};
 use crate::time::Timestamp;
 use crate::timer::Timer;
 
-/// How many bytes can have arrived without being read: the largest receive buffer of Linux by
+/// The most bytes that can have arrived unread: the largest receive buffer that Linux allows by
 /// default.
 const MAX_BACKLOG: usize = 32 << 20;
 
@@ -51,7 +51,8 @@ impl Backlog {
 }
 
 impl<S: TryStream, T: Timer> Driver<S, T> {
-    /// Handles a fire of the alarm. If a verdict may follow, the tries from now on ask the kernel.
+    /// Handles a fire of the alarm. If a verdict may follow, reads and writes from now on ask the
+    /// kernel.
     #[inline(never)]
     pub(super) fn on_fire(&mut self) {
         self.needs_poll = true;
@@ -88,8 +89,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
 
     /// Advances the horizon after a pass that tried every write.
     ///
-    /// The tries prove nothing if the task has used its budget: tokio then returns `Pending` to every
-    /// read and write.
+    /// The attempts prove nothing if the task has used its budget: tokio then returns `Pending` to
+    /// every read and write.
     pub(super) fn advance_horizon(&mut self, now: Timestamp, input: Input) {
         let drained = input == Input::Drained;
         // The peer's Close frame may be behind what was read, so only reads are evidence against a

@@ -73,7 +73,8 @@ impl Handle {
         self.link.has_ended()
     }
 
-    /// Returns the peer's Close frame, or `None` if none was received. Works after the end too.
+    /// Returns the peer's Close frame, or `None` if none was received. This also works after the
+    /// connection has ended.
     pub fn peer_close(&self) -> Option<PeerClose> {
         self.link.peer_close()
     }
@@ -82,8 +83,8 @@ impl Handle {
     /// immediately.
     ///
     /// The future waits until a task polls the socket, so set a timeout if that task may be busy
-    /// for long. **Never await it in the task that reads the socket**: that task would wait for
-    /// itself forever. If you have the whole socket, call [`TimeoutSocket::status`].
+    /// for a long time. **Never await it in the task that reads the socket**: that task would wait
+    /// for itself forever. If you have the whole socket, call [`TimeoutSocket::status`].
     pub fn status(&self) -> impl Future<Output = Status> + Send + use<> {
         StatusRequest {
             link: self.link.clone(),

@@ -63,7 +63,8 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         let now = self.alarm.now();
         self.trace(now, &Step::Configured(&config));
         self.policy.set_config(now, config);
-        // A shorter limit may have expired in the past, and input from after that may be unread.
+        // A shorter limit may put a deadline in the past, and input from after that deadline may be
+        // unread.
         self.horizon.read = None;
         self.needs_poll = true;
         self.wakers.wake_both();

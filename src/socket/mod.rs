@@ -115,9 +115,9 @@ pub use timeouts::Timeouts;
 ///
 /// # Busy peers
 ///
-/// Before a verdict on the peer, the socket must have read everything that had arrived by the
-/// deadline. A peer that sends faster than the program reads could delay the verdict forever. So
-/// once the socket has read another 32 MiB, the largest receive buffer that Linux allows by
+/// Before a verdict that blames the peer, the socket must have read everything that had arrived by
+/// the deadline. A peer that sends faster than the program reads could delay the verdict forever.
+/// So once the socket has read another 32 MiB, the largest receive buffer that Linux allows by
 /// default, everything from before the deadline counts as read. The socket counts the
 /// [meter's](Self::with_meter) bytes or, without a meter, each message's payload plus two bytes.
 /// Over a [`Metered::socket`](crate::Metered::socket), it asks the kernel how much has arrived
@@ -163,7 +163,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
         self.fast.driver().label()
     }
 
-    /// Returns the peer's Close frame, or `None` if none was received. Works after the end too.
+    /// Returns the peer's Close frame, or `None` if none was received. This also works after the
+    /// connection has ended.
     pub fn peer_close(&self) -> Option<PeerClose> {
         self.fast.driver().teardown.peer_close()
     }

@@ -27,9 +27,8 @@ use crate::timer::Timer;
 
 /// An opening handshake with a timeout: a future that returns a [`TimeoutSocket`].
 ///
-/// [`TimeoutSocket::open`], which lists the errors, and the functions in
-/// [`runtime`](crate::runtime) create it. If you poll it again after it was ready, it returns
-/// `Pending`.
+/// The functions in [`runtime`](crate::runtime) and [`TimeoutSocket::open`] create it; the latter
+/// lists the errors. After it has returned `Ready`, it returns `Pending`.
 ///
 /// ```
 /// # use tokio::net::TcpStream;
@@ -93,7 +92,7 @@ impl<F, T: Timer> Opening<F, T> {
     }
 
     /// Sets the connection's name in the log, as [`TimeoutSocket::with_label`] does. The log also
-    /// names a handshake that fails.
+    /// uses it if the handshake fails.
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         if let Some(driver) = &mut self.driver {
             let label = label.into();

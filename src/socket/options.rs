@@ -161,8 +161,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     ///
     /// `pong` gets each data message and the number of the latest ping. If the message is a pong,
     /// `pong` returns the number of the ping that it answers: the number in the message, or that of
-    /// the latest ping if the message contains none. For any other message it returns `None`, if
-    /// possible without parsing it.
+    /// the latest ping if the message contains none. For any other message it returns `None`. It
+    /// sees every data message, so it should reject most of them without parsing.
     ///
     /// The stream does not yield pongs. As with frames, the first pong of the latest ping measures
     /// the round-trip time; other pongs only prove that the peer is alive.
@@ -225,7 +225,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// Replies to the peer's heartbeat with the messages that `reply` creates.
     ///
     /// `reply` gets each data message. If the message is a ping, `reply` returns the pong. For any
-    /// other message it returns `None`, if possible without parsing it.
+    /// other message it returns `None`. It sees every data message, so it should reject most of
+    /// them without parsing.
     ///
     /// The stream does not yield the pings. The policy treats them like Ping frames: they prove
     /// that the peer is alive, do not count as data, and `max_ping_rate` limits them. If several
@@ -317,8 +318,8 @@ impl<S: TryStream, T: Timer> TimeoutSocket<S, T> {
     /// of a ping.
     ///
     /// The default is 10 ms ([`Timer::default_slack`]). Set zero for limits of a few milliseconds,
-    /// and in tests that assert exact times: timers fire at multiples of the slack since their
-    /// origin, so these times differ from run to run.
+    /// and in tests that assert exact times: timers fire at fixed multiples of the slack, so the
+    /// delay differs from run to run.
     ///
     /// Pings, lifetimes, verdicts and the end of a closing handshake can be up to `slack` late. A
     /// dead peer is detected up to twice `slack` after

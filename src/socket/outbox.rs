@@ -298,7 +298,7 @@ impl<M> Outbox<M> {
         self.ping
     }
 
-    /// Returns whether the peer has made the inner sink queue too much that it does not read.
+    /// Returns whether too many replies to the peer are waiting because it does not read them.
     pub(super) fn is_choked(&self) -> bool {
         self.unflushed_replies > MAX_UNFLUSHED_REPLIES
     }

@@ -19,7 +19,7 @@ use crate::report;
 ///
 /// Pass it, or a reference to it, to [`runtime::tokio::wrap`] or `open` in place of a
 /// configuration. Clones share the list, and so do the values that
-/// [`with_config`](Self::with_config) returns for single endpoints.
+/// [`with_config`](Self::with_config) returns for single routes.
 ///
 /// A connection is on the list from the call to `open` or `wrap` until it ends.
 ///
@@ -56,7 +56,7 @@ pub struct Timeouts {
     common: Option<Arc<Common>>,
 }
 
-/// The state that the endpoints of a server share.
+/// The state that the routes of a server share.
 #[derive(Clone, Default)]
 pub(super) struct Common {
     observer: Option<Arc<dyn Observer>>,
@@ -99,7 +99,7 @@ impl Timeouts {
         Ok(Self::new(loaded.config))
     }
 
-    /// Returns a clone with other limits, for example for one endpoint. Existing connections keep
+    /// Returns a clone with other limits, for example for one route. Existing connections keep
     /// their limits.
     #[must_use]
     pub fn with_config(&self, config: impl Into<Arc<TimeoutConfig>>) -> Self {

@@ -23,9 +23,9 @@ use crate::timer::Timer;
 ///   registered with a reactor. So if the peer sends something in time, it must be in the stream
 ///   before you poll the socket past the deadline. The socket reads it before it decides, however
 ///   late the poll is.
-/// * `advance` moves the clock in one step. If the clock passes a deadline about the peer by more
-///   than `stall_tolerance`, the next poll starts a grace instead of returning a verdict, as after
-///   a stall of the process. To avoid this, advance from deadline to deadline with
+/// * `advance` moves the clock in one step. If the clock passes a peer deadline by more than
+///   `stall_tolerance`, the next poll starts a grace instead of returning a verdict, as after a
+///   stall of the process. To avoid this, advance from deadline to deadline with
 ///   [`until_next_fire`](Self::until_next_fire).
 ///
 /// Do not use this timer with tokio's own streams in a tokio task that may spend its budget: such a

@@ -35,7 +35,7 @@ async fn every_verdict_leaves_a_trace_that_replays() {
             (trace.id(), trace.reason()),
             (index as u64 + 1, Some(reasons[index]))
         );
-        assert!(!trace.is_cut() && recorder.trace(trace.id()).is_none());
+        assert!(!trace.is_truncated() && recorder.trace(trace.id()).is_none());
     }
     let labels: Vec<_> = traces.iter().map(|trace| trace.label()).collect();
     assert_eq!(labels, [Some("a \"b\" \\ \n c"), None, None, Some("late")]);
@@ -93,7 +93,7 @@ async fn a_recorder_keeps_the_first_steps_and_the_last_verdicts() {
     read_to_end(pair(&observed).await.0).await;
     let all = steps(&recorder.verdicts()[0]);
     assert!(all > 3);
-    for (most, is_cut) in [(all, false), (all - 1, true)] {
+    for (most, is_truncated) in [(all, false), (all - 1, true)] {
         let recorder = Recorder::new().with_max_steps(most);
         let observed = timeouts.clone().with_observer(recorder.clone());
         for _ in 0..18 {
@@ -110,9 +110,9 @@ async fn a_recorder_keeps_the_first_steps_and_the_last_verdicts() {
                 .all(|pair| pair[0].id() + 1 == pair[1].id())
         );
         for trace in &traces {
-            assert_eq!((trace.is_cut(), steps(trace)), (is_cut, most));
-            assert_eq!(trace.to_string().contains("final"), !is_cut);
-            assert_eq!(trace.to_string().contains(", cut"), is_cut);
+            assert_eq!((trace.is_truncated(), steps(trace)), (is_truncated, most));
+            assert_eq!(trace.to_string().contains("final"), !is_truncated);
+            assert_eq!(trace.to_string().contains(", truncated"), is_truncated);
             assert_replays(&trace.to_string());
         }
     }

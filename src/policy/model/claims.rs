@@ -586,8 +586,8 @@ fn check_events(world: &World, node: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// C9: sends that do not have to wait delay no verdict on the peer, and `message_timeout` ends a
-/// connection whose transport accepts too few bytes.
+/// C9: sends that do not have to wait delay no verdict that blames the peer, and `message_timeout`
+/// ends a connection whose transport accepts too few bytes.
 fn check_own_sends(world: &World, policy: &Policy) -> Result<(), String> {
     let now = policy.now;
     let status = policy.status(now);

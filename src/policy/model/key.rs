@@ -265,7 +265,7 @@ impl Facts {
         })
     }
 
-    /// Returns whether a grace covers a deadline about the peer, or still could.
+    /// Returns whether a grace covers a peer deadline, or still could.
     fn grace_matters(&self, world: &World, began: Nanos) -> bool {
         let covers = |from: Nanos, limit: Option<Nanos>| {
             limit.is_some_and(|limit| from.saturating_add(limit) <= began)
