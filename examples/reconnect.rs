@@ -34,7 +34,7 @@ const RESTART: ConstantBuilder = ConstantBuilder::new()
     .with_jitter()
     .with_delay(Duration::from_millis(100));
 
-/// A connection on which the server stayed alive for this long resets the delays.
+/// A connection on which something was received this long after it opened resets the delays.
 const HEALTHY: Duration = Duration::from_millis(500);
 
 #[tokio::main]
@@ -89,6 +89,7 @@ async fn converse(
     let handshake = connect_async_with_config(url, Some(tungstenite_config()), true);
     let handshake = handshake.map_ok(|(socket, _)| socket);
     let mut socket = open(timeouts, handshake).await?;
+    println!("connected");
     let end = loop {
         match socket.recv().await {
             Ok(Some(Message::Text(text))) => println!("the server says {text}"),
@@ -99,7 +100,7 @@ async fn converse(
     };
     let status = socket.status();
     if status.age.saturating_sub(status.silent) >= HEALTHY {
-        println!("that was a good connection: the delays start again");
+        println!("that was a healthy connection: the delays start again");
         *delays = BACKOFF.build();
     }
     match (end, socket.peer_close()) {

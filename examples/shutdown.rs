@@ -43,7 +43,7 @@ async fn main() -> Result<(), Failure> {
     println!("listening on ws://{}", listener.local_addr()?);
 
     let closed = serve(listener, &timeouts, Duration::from_secs(seconds), signal).await;
-    println!("{closed} connections have closed");
+    println!("connections closed: {closed}");
     Ok(())
 }
 

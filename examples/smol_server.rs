@@ -1,4 +1,4 @@
-//! A server on smol: async-tungstenite, and the one line that adds timeouts.
+//! A server on smol: async-tungstenite, and the lines that add timeouts.
 //!
 //! ```text
 //! cargo run --example smol_server

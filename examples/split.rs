@@ -25,7 +25,8 @@ type Socket = TimeoutSocket<WebSocketStream<TcpStream>, Timer>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let config = TimeoutConfig::builder()
+    let config = TimeoutConfig::client()
+        .to_builder()
         .ping_interval(Duration::from_millis(500))
         .pong_timeout(Duration::from_secs(1))
         .build()?;

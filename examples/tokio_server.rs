@@ -1,4 +1,4 @@
-//! An existing tokio-tungstenite server, and the one line that adds timeouts.
+//! An existing tokio-tungstenite server, and the lines that add timeouts.
 //!
 //! ```text
 //! cargo run --example tokio_server

@@ -556,17 +556,16 @@ limits! {
     ConnectionTimeout,
     "Returns the limit on the connection's lifetime";
 
-    /// Limits how long a write may make no progress, measured from when it started to wait for the
-    /// transport, or from when the transport last accepted bytes of it.
+    /// Limits how long a write may go without progress, measured from when it started to wait for
+    /// the transport, or from when the transport last accepted bytes of it.
     ///
     /// If [`min_data_rate`](Self::min_data_rate) is on, accepted bytes extend the deadline only by
     /// the time that they may take at that rate. A requested ping may wait equally long until it is
     /// flushed.
     ///
     /// The default is 1 s. When the limit expires, the policy aborts the connection without a Close
-    /// frame. If it is off, a write may wait forever, [`pong_timeout`](Self::pong_timeout) limits
-    /// how long a ping may wait to be flushed, and a peer that does not read is detected only once
-    /// it also sends nothing.
+    /// frame. If it is off, a write may wait forever, but [`pong_timeout`](Self::pong_timeout)
+    /// still limits how long a ping may wait to be flushed.
     message_timeout(duration), maybe_message_timeout, no_message_timeout, MessageTimeout,
     "Returns the limit on a write without progress";
 
@@ -578,13 +577,13 @@ limits! {
     ///
     /// The default is 60 s. When the limit expires, the policy closes the connection with code
     /// 1001. If it is off, only unanswered pings detect a dead peer. Keep this limit longer than
-    /// [`ping_interval`](Self::ping_interval), or a quiet peer is disconnected before a ping can
-    /// reach it.
+    ///       [`ping_interval`](Self::ping_interval) and [`stall_tolerance`](Self::stall_tolerance)
+    ///       together, or a quiet peer may be disconnected before it can answer a ping.
     idle_timeout(duration), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
     "Returns the limit on how long nothing may be received";
 
-    /// Sets how long either direction may be quiet before a ping is sent, measured from the earlier
-    /// of the last receipt and the last flush.
+    /// Sets how long one direction may be quiet, even if the other is busy, before a ping is sent,
+    /// measured from the earlier of the last receipt and the last flush.
     ///
     /// Two pings are at least this far apart, less jitter, except that a probe may send one
     /// earlier. With [`PongEvidence::Pong`], the time is measured from when the last ping was
@@ -646,8 +645,8 @@ limits! {
     /// per second.
     ///
     /// An inbound message has 5 s from its first bytes, plus the time that its bytes take at this
-    /// rate, but never more than 30 s without further bytes. An outbound message may never go
-    /// longer than [`message_timeout`](Self::message_timeout) without progress.
+    /// rate. Its deadline is never more than 30 s after its latest bytes. An outbound message may
+    /// never go longer than [`message_timeout`](Self::message_timeout) without progress.
     ///
     /// The default is 240. If an inbound message is slower, the policy aborts the connection with
     /// code 1008. If the rate is off, an inbound message may take forever, and each byte that the

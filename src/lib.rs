@@ -67,7 +67,7 @@
 //! | `id` | the connection's number, unique in its `Timeouts` |
 //! | `reason` | why the policy ended the connection, such as `idle_timeout` |
 //! | `limit_ms` | the limit that expired, in milliseconds |
-//! | `limit_per_s` | the rate that was exceeded: bytes per second for `slow_receive`, pings per second for `ping_flood` |
+//! | `limit_per_s` | the rate limit that was violated: bytes per second for `slow_receive`, pings per second for `ping_flood` |
 //! | `age_ms` | the connection's age, in milliseconds |
 //! | `code` | the code of the Close frame: ours in `verdict`, if one was sent; the peer's in `closed` |
 //! | `rtt_us` | the latest round-trip time, in microseconds |

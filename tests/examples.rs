@@ -443,7 +443,10 @@ fn the_timeline_of_the_documentation_is_what_replay_draws() {
 
 #[test]
 fn bare_stays_while_the_server_answers_and_leaves_when_it_falls_silent() {
-    let (program, mut socket) = start_client("bare", &OFTEN);
+    // Only the pong of a ping answers it, so a pong that is not matched ends the connection.
+    let [interval, timeout] = OFTEN;
+    let variables = [interval, timeout, ("WS_PONG_EVIDENCE", "pong")];
+    let (program, mut socket) = start_client("bare", &variables);
     echoed_by(&mut socket, "hello");
     answer_pings(&mut socket, 3);
     bare_leaves(program, socket);
@@ -468,14 +471,51 @@ fn bare_gives_up_a_large_write_that_makes_no_progress() {
     socket.send(Message::binary(vec![7; 15 << 20])).unwrap();
     let (status, out, err) = wait_for_end(program);
     assert_eq!(status.code(), Some(0), "{out}{err}");
-    assert_eq!(out, "connected\nended: Ok(MessageTimeout)\n");
+    assert_eq!(out, "connected\nended by a limit: message_timeout\n");
+}
+
+#[test]
+fn bare_names_the_limit_although_the_server_answers_its_close_frame() {
+    let (program, mut socket) = start_client("bare", &[("WS_CONNECTION_TIMEOUT", "1")]);
+    while socket.read().is_ok() {}
+    let (status, out, err) = wait_for_end(program);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    assert_eq!(out, "connected\nended by a limit: connection_timeout\n");
+}
+
+#[test]
+fn bare_limits_the_opening_handshake() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let program = Program::start("bare", &[&url], &[("WS_HANDSHAKE_TIMEOUT", "0.5")]);
+    let (status, out, err) = wait_for_end(program);
+    assert_eq!(status.code(), Some(0), "{out}{err}");
+    assert_eq!(out, "ended by a limit: handshake_timeout\n");
+}
+
+#[test]
+#[cfg(unix)]
+fn bare_connects_although_its_process_was_stopped_during_the_handshake() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let program = Program::start("bare", &[&url], &OFTEN);
+    let (tcp, _) = listener.accept().unwrap();
+    let id = program.0.id();
+    // The request has arrived, so the client waits for the response.
+    tcp.peek(&mut [0]).unwrap();
+    let stop = format!("kill -STOP {id}; sleep 0.5; kill -CONT {id}; sleep 0.5");
+    let stopped = Command::new("sh").args(["-c", &stop]).status();
+    assert!(stopped.unwrap().success());
+    let mut socket = tungstenite::accept(Patient::new(tcp)).unwrap();
+    echoed_by(&mut socket, "hello");
+    bare_leaves(program, socket);
 }
 
 /// Reads nothing more, and so answers no ping.
 fn bare_leaves(program: Program, mut socket: WebSocket<Patient>) {
     let (status, out, err) = wait_for_end(program);
     assert_eq!(status.code(), Some(0), "{out}{err}");
-    assert_eq!(out, "connected\nended: Ok(PongTimeout)\n");
+    assert_eq!(out, "connected\nended by a limit: pong_timeout\n");
     let close = loop {
         if let Message::Close(close) = socket.read().unwrap() {
             break close.unwrap();
@@ -508,8 +548,11 @@ fn fleet_tokio_disconnects_the_silent_and_nobody_else() {
     assert!(lively.iter().all(|client| !client.is_finished()));
     let printed = (0..20).map(|_| server.out.recv_timeout(PATIENCE).unwrap());
     let printed: Vec<_> = printed.collect();
-    for line in ["received hello", "closing a connection: pong_timeout"] {
-        let count = printed.iter().filter(|printed| *printed == line).count();
+    for line in [": received hello", ": aborted: pong_timeout"] {
+        let count = printed
+            .iter()
+            .filter(|printed| printed.ends_with(line))
+            .count();
         assert_eq!(count, 10, "{line}: {printed:?}");
     }
 }
@@ -517,7 +560,7 @@ fn fleet_tokio_disconnects_the_silent_and_nobody_else() {
 // ---- servers ----
 
 #[test]
-fn a_server_with_the_one_line_disconnects_a_silent_client() {
+fn a_server_with_timeouts_disconnects_a_silent_client() {
     for name in [
         "tokio_server",
         "smol_server",
@@ -545,7 +588,7 @@ fn reconnect_comes_back_until_the_server_is_done() {
         "ended by a limit: pong_timeout",
         "failed: ",
         "the server says hello",
-        "that was a good connection",
+        "that was a healthy connection",
         "the server will be back: 1012",
         "the server says hello",
         "the server is done",
@@ -690,7 +733,7 @@ fn shutdown_closes_each_client_with_1001_at_a_signal() {
             assert!(client.read().is_err());
         }
         let last = server.out.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(last, "3 connections have closed", "{signal}");
+        assert_eq!(last, "connections closed: 3", "{signal}");
         let status = server.program.0.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{signal}");
     }

@@ -13,9 +13,10 @@
 //! async-std. `--verbose` prints each event, and `RUST_LOG=ws_timeout=debug` the log of the crate.
 //! It takes less than 20 seconds, because it gives up on a client after 18.
 //!
-//! Copy `server.rs`. `clients.rs` contains the clients, `raw.rs` a minimal WebSocket for those that
-//! misbehave more than a library allows, `expected.rs` the expected end of each connection, and
-//! `table.rs` the table.
+//! To copy a server, see `tokio_server`. Here `server.rs` contains the server for one connection on
+//! each runtime, `clients.rs` the clients, `raw.rs` a minimal WebSocket for those that misbehave
+//! more than a library allows, `expected.rs` the expected end of each connection, and `table.rs`
+//! the table.
 
 mod clients;
 mod expected;

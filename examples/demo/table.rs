@@ -26,8 +26,8 @@ pub fn title(cases: &[Case], runtimes: &[Runtime]) -> String {
         let _ = writeln!(title, "  {}: {limits}", case.client.name());
     }
     title
-        + "\nTimes are measured from the start of the limit, for example the last progress of a write; the\n\
-           log's from the opening.\n"
+        + "\nTimes are measured from the start of the limit, for example the last progress of a write. With\n\
+           RUST_LOG, the log measures from the opening.\n"
 }
 
 /// Returns the settings in which a configuration differs from another, a few on each line.

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use ws_timeout::{Action, Event, Fleet, FleetKey, TimeoutConfig, Timestamp};
 
 /// Starts a task for each accepted connection, and tells it when to ping and when to close.
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub async fn run(mut accepted: Receiver<TcpStream>, config: Arc<TimeoutConfig>) {
     let start = Instant::now();
     let now = || Timestamp::from_duration(start.elapsed());

@@ -34,9 +34,9 @@ pub(super) enum Party {
     Local,
     /// The peer. A late poll begins a grace.
     Peer,
-    /// The peer, but unread input could still move the deadline: decide it only after reading that
-    /// input.
-    PeerIfRead,
+    /// The peer, but unread input could still move the deadline (*unread* in the specification): a
+    /// poll acts on it only after that input has been read.
+    PeerIfDrained,
 }
 
 /// How far a driver's evidence reaches, for
@@ -74,7 +74,7 @@ impl Horizon {
         match party {
             Party::Local => true,
             Party::Peer => at <= self.written,
-            Party::PeerIfRead => at <= self.read,
+            Party::PeerIfDrained => at <= self.read,
         }
     }
 }
@@ -127,16 +127,16 @@ impl State {
                     let is_limited = requested.is_some() && ping_write.is_some();
                     let probe = self.probe_deadline.filter(|_| !is_limited);
                     row(Kind::PingFlood, self.flooded_at(),                              Abort(PingFlood),         Local);
-                    row(Kind::Receive,   self.receive_deadline,                          Abort(SlowReceive),       PeerIfRead);
-                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfRead);
+                    row(Kind::Receive,   self.receive_deadline,                          Abort(SlowReceive),       PeerIfDrained);
+                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfDrained);
                 }
-                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfRead);
+                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfDrained);
 
                 // A ping comes before a verdict on silence (SPEC D-13).
                 let inbound = config.idle_scope == IdleScope::Inbound;
                 let ping_first = ORDERED && inbound && ping.is_some() && ping < idle;
                 let ping = (Kind::NextPing,  ping,                                       SendPing,                 Local);
-                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerIfRead);
+                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerIfDrained);
                 for (kind, at, on_expiry, party) in if ping_first { [ping, idle] } else { [idle, ping] } {
                     row(kind, at, on_expiry, party);
                 }
@@ -201,7 +201,7 @@ impl State {
         let write = covered(Party::Peer, self.write_deadline);
         let idle = self.idle_since(config).deadline(config.idle_timeout);
         let others = earlier(self.opened.deadline(lifetime), write);
-        let others = earlier(others, covered(Party::PeerIfRead, idle));
+        let others = earlier(others, covered(Party::PeerIfDrained, idle));
         let of_ping = match self.ping {
             Ping::Quiet => return (others, self.next_ordinary_ping(config)),
             Ping::Requested => {
@@ -210,7 +210,7 @@ impl State {
             }
             Ping::InFlight => {
                 let pong = self.ping_since.deadline(config.pong_timeout);
-                covered(Party::PeerIfRead, pong)
+                covered(Party::PeerIfDrained, pong)
             }
         };
         (earlier(others, of_ping), None)

@@ -88,7 +88,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Whether a deadline that unread input could move has expired.
     pub(crate) fn silence_has_expired(&self, now: Timestamp) -> bool {
-        self.has_expired_about(now, |party| party == Party::PeerIfRead)
+        self.has_expired_about(now, |party| party == Party::PeerIfDrained)
     }
 
     fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {

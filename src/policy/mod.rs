@@ -154,8 +154,9 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     /// Like [`poll`](Self::poll), for a driver whose evidence reaches only up to `horizon`: the
     /// policy acts on a peer deadline only if it expired at or before that.
     ///
-    /// `Idle { until }` ignores deadlines that have expired beyond the horizon: poll again once it
-    /// has moved on.
+    /// `Idle { until }` ignores deadlines that have expired beyond the horizon: poll again once the
+    /// horizon has advanced. While a ping is outstanding, `until` may also be earlier than any
+    /// deadline (SPEC I-13).
     ///
     /// ```
     /// use ws_timeout::{Action, CloseReason, Horizon, TimeoutConfig, TimeoutPolicy, Timestamp};

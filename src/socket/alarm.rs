@@ -101,7 +101,7 @@ impl<T: Timer> Alarm<T> {
     }
 
     /// Records that a read found nothing.
-    pub(super) fn consume_fire(&mut self) {
+    pub(super) fn on_empty_read(&mut self) {
         self.fired = false;
     }
 

@@ -146,7 +146,7 @@ where
         let now = self.alarm.now();
         let drained = !self.has_yielded();
         if drained && self.alarm.has_fired() {
-            self.alarm.consume_fire();
+            self.alarm.on_empty_read();
             self.probe_after_suspension(now);
         }
         match drained {
@@ -259,7 +259,7 @@ where
                         self.alarm.has_fired() && self.alarm.last_fire() > self.horizon.read;
                     let undrained = fired || visible > self.horizon.read;
                     if unproven.is_none() && !undrained {
-                        self.ask_kernel(false);
+                        self.set_asks_kernel(false);
                     }
                     self.needs_poll = undrained || self.outbox.has_unprompted_writes();
                     let slack = self.slack();

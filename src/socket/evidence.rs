@@ -59,10 +59,11 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
         let asks = self.outbox.has_pending_writes()
             || self.policy.write_clock_runs()
             || self.policy.peer_deadline_has_expired(self.alarm.now());
-        self.ask_kernel(asks);
+        self.set_asks_kernel(asks);
     }
 
-    pub(super) fn ask_kernel(&mut self, asks: bool) {
+    /// Sets whether the next reads and writes ask the kernel.
+    pub(super) fn set_asks_kernel(&mut self, asks: bool) {
         let fire = self.alarm.last_fire();
         let metering = self.metering().filter(|metering| metering.can_ask());
         if let Some(metering) = metering {

@@ -158,7 +158,7 @@ where
             ..
         } = *driver;
         Poll::Ready(done.map(|inner| {
-            alarm.consume_fire();
+            alarm.on_empty_read();
             let now = alarm.now();
             if link.is_some() {
                 // The first pass carries out the requests of handles from during the handshake.

@@ -1,4 +1,4 @@
-//! A tokio-websockets server, and the one line that adds timeouts.
+//! A tokio-websockets server, and the lines that add timeouts.
 //!
 //! ```text
 //! cargo run --manifest-path examples/tokio_websockets/Cargo.toml

@@ -1,47 +1,46 @@
-//! The policy without a runtime: a client in a plain loop around a `TcpStream` and tungstenite.
-//!
-//! ```text
-//! cargo run --example echo -- --addr 127.0.0.1:8080
-//! cargo run --example bare -- ws://127.0.0.1:8080
-//! ```
-//!
-//! Sends back what it receives. The limits come from the environment. Copy [`drive`]. It sees whole
-//! messages only: to detect one that trickles in, count bytes under tungstenite and observe
-//! `Event::RecvPartial`.
+//! The loop that drives the policy, from the opening handshake to a verdict.
 
-use std::error::Error;
-use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind::WouldBlock;
+use std::io::{self, ErrorKind::WouldBlock};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tungstenite::{Message, WebSocket, client::client_with_config, protocol::CloseFrame};
+use tungstenite::{HandshakeError, Message, WebSocket, client::client_with_config};
+use tungstenite::{Result as WsResult, protocol::CloseFrame};
 use ws_timeout::message::tungstenite_config;
-use ws_timeout::{Action, CloseReason, Event, PingId, TimeoutConfig, TimeoutPolicy, Timestamp};
+use ws_timeout::{Action, Event, PingId, TimeoutPolicy, Timestamp};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let url = std::env::args()
-        .nth(1)
-        .ok_or("usage: bare ws://HOST:PORT")?;
-    let host = url.trim_start_matches("ws://").trim_end_matches('/');
-    let config = TimeoutConfig::from_env()?.config;
-    let tcp = TcpStream::connect(host)?;
-    tcp.set_nodelay(true)?;
-    // This limits each read of the handshake. To limit all of it: `TimeoutPolicy::opening`.
-    tcp.set_read_timeout(config.handshake_timeout())?;
-    let (mut ws, _) = client_with_config(&url, tcp, Some(tungstenite_config()))?;
-    println!("connected");
-    println!("ended: {:?}", drive(&mut ws, config));
-    Ok(())
+use crate::now;
+
+/// Opens the WebSocket, within `handshake_timeout`.
+pub fn open(
+    url: &str,
+    tcp: TcpStream,
+    policy: &mut TimeoutPolicy,
+) -> WsResult<WebSocket<TcpStream>> {
+    tcp.set_nonblocking(true)?;
+    let mut at = now();
+    let mut handshake = client_with_config(url, tcp, Some(tungstenite_config()));
+    loop {
+        let rest = match handshake {
+            Ok((ws, _)) => {
+                policy.observe(now(), Event::Opened);
+                return Ok(ws);
+            }
+            Err(HandshakeError::Failure(error)) => return Err(error),
+            Err(HandshakeError::Interrupted(rest)) => rest,
+        };
+        // Everything that had arrived by `at` has been read.
+        let Action::Idle { until } = policy.poll(at) else {
+            return Err(tungstenite::Error::ConnectionClosed);
+        };
+        wait(rest.get_ref().get_ref(), until)?;
+        at = now();
+        handshake = rest.handshake();
+    }
 }
 
 /// Answers each message until a limit expires. Then drop `ws`.
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
-fn drive(ws: &mut WebSocket<TcpStream>, config: TimeoutConfig) -> tungstenite::Result<CloseReason> {
-    ws.get_ref().set_nonblocking(true)?;
-    let start = Instant::now();
-    let now = || Timestamp::from_duration(start.elapsed());
-    let mut policy = TimeoutPolicy::new(config, RandomState::new().hash_one(start), now());
+pub fn converse(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> WsResult<()> {
     // What to observe once everything is flushed, and the ping to observe after it.
     let (mut sent, mut ping) = (None, None);
     loop {
@@ -94,26 +93,29 @@ fn drive(ws: &mut WebSocket<TcpStream>, config: TimeoutConfig) -> tungstenite::R
                     sent.get_or_insert(Event::Flushed);
                 }
                 if matches!(action, Action::Abort(_)) {
-                    return Ok(policy.cause().unwrap_or(reason));
+                    return Ok(());
                 }
             }
             // 4. Wait for input until the deadline, or only briefly while a flush waits.
-            Action::Idle { until } if all_read => {
-                let moment = Duration::from_millis(1);
-                let wait = until.map(|until| until.saturating_duration_since(now()).max(moment));
-                ws.get_ref().set_nonblocking(false)?;
-                ws.get_ref()
-                    .set_read_timeout(if waits { Some(moment) } else { wait })?;
-                let _ = ws.get_ref().peek(&mut [0]); // if this fails, so does the next read
-                ws.get_ref().set_nonblocking(true)?;
-            }
+            Action::Idle { .. } if waits => wait(ws.get_ref(), Some(now()))?,
+            Action::Idle { until } if all_read => wait(ws.get_ref(), until)?,
             Action::Idle { .. } => {}
         }
     }
 }
 
+/// Waits for input until then, and for at least a millisecond.
+fn wait(tcp: &TcpStream, until: Option<Timestamp>) -> io::Result<()> {
+    let least = Duration::from_millis(1);
+    let time = until.map(|until| until.saturating_duration_since(now()).max(least));
+    tcp.set_nonblocking(false)?;
+    tcp.set_read_timeout(time)?;
+    let _ = tcp.peek(&mut [0]); // if this fails, so does the next read
+    tcp.set_nonblocking(true)
+}
+
 /// Returns `None` if the transport is not ready. What tungstenite could not write stays buffered.
-fn ready<T>(result: tungstenite::Result<T>) -> tungstenite::Result<Option<T>> {
+fn ready<T>(result: WsResult<T>) -> WsResult<Option<T>> {
     match result {
         Err(tungstenite::Error::Io(error)) if error.kind() == WouldBlock => Ok(None),
         result => result.map(Some),
