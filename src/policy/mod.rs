@@ -10,8 +10,10 @@
 //! Most deadlines are not stored. They follow from the state, the configuration and the current
 //! time, in one table ([`deadlines`]), which has the rows of the specification in the same order.
 //! `poll`, `Idle { until }`, `next_deadline`, `status` and queries such as `is_idle` are all folds
-//! over that table. For an ordinary open connection, straight-line code computes the earliest
-//! deadline without the table; a test compares the two.
+//! over that table. A connection is *plain* while it is open, no ping is in flight, and no *cold*
+//! clock may be running, one that most connections rarely need ([`State::cold_armed`] lists them).
+//! A message on a plain connection only moves deadlines later, and straight-line code computes the
+//! earliest deadline without the table; a test compares the two.
 //!
 //! A poll takes the first row that has expired and acts on it. If a peer deadline expired long
 //! before the poll, the process may have been stopped. The peer then gets a grace before a verdict

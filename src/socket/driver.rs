@@ -10,7 +10,7 @@ use futures_util::sink::Sink;
 
 use super::alarm::Alarm;
 use super::evidence::Backlog;
-use super::fairness::MAX_MESSAGES_PER_TURN;
+use super::fairness::MAX_MESSAGES_BEFORE_YIELD;
 use super::heartbeat::Heartbeats;
 use super::link::Link;
 use super::options::Options;
@@ -78,7 +78,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
             teardown: Teardown::new(),
             needs_poll: true,
             has_heartbeat: false,
-            reads_left: MAX_MESSAGES_PER_TURN,
+            reads_left: MAX_MESSAGES_BEFORE_YIELD,
             read_eof: false,
             shuts_down: false,
             open_logged: false,

@@ -36,7 +36,7 @@ use futures_util::sink::Sink;
 use super::Driver;
 use super::alarm::aligned;
 use super::evidence::Input;
-use super::fairness::MAX_MESSAGES_PER_TURN;
+use super::fairness::MAX_MESSAGES_BEFORE_YIELD;
 use crate::error::Error;
 use crate::event::Event;
 use crate::message::Message;
@@ -111,7 +111,7 @@ where
                     return Poll::Ready(self.transport_ended(None).map(Err));
                 }
                 Poll::Ready(None) | Poll::Pending => {
-                    self.reads_left = MAX_MESSAGES_PER_TURN;
+                    self.reads_left = MAX_MESSAGES_BEFORE_YIELD;
                     self.on_input_drained(cx);
                     let can_end =
                         self.read_eof && !self.outbox.has_pending_writes() && !self.shuts_down;

@@ -17,7 +17,7 @@ use crate::message::Message;
 use crate::timer::Timer;
 
 /// How many messages the stream yields before it lets other tasks run.
-pub(super) const MAX_MESSAGES_PER_TURN: u8 = 32;
+pub(super) const MAX_MESSAGES_BEFORE_YIELD: u8 = 32;
 
 impl<S, T, M, E> Driver<S, T>
 where
@@ -47,10 +47,10 @@ where
             if self.outbox.is_choked() && self.inner.is_some() {
                 return Poll::Pending;
             }
-            self.reads_left = MAX_MESSAGES_PER_TURN;
+            self.reads_left = MAX_MESSAGES_BEFORE_YIELD;
             return Poll::Ready(());
         }
-        self.reads_left = MAX_MESSAGES_PER_TURN;
+        self.reads_left = MAX_MESSAGES_BEFORE_YIELD;
         cx.waker().wake_by_ref();
         Poll::Pending
     }

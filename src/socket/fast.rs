@@ -14,7 +14,7 @@ use futures_util::sink::Sink;
 
 use super::driver::Driver;
 use super::event_loop::Want;
-use super::fairness::MAX_MESSAGES_PER_TURN;
+use super::fairness::MAX_MESSAGES_BEFORE_YIELD;
 use super::output::WriteError;
 use crate::error::Error;
 use crate::event::Event;
@@ -104,7 +104,7 @@ where
                 Poll::Ready(Some(Ok(message)))
             }
             Poll::Pending if self.can_park(cx) => {
-                self.driver.reads_left = MAX_MESSAGES_PER_TURN;
+                self.driver.reads_left = MAX_MESSAGES_BEFORE_YIELD;
                 Poll::Pending
             }
             read => self.drive(|driver| driver.poll_recv_slow(read, cx)),
