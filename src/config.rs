@@ -577,10 +577,10 @@ limits! {
     ///
     /// The default is 60 s. When the limit expires, the policy closes the connection with code
     /// 1001. If it is off, only unanswered pings detect a dead peer. Keep this limit longer than
-    ///       [`ping_interval`](Self::ping_interval) and [`stall_tolerance`](Self::stall_tolerance)
-    ///       together, or a quiet peer may be disconnected before it can answer a ping.
+    /// [`ping_interval`](Self::ping_interval) and [`stall_tolerance`](Self::stall_tolerance)
+    /// together, or a quiet peer may be disconnected before it can answer a ping.
     idle_timeout(duration), maybe_idle_timeout, no_idle_timeout, IdleTimeout,
-    "Returns the limit on how long nothing may be received";
+    "Returns the limit on how long the connection may be idle";
 
     /// Sets how long one direction may be quiet, even if the other is busy, before a ping is sent,
     /// measured from the earlier of the last receipt and the last flush.

@@ -23,9 +23,9 @@ pub enum Error<E> {
     Socket(E),
     /// The connection has ended, or is closing.
     ///
-    /// A send returns this if the connection ended without a verdict, or if either side started the
-    /// closing handshake. Nothing was sent. The stream returns it if a write failed and a send has
-    /// already returned that error.
+    /// A send returns this if the connection ended without a verdict, or if the program or the peer
+    /// started the closing handshake. Nothing was sent. The stream returns it after a
+    /// failed write whose error a send has already returned.
     Closed,
     /// `start_send` was called before `poll_ready` returned `Ready`. The message was not sent.
     NotReady,
@@ -169,7 +169,7 @@ impl Verdict {
                 write!(f, "received nothing for {}", Plain(status.silent))
             }
             CloseReason::IdleTimeout => {
-                let quiet = Plain(status.since_active);
+                let quiet = Plain(status.since_data);
                 write!(f, "no message in either direction for {quiet}")
             }
             CloseReason::MessageTimeout if self.is_limit_of_call => {

@@ -31,9 +31,9 @@ pub struct Status {
     /// ping, and for the delay of a ping that was requested or flushed late.
     pub silent: Duration,
     /// Time since all pending writes were last flushed.
-    pub since_sent: Duration,
+    pub since_flush: Duration,
     /// Time since data was last transferred in either direction.
-    pub since_active: Duration,
+    pub since_data: Duration,
     /// How long a requested ping has been waiting to be flushed, measured from the request or from
     /// when the transport last accepted bytes. `None` if no ping is waiting.
     pub ping_unsent: Option<Duration>,
@@ -41,12 +41,12 @@ pub struct Status {
     /// transport last accepted bytes ahead of it. `None` if no ping is unanswered.
     pub ping_unanswered: Option<Duration>,
     /// Whether the `message_timeout` timer of a write is running.
-    pub write_waits: bool,
+    pub write_waiting: bool,
     /// The bytes received of an incomplete message; 0 if there is none.
     pub partial_bytes: u64,
-    /// The number of pings requested.
+    /// The number of pings requested; the latest may not have been sent yet.
     pub pings_sent: u64,
-    /// The number of pongs that gave a round-trip time.
+    /// The number of pongs that gave a round-trip time; other pongs are not counted.
     pub pongs_received: u64,
     /// The round-trip estimate; `None` before the first sample.
     pub rtt: Option<Rtt>,
@@ -76,7 +76,7 @@ impl fmt::Display for Status {
             f,
             "; silent for {}, last flush {} ago",
             Plain(self.silent),
-            Plain(self.since_sent)
+            Plain(self.since_flush)
         )?;
         if let Some(waiting) = self.ping_unsent {
             write!(f, "; ping unsent for {}", Plain(waiting))?;
@@ -84,7 +84,7 @@ impl fmt::Display for Status {
         if let Some(waiting) = self.ping_unanswered {
             write!(f, "; ping unanswered for {}", Plain(waiting))?;
         }
-        if self.write_waits {
+        if self.write_waiting {
             f.write_str("; write waiting")?;
         }
         if self.partial_bytes > 0 {
@@ -132,11 +132,11 @@ impl serde::Serialize for Status {
         object.serialize_field("age", &seconds(self.age))?;
         object.serialize_field("closing", &self.closing.map(seconds))?;
         object.serialize_field("silent", &seconds(self.silent))?;
-        object.serialize_field("since_sent", &seconds(self.since_sent))?;
-        object.serialize_field("since_active", &seconds(self.since_active))?;
+        object.serialize_field("since_flush", &seconds(self.since_flush))?;
+        object.serialize_field("since_data", &seconds(self.since_data))?;
         object.serialize_field("ping_unsent", &self.ping_unsent.map(seconds))?;
         object.serialize_field("ping_unanswered", &self.ping_unanswered.map(seconds))?;
-        object.serialize_field("write_waits", &self.write_waits)?;
+        object.serialize_field("write_waiting", &self.write_waiting)?;
         object.serialize_field("partial_bytes", &self.partial_bytes)?;
         object.serialize_field("pings_sent", &self.pings_sent)?;
         object.serialize_field("pongs_received", &self.pongs_received)?;
@@ -275,11 +275,11 @@ mod tests {
             age: Duration::from_nanos(60_035_633_000),
             closing: None,
             silent: Duration::from_nanos(60_035_999_999),
-            since_sent: 37 * SECOND,
-            since_active: 60 * SECOND,
+            since_flush: 37 * SECOND,
+            since_data: 60 * SECOND,
             ping_unsent: None,
             ping_unanswered: None,
-            write_waits: false,
+            write_waiting: false,
             partial_bytes: 0,
             pings_sent: 0,
             pongs_received: 2,
@@ -306,7 +306,7 @@ mod tests {
             closing: Some(4 * SECOND),
             ping_unsent: Some(SECOND),
             ping_unanswered: Some(2 * SECOND),
-            write_waits: true,
+            write_waiting: true,
             partial_bytes: 1,
             pings_sent: 1,
             rtt: Some(RttEstimator::first(40_000).estimate()),

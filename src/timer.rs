@@ -86,7 +86,7 @@ pub trait Timer {
     /// kernel at or after the instant that the timer was set to, and only then may the timer fire.
     /// Otherwise, when a blocked thread resumes, the timer could fire before the reactor has seen
     /// the bytes in the kernel. If one turn may not reach every socket, implement
-    /// [`turns`](Self::turns).
+    /// [`reactor_turns`](Self::reactor_turns).
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Returns how many times the timer must fire before a read sees everything that had arrived by
@@ -95,7 +95,7 @@ pub trait Timer {
     /// Before a verdict that blames the peer, the socket sets the timer that many times, a
     /// millisecond apart, unless it can [ask the kernel](crate::Metered::socket). The default is 1,
     /// which is enough if each read asks the kernel.
-    fn turns(&self) -> u32 {
+    fn reactor_turns(&self) -> u32 {
         1
     }
 

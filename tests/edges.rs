@@ -237,7 +237,7 @@ fn a_message_counts_only_while_the_connection_is_open() {
         policy.observe(ms(2_000), Event::Recv);
         let status = policy.status(ms(2_000));
         assert_eq!(
-            (status.silent, status.since_active),
+            (status.silent, status.since_data),
             (secs(2), secs(2)),
             "{status}"
         );

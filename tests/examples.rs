@@ -238,7 +238,7 @@ fn replay_confirms_every_conformance_case() {
     let arguments: Vec<_> = ["--check"].into_iter().chain(files).collect();
     let (status, out, err) = run("replay", &arguments, &[]);
     assert_eq!(status.code(), Some(0), "{out}{err}");
-    assert!(out.ends_with("  cases passed, 0 failed\n"), "{out}");
+    assert!(out.ends_with(" cases passed, 0 failed\n"), "{out}");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn replay_reports_a_case_that_was_tampered_with() {
 
     let (status, out, err) = run("replay", &["--check", file.to_str().unwrap()], &[]);
     assert_eq!(status.code(), Some(1), "{out}{err}");
-    assert!(out.contains("  cases passed, 1 failed\n"), "{out}");
+    assert!(out.contains(" cases passed, 1 failed\n"), "{out}");
 
     let whole: serde_json::Value = serde_json::from_str(&scenarios).unwrap();
     fs::write(&file, format!("[{}]", whole[0])).unwrap();

@@ -1054,7 +1054,7 @@ fn is_progress(event: Event) -> bool {
 /// SPEC E-33.
 fn restarts_ping_in_flight(event: Event, before: &TimeoutPolicy) -> bool {
     let status = before.status(Timestamp::ZERO);
-    is_progress(event) && status.write_waits && status.ping_unanswered.is_some()
+    is_progress(event) && status.write_waiting && status.ping_unanswered.is_some()
 }
 
 fn everything_but_a_close(policy: &TimeoutPolicy) -> [Event; 7] {

@@ -538,7 +538,7 @@ impl ws_timeout::Timer for Alarm {
         Duration::ZERO
     }
 
-    fn turns(&self) -> u32 {
+    fn reactor_turns(&self) -> u32 {
         self.0.lock().turns
     }
 

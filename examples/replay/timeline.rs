@@ -121,7 +121,7 @@ fn traffic(sheet: &mut Sheet, story: &Story, axis: &Axis) {
         _ => None,
     });
     sheet.lane("sent", &whole(&sent, "write"));
-    let waits = intervals(story, |status| status.write_waits);
+    let waits = intervals(story, |status| status.write_waiting);
     bars(sheet, axis, &waits, |_| Mark::Wait);
     draw(sheet, axis, &sent);
 }

@@ -39,7 +39,7 @@ pub fn why(
             ("open for".into(), before.age, limit)
         }
         CloseReason::MessageTimeout if expired(DeadlineKind::Write) => {
-            let start = since(moments, |status| status.write_waits).unwrap_or(now);
+            let start = since(moments, |status| status.write_waiting).unwrap_or(now);
             let progress = moments.iter().rev().find(|moment| {
                 matches!(moment.what, What::Event(Event::SendProgress { bytes: 1.. }))
             });
@@ -63,9 +63,7 @@ pub fn why(
         CloseReason::IdleTimeout => {
             let limit = limit(config.idle_timeout());
             match config.idle_scope() {
-                IdleScope::Messages => {
-                    ("no data either way for".into(), before.since_active, limit)
-                }
+                IdleScope::Messages => ("no data either way for".into(), before.since_data, limit),
                 _ => ("received nothing for".into(), before.silent, limit),
             }
         }

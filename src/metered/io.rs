@@ -24,7 +24,7 @@ mod tokio_io {
                     .retry_read(buf.initialize_unfilled())
                     .map_ok(|bytes| buf.advance(bytes)),
                 Poll::Pending => {
-                    this.reads_in_row = 0;
+                    this.reads_in_a_row = 0;
                     Poll::Pending
                 }
                 read => read,

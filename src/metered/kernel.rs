@@ -29,7 +29,7 @@ pub(super) enum Kernel<IO> {
 
 #[cfg(unix)]
 impl<IO: std::os::fd::AsFd> Kernel<IO> {
-    pub(super) fn of() -> Self {
+    pub(super) fn new() -> Self {
         Self { fd: IO::as_fd }
     }
 }

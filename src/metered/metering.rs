@@ -60,8 +60,8 @@ impl Metering {
     /// Returns whether the bytes that were reported as an incomplete message were the start of this
     /// frame.
     pub(crate) fn control_frame(&mut self, payload: usize) -> bool {
-        const HEADER_AND_MASK: usize = 6;
-        let wire = payload.saturating_add(HEADER_AND_MASK);
+        const MAX_CONTROL_HEADER: usize = 6;
+        let wire = payload.saturating_add(MAX_CONTROL_HEADER);
         let was_counted = (1..=wire).contains(&self.partial);
         if was_counted {
             self.partial = 0;

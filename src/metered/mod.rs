@@ -15,8 +15,8 @@ use kernel::Kernel;
 pub(crate) use metering::Metering;
 use records::Records;
 
-/// A transport wrapper that counts the bytes that pass through it, and asks the kernel before a
-/// verdict.
+/// A transport wrapper that counts the bytes that pass through it and, before a verdict that blames
+/// the peer, asks the kernel whether there is input or room.
 ///
 /// Wrap the TCP stream with [`socket`](Self::socket) *before* the WebSocket handshake, and give its
 /// [`meter`](Self::meter) to [`TimeoutSocket::with_meter`](crate::TimeoutSocket::with_meter). The
@@ -68,7 +68,7 @@ pub struct Metered<IO> {
     /// The value that `Counts::read` has once the backlog that was last measured has been read.
     backlog_end: usize,
     /// The number of reads since one last returned `Pending` or yielded.
-    reads_in_row: u8,
+    reads_in_a_row: u8,
 }
 
 /// How many reads may complete without waiting before the task yields to others. Not every runtime
@@ -147,7 +147,7 @@ impl<IO> Metered<IO> {
             kernel: None,
             layer: Layer::Transport(Records::default()),
             backlog_end: 0,
-            reads_in_row: 0,
+            reads_in_a_row: 0,
         }
     }
 
@@ -167,7 +167,7 @@ impl<IO> Metered<IO> {
         IO: std::os::fd::AsFd,
     {
         let this = Self {
-            kernel: Some(Kernel::of()),
+            kernel: Some(Kernel::new()),
             ..Self::new(io)
         };
         this.meter.set(flag::CAN_ASK);
@@ -263,8 +263,8 @@ impl<IO> Metered<IO> {
         if flags & SIZED == SIZED && self.meter.counts.has_read(self.backlog_end) {
             self.meter.set(flag::NO_INPUT);
         }
-        if self.reads_in_row >= MAX_READS_PER_TURN && flags & flag::ATTACHED != 0 {
-            self.reads_in_row = 0;
+        if self.reads_in_a_row >= MAX_READS_PER_TURN && flags & flag::ATTACHED != 0 {
+            self.reads_in_a_row = 0;
             self.meter.set(flag::YIELDED);
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -281,7 +281,7 @@ impl<IO> Metered<IO> {
         match &mut self.layer {
             Layer::Plaintext => add(&counts.plaintext, bytes.len()),
             Layer::Transport(records) => {
-                self.reads_in_row = self.reads_in_row.saturating_add(1);
+                self.reads_in_a_row = self.reads_in_a_row.saturating_add(1);
                 add(&counts.read, bytes.len());
                 let begins = self.meter.flags() & flag::ATTACHED == 0;
                 records.pass(bytes, begins);
@@ -326,7 +326,7 @@ impl<IO> Metered<IO> {
             _ => Poll::Pending,
         };
         if read.is_pending() {
-            self.reads_in_row = 0;
+            self.reads_in_a_row = 0;
         }
         read
     }

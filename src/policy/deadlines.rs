@@ -48,9 +48,11 @@ pub(super) enum Party {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Horizon {
-    /// Everything that had arrived by then has been read and observed.
+    /// The instant up to which everything that had arrived has been read and observed; `None` if
+    /// there is none. It limits the verdicts on slow messages, probes, pongs and silence.
     pub read: Option<Timestamp>,
-    /// Every write that could have been done by then has been tried.
+    /// The instant up to which every possible write has been tried; `None` if there is none. It
+    /// limits the other verdicts that blame the peer: those on writes and on both handshakes.
     pub written: Option<Timestamp>,
 }
 
@@ -86,7 +88,7 @@ impl State {
     /// A fold whose result does not depend on the order passes `false` for `ORDERED`, which skips
     /// the check whether the ping row comes before the idle row.
     ///
-    /// `deadlines_unless_cold` duplicates some of these rows: change both.
+    /// `deadlines_unless_cold` and `earliest_of_pings` duplicate some of these rows: change all three.
     #[rustfmt::skip]
     #[inline(always)]
     pub(super) fn each_deadline<const ORDERED: bool>(&self, now: Timestamp, config: &TimeoutConfig, mut visit: impl FnMut(Deadline)) {
@@ -217,14 +219,14 @@ impl State {
     }
 
     /// Returns the earliest deadline except the next ping's, and the next ping's. Returns `None` if
-    /// only the table can tell.
+    /// a cold clock may be running or the connection is not open: only the table can tell then.
     #[inline(never)]
-    pub(super) fn plain_deadlines(
+    pub(super) fn deadlines_without_table(
         &self,
         config: &TimeoutConfig,
     ) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
-        let is_plain = self.phase == Phase::Open && !self.cold_armed;
-        is_plain.then(|| self.deadlines_unless_cold(config, Horizon::EVERYTHING))
+        let without_table = self.phase == Phase::Open && !self.cold_armed;
+        without_table.then(|| self.deadlines_unless_cold(config, Horizon::EVERYTHING))
     }
 
     #[inline(never)]
@@ -338,11 +340,11 @@ impl State {
                 .filter(|_| self.phase == Phase::Closing)
                 .map(since),
             silent: since(self.last_inbound),
-            since_sent: since(self.last_flush),
-            since_active: since(self.last_data),
+            since_flush: since(self.last_flush),
+            since_data: since(self.last_data),
             ping_unsent: (self.ping == Ping::Requested).then(|| since(self.ping_since)),
             ping_unanswered: (self.ping == Ping::InFlight).then(|| since(self.ping_since)),
-            write_waits: self.write_deadline.is_some(),
+            write_waiting: self.write_deadline.is_some(),
             partial_bytes: self.partial,
             pings_sent: self.pings,
             pongs_received: self.pongs,

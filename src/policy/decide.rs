@@ -11,10 +11,10 @@ use crate::seed::PingId;
 use crate::status::Status;
 use crate::time::{Timestamp, earlier};
 
-/// The policy's decision for a driver with a [`Horizon`].
+/// The policy's decision for a driver with a [`Horizon`]. The driver carries out any decision but
+/// `Wait`, and then decides again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Carry this out and decide again, as with the two below.
     SendPing,
     Close(CloseReason),
     Abort(CloseReason),
@@ -22,16 +22,16 @@ pub(crate) enum Decision {
     Wait {
         /// When to decide again; always later than now.
         until: Option<Timestamp>,
-        /// The earliest peer deadline that has expired beyond both the horizon and `visible`, so
-        /// that the alarm must fire again. A row that has expired by `visible` needs only another
-        /// try.
+        /// The earliest expired peer deadline that neither the horizon nor `visible` has reached:
+        /// the alarm must fire again for it. A deadline up to `visible` needs only another read or
+        /// write.
         unproven: Option<Timestamp>,
     },
 }
 
 impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
-    /// Decides as [`poll`](Self::poll) does, up to the horizon. Every read or write tried from now
-    /// on sees what had arrived by `visible`. `before_verdict` gets the status that leads to a
+    /// Decides as [`poll`](Self::poll) does, up to the horizon. A read or write that begins now sees
+    /// everything that had arrived by `visible`. `before_verdict` gets the status that leads to a
     /// verdict.
     pub(crate) fn decide(
         &mut self,
@@ -51,7 +51,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
         }
         let mut next = self.state.heartbeat(now, config);
         let mut unproven = None;
-        let plain = self.state.plain_deadlines(config);
+        let plain = self.state.deadlines_without_table(config);
         let plain = plain.map(|(others, ping)| earlier(others, ping));
         if let Some(pending) = plain.filter(|at| at.is_none_or(|at| at > now)) {
             next = earlier(next, pending);
@@ -87,13 +87,13 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     /// Whether a deadline that unread input could move has expired.
-    pub(crate) fn silence_has_expired(&self, now: Timestamp) -> bool {
+    pub(crate) fn unread_deadline_has_expired(&self, now: Timestamp) -> bool {
         self.has_expired_about(now, |party| party == Party::PeerIfDrained)
     }
 
     fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {
         let config = self.config.borrow();
-        let plain = self.state.plain_deadlines(config);
+        let plain = self.state.deadlines_without_table(config);
         // The next ping is not about the peer.
         if plain.is_some_and(|(others, _)| others.is_none_or(|at| at > now)) {
             return false;

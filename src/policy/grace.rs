@@ -45,8 +45,8 @@ impl State {
             .map(|tolerance| (began, tolerance))
     }
 
-    /// Returns the first row that has expired, and whether a grace begins. Skips rows to which a
-    /// new grace applies (SPEC G-2).
+    /// Returns the row that decides: the first expired row of the table that the horizon covers and
+    /// no new grace postpones (SPEC D-14, G-2). Also returns whether a grace begins.
     #[cold]
     pub(super) fn first_expired(
         &self,

@@ -10,10 +10,10 @@
 //! Most deadlines are not stored. They follow from the state, the configuration and the current
 //! time, in one table ([`deadlines`]), which has the rows of the specification in the same order.
 //! `poll`, `Idle { until }`, `next_deadline`, `status` and queries such as `is_idle` are all folds
-//! over that table. A connection is *plain* while it is open, no ping is in flight, and no *cold*
-//! clock may be running, one that most connections rarely need ([`State::cold_armed`] lists them).
-//! A message on a plain connection only moves deadlines later, and straight-line code computes the
-//! earliest deadline without the table; a test compares the two.
+//! over that table. A clock is *cold* if most connections rarely need it ([`State::cold_armed`]
+//! lists them). While a connection is open and no cold clock may be running, straight-line code
+//! computes the earliest deadline without the table; a test compares the two. If no ping is in
+//! flight either, the connection is *plain*: a message only moves deadlines later.
 //!
 //! A poll takes the first row that has expired and acts on it. If a peer deadline expired long
 //! before the poll, the process may have been stopped. The peer then gets a grace before a verdict
@@ -63,8 +63,8 @@ pub(crate) use state::State;
 ///
 /// * [`observe`](Self::observe) every event of the connection when it happens, in particular
 ///   [`Event::PingSent`] once the ping has been *flushed*, and [`Event::SendStart`] when a write
-///   has to wait. Observe both with the time after the write, because the process may be suspended
-///   before it.
+///   has to wait. For both, read the clock after the write: the process may have been suspended
+///   just before it.
 /// * [`poll`](Self::poll) after events, and when the `until` of the last [`Action::Idle`] is
 ///   reached. Carry out the action and poll again, until the action is `Idle` or `Abort`.
 /// * Read and observe everything that has arrived before a poll that may end the connection because
@@ -143,14 +143,14 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Returns the next due action. Call this after reading all available input.
     pub fn poll(&mut self, now: Timestamp) -> Action {
-        self.poll_within(now, Horizon::EVERYTHING)
+        self.poll_without_lookahead(now, Horizon::EVERYTHING)
     }
 
     /// Like [`poll`](Self::poll), but without the verdicts that unread input could overturn: slow
     /// receive, probe, pong and idle. Call it from a half that only sends, and between two
     /// messages.
     pub fn poll_unread(&mut self, now: Timestamp) -> Action {
-        self.poll_within(now, Horizon::UNREAD)
+        self.poll_without_lookahead(now, Horizon::UNREAD)
     }
 
     /// Like [`poll`](Self::poll), for a driver whose evidence reaches only up to `horizon`: the
@@ -284,7 +284,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
     }
 
     #[inline]
-    fn poll_within(&mut self, now: Timestamp, horizon: Horizon) -> Action {
+    fn poll_without_lookahead(&mut self, now: Timestamp, horizon: Horizon) -> Action {
         let now = self.advance_clock(now);
         let config = self.config.borrow();
         match self.state.next_action(now, config, horizon, |_| {}) {

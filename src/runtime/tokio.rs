@@ -83,7 +83,7 @@ impl crate::Timer for Timer {
     }
 
     /// Returns 16, for 16,384 sockets: tokio learns of 1024 per turn (`max_io_events_per_tick`).
-    fn turns(&self) -> u32 {
+    fn reactor_turns(&self) -> u32 {
         16
     }
 

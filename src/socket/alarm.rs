@@ -4,7 +4,7 @@
 //! return `Pending` although the peer's answer has long been in the kernel. But a timer fires in
 //! the same turn of the reactor that asks the kernel. So once a timer that was set to an instant
 //! has fired, everything that had arrived by that instant is *visible*: any later read returns it.
-//! If one turn does not reach every transport ([`Timer::turns`]), the timer must fire in that many
+//! If one turn does not reach every transport ([`Timer::reactor_turns`]), the timer must fire in that many
 //! turns.
 //!
 //! What is visible becomes the socket's [`Horizon`](crate::Horizon) once a later read has found
@@ -30,10 +30,10 @@ pub(super) struct Alarm<T> {
     /// The instant that the timer is set to, unless it has fired since.
     set_to: Option<Timestamp>,
     /// The instant that it was set to when it last fired.
-    last_fire: Option<Timestamp>,
+    last_fired_for: Option<Timestamp>,
     /// Whether it has fired since a read last found nothing.
     fired: bool,
-    /// Everything that had arrived by then is visible.
+    /// The instant up to which everything that had arrived is visible.
     visible: Option<Timestamp>,
     /// Counts the turns that will advance `visible`.
     count: Option<TurnCount>,
@@ -56,7 +56,7 @@ impl<T: Timer> Alarm<T> {
             timer,
             waker,
             set_to: None,
-            last_fire: None,
+            last_fired_for: None,
             fired: false,
             visible: None,
             count: None,
@@ -84,8 +84,8 @@ impl<T: Timer> Alarm<T> {
         self.visible
     }
 
-    pub(super) fn last_fire(&self) -> Option<Timestamp> {
-        self.last_fire
+    pub(super) fn last_fired_for(&self) -> Option<Timestamp> {
+        self.last_fired_for
     }
 
     /// Returns whether the timer has fired since a read last found nothing.
@@ -138,14 +138,14 @@ impl<T: Timer> Alarm<T> {
         let waker = waker_ref(&self.waker);
         let fires = self.timer.poll(&mut Context::from_waker(&waker)).is_ready();
         if let Some(at) = self.set_to.take_if(|_| fires) {
-            self.last_fire = Some(at);
+            self.last_fired_for = Some(at);
             self.fired = true;
             let count = self.count.get_or_insert(TurnCount {
                 since: at,
                 turns: 0,
             });
             count.turns += 1;
-            if count.turns >= self.timer.turns() {
+            if count.turns >= self.timer.reactor_turns() {
                 self.visible = self.visible.max(Some(count.since));
                 self.count = None;
             }
@@ -165,7 +165,7 @@ impl<T: Timer> Alarm<T> {
             // Turns before the deadline prove nothing about it. The last turn counts unless it was
             // one of them.
             self.count = self
-                .last_fire
+                .last_fired_for
                 .filter(|&at| at >= deadline && self.visible < Some(deadline))
                 .map(|since| TurnCount { since, turns: 1 });
         }

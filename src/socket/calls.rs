@@ -77,7 +77,7 @@ where
             Poll::Ready(Some(Ok(message))) => Poll::Ready(Ok(Received::Message(message))),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error)),
             Poll::Ready(None) => Poll::Ready(Ok(Received::Closed)),
-            Poll::Pending => match self.fast.drive(|driver| driver.recv_has_expired(deadline)) {
+            Poll::Pending => match self.fast.drive(|driver| driver.poll_recv_limit(deadline)) {
                 true => Poll::Ready(Ok(Received::TimedOut)),
                 false => Poll::Pending,
             },
@@ -107,7 +107,7 @@ where
     /// If the limit expires, the socket aborts the connection without a Close frame: part of this
     /// message or of an earlier one may have been sent, and nothing can follow half a message. This
     /// send, the stream and all later sends return the same verdict, with
-    /// [`CloseReason::MessageTimeout`] and [`Verdict::within`](crate::Verdict::within).
+    /// [`CloseReason::MessageTimeout`] and [`Verdict::call_limit`](crate::Verdict::call_limit).
     ///
     /// # Errors
     /// Returns the same errors as [`send`](Self::send).

@@ -51,7 +51,7 @@ pub(super) struct Driver<S: TryStream, T: Timer> {
     /// Whether the inner stream has ended. Writes may still be pending.
     pub(super) read_eof: bool,
     /// Whether the transport is being shut down.
-    pub(super) shuts_down: bool,
+    pub(super) is_shutting_down: bool,
     pub(super) open_logged: bool,
     /// `None` until a builder sets one.
     pub(super) options: Option<Box<Options<S>>>,
@@ -80,7 +80,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
             has_heartbeat: false,
             reads_left: MAX_MESSAGES_BEFORE_YIELD,
             read_eof: false,
-            shuts_down: false,
+            is_shutting_down: false,
             open_logged: false,
             options: None,
             link,
@@ -93,7 +93,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     pub(super) fn calm_until(&self) -> Option<T::Instant> {
         let calm = !self.needs_poll
             && !self.has_heartbeat
-            && self.teardown.allows_sends()
+            && !self.teardown.has_refusal()
             && self.policy.is_calm();
         let alarm = self.alarm.set_to().filter(|_| calm)?;
         Some(self.alarm.timer().instant(alarm))
@@ -130,7 +130,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// Returns whether the sending half needs no further checks. Usually true, and cheap to
     /// compute.
     pub(super) fn is_free_to_send(&self) -> bool {
-        self.policy.phase() == Phase::Open && self.teardown.allows_sends()
+        self.policy.phase() == Phase::Open && !self.teardown.has_refusal()
     }
 
     /// Returns how late the alarm may fire.

@@ -37,7 +37,7 @@ where
         self.wakers.wake_writer();
     }
 
-    /// Drops the transport, after one attempt to write a Close frame.
+    /// Drops the transport. If the reason has a code, first tries once to write a Close frame.
     pub(super) fn abort_for(
         &mut self,
         now: Timestamp,
@@ -172,7 +172,7 @@ where
     /// for the transport to shut down.
     pub(super) fn end_must_wait(&mut self, cx: &Context<'_>) -> bool {
         self.read_eof = true;
-        self.shuts_down = false;
+        self.is_shutting_down = false;
         if self.policy.phase() != Phase::Closing || self.teardown.write_failed() {
             return false;
         }
@@ -185,9 +185,9 @@ where
             let done = self
                 .wakers
                 .with_write_waker(cx, |cx| shutdown(inner.get_mut(), cx));
-            self.shuts_down = done.is_pending();
+            self.is_shutting_down = done.is_pending();
         }
-        self.shuts_down
+        self.is_shutting_down
     }
 
     fn verdict(&self, reason: CloseReason, status: Status, outcome: CloseHandshake) -> Verdict {

@@ -16,14 +16,16 @@
 //!
 //! | `needs_poll` because | set by | cleared by |
 //! |---|---|---|
-//! | a deadline may be nearer than the alarm | `observe`, `set_config`, a new socket | step 6 |
-//! | the alarm has fired | step 1 | step 6, once a read has found nothing since |
-//! | a write is pending that the program will not flush | step 3 | step 6, once it is flushed |
+//! | a deadline may be nearer than the alarm | `observe`, `set_config`, an option, a new socket | step 6 |
+//! | a Close frame is queued, or a handle waits for a status | `begin_close`, `carry_out_requests` | step 6 |
+//! | the alarm has fired | step 1, or step 6 if it fires at once | step 6, once a read has found nothing since |
+//! | a write is pending that the program will not flush | step 6 | step 6, once it is flushed |
 //!
 //! | a pass of | polls the policy if |
 //! |---|---|
-//! | the reading half, with a message | `needs_poll`, or the clock has reached the alarm |
+//! | the reading half, with a message | `needs_poll`, the clock has reached the alarm, or a write is pending that the program will not flush |
 //! | the reading half, with nothing to read | `needs_poll` |
+//! | the reading half, while it must not read | `needs_poll`, or the clock has reached the alarm |
 //! | the sending half | `needs_poll`, or the clock has reached the alarm |
 
 use std::fmt;
@@ -79,7 +81,7 @@ where
         let mut first = Some(first);
         for _ in 0..MAX_CONSUMED_PER_POLL {
             let read = first.take().unwrap_or_else(|| {
-                self.take_alarm();
+                self.poll_alarm();
                 self.poll_inner(cx)
             });
             if self.inner.is_none() {
@@ -96,7 +98,7 @@ where
                         || self.outbox.has_unprompted_writes()
                     {
                         self.flush_before_deciding(cx);
-                        self.advance_horizon(now, Input::Unread);
+                        self.advance_horizon(now, Input::MoreToRead);
                         self.poll_policy(now, cx);
                     }
                     if forward {
@@ -113,9 +115,11 @@ where
                 Poll::Ready(None) | Poll::Pending => {
                     self.reads_left = MAX_MESSAGES_BEFORE_YIELD;
                     self.on_input_drained(cx);
-                    let can_end =
-                        self.read_eof && !self.outbox.has_pending_writes() && !self.shuts_down;
-                    // The alarm may have woken the task that was registered before this one.
+                    let can_end = self.read_eof
+                        && !self.outbox.has_pending_writes()
+                        && !self.is_shutting_down;
+                    // If the alarm fired during the read, it woke the task that was registered then,
+                    // perhaps not this one, so this task must not sleep yet.
                     let fired = self.alarm.has_fired() || self.alarm.may_have_fired();
                     let waits = self.has_yielded() || !fired;
                     if self.inner.is_some() && !can_end && waits {
@@ -158,7 +162,7 @@ where
             let input = if drained {
                 Input::Drained
             } else {
-                Input::Unread
+                Input::MoreToRead
             };
             self.advance_horizon(now, input);
             self.poll_policy(now, cx);
@@ -173,11 +177,11 @@ where
         want: Want,
     ) -> Poll<Result<(), Error<E>>> {
         self.wakers.register_writer(cx);
-        // Steps 3 to 6 run once per pass: a ping can take the place that was just reserved, and if
-        // the inner sink refuses pings, they would repeat forever.
+        // Run steps 3 to 6 only once per pass. A ping can take the place that was just reserved, so
+        // with a sink that refuses pings this loop would never end.
         let mut polled = false;
         loop {
-            self.take_alarm();
+            self.poll_alarm();
             let now = self.alarm.now();
             let tried = match want {
                 Want::Room => self.reserve(cx),
@@ -189,7 +193,7 @@ where
                 if want == Want::Room || done.is_ready() {
                     self.flush_before_deciding(cx);
                 }
-                self.advance_horizon(now, Input::NotRead);
+                self.advance_horizon(now, Input::NotReading);
                 self.poll_policy(now, cx);
             }
             match (done, want) {
@@ -204,8 +208,8 @@ where
                 (Poll::Pending, _) => {
                     self.check_not_ended()?;
                     if self.alarm.may_have_fired() {
-                        // Yield instead of looping: if a task has spent its budget, tokio wakes its
-                        // timer immediately, but lets the task continue only in another turn.
+                        // Yield instead of looping: if the task has spent its budget, tokio's timer
+                        // wakes it immediately, but it can make progress only in another poll.
                         cx.waker().wake_by_ref();
                     }
                     return Poll::Pending;
@@ -216,13 +220,13 @@ where
 
     /// Runs step 1: polls the alarm, and carries out the requests of handles.
     #[inline]
-    pub(super) fn take_alarm(&mut self) {
+    pub(super) fn poll_alarm(&mut self) {
         if self.alarm.may_have_fired() {
             if self.alarm.poll_fired() {
-                self.on_fire();
+                self.on_alarm_fired();
             }
             if self.link.is_some() {
-                self.take_requests();
+                self.carry_out_requests();
             }
         }
     }
@@ -256,7 +260,7 @@ where
                 Decision::Abort(reason) => self.abort_for(now, reason, status, cx),
                 Decision::Wait { until, unproven } => {
                     let fired =
-                        self.alarm.has_fired() && self.alarm.last_fire() > self.horizon.read;
+                        self.alarm.has_fired() && self.alarm.last_fired_for() > self.horizon.read;
                     let undrained = fired || visible > self.horizon.read;
                     if unproven.is_none() && !undrained {
                         self.set_asks_kernel(false);
@@ -304,7 +308,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// Runs step 6. The alarm only moves nearer; if it fires early, the policy is polled again.
     pub(super) fn arm(&mut self, now: Timestamp, at: Option<Timestamp>) {
         if at.is_some_and(|at| self.alarm.set_no_later_than(now, at)) {
-            self.on_fire();
+            self.on_alarm_fired();
             self.wakers.wake_both();
         }
     }

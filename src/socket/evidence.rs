@@ -1,7 +1,7 @@
 //! The evidence that a verdict requires if it blames the peer.
 //!
 //! A read that finds nothing, or a write that finds no room, shows only what the runtime believes.
-//! The socket's [`Horizon`](crate::Horizon) is the instant up to which it is proved. It advances to
+//! The socket's [`Horizon`](crate::Horizon) is the instant up to which that is proved true. It advances to
 //!
 //! * the last fire of the alarm, if the kernel itself was [asked](crate::Metered::socket) since and
 //!   had no input or room either;
@@ -22,13 +22,13 @@ use crate::timer::Timer;
 /// default.
 const MAX_BACKLOG: usize = 32 << 20;
 
-/// Counts the bytes read of a peer that always has more to read.
+/// Counts the bytes read from a peer whose input never ends.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// What was visible when the count began: it has been read once enough bytes were. `None` if
-    /// nothing is counted.
+    /// The instant up to which everything was visible when the count began. Once `MAX_BACKLOG`
+    /// bytes have been read since, all of that has been read. `None` if nothing is counted.
     visible: Option<Timestamp>,
-    /// The bytes read since, or with a meter its count of bytes when this count began.
+    /// The bytes read since then; with a meter, the meter's count at that time.
     bytes: usize,
 }
 
@@ -38,9 +38,9 @@ pub(super) enum Input {
     /// A read found nothing.
     Drained,
     /// There may be more to read, and this half will read it.
-    Unread,
-    /// This half does not read, or not before the peer reads.
-    NotRead,
+    MoreToRead,
+    /// This half is not reading: it only sends, or it waits until the peer reads.
+    NotReading,
 }
 
 impl Backlog {
@@ -54,7 +54,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// Handles a fire of the alarm. If a verdict may follow, reads and writes from now on ask the
     /// kernel.
     #[inline(never)]
-    pub(super) fn on_fire(&mut self) {
+    pub(super) fn on_alarm_fired(&mut self) {
         self.needs_poll = true;
         let asks = self.outbox.has_pending_writes()
             || self.policy.write_clock_runs()
@@ -64,7 +64,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
 
     /// Sets whether the next reads and writes ask the kernel.
     pub(super) fn set_asks_kernel(&mut self, asks: bool) {
-        let fire = self.alarm.last_fire();
+        let fire = self.alarm.last_fired_for();
         let metering = self.metering().filter(|metering| metering.can_ask());
         if let Some(metering) = metering {
             metering.ask(fire.filter(|_| asks));
@@ -94,9 +94,9 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// every read and write.
     pub(super) fn advance_horizon(&mut self, now: Timestamp, input: Input) {
         let drained = input == Input::Drained;
-        // The peer's Close frame may be behind what was read, so only reads are evidence against a
-        // peer that does not seem to answer ours.
-        let awaits_close = input == Input::Unread && self.policy.phase() == Phase::Closing;
+        // The peer's Close frame may still be behind this message. So while we wait for it, only a
+        // read that finds nothing is evidence, not a write.
+        let awaits_close = input == Input::MoreToRead && self.policy.phase() == Phase::Closing;
         let writes = self.outbox.has_pending_writes() || self.policy.write_clock_runs();
         if let Some(metering) = self.metering() {
             let covered = metering.covered();

@@ -33,15 +33,15 @@ where
     pub(super) fn poll_read_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.outbox.is_choked() {
             self.wakers.register_reader(cx);
-            self.take_alarm();
+            self.poll_alarm();
             let now = self.alarm.now();
             self.flush_before_deciding(cx);
             if self.needs_poll || self.clock_has_reached_alarm(now) {
-                self.advance_horizon(now, Input::NotRead);
+                self.advance_horizon(now, Input::NotReading);
                 self.poll_policy(now, cx);
             }
             // A verdict on the peer's silence requires reading everything that it has sent.
-            if self.policy.silence_has_expired(now) {
+            if self.policy.unread_deadline_has_expired(now) {
                 self.outbox.forget_unflushed_replies();
             }
             if self.outbox.is_choked() && self.inner.is_some() {

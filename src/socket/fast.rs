@@ -1,10 +1,10 @@
 //! Fast paths: most messages only need to be recorded.
 //!
-//! The socket is *calm* while this holds for every data message, received or flushed, until the
-//! alarm; see [`Driver::calm_until`]. A message then costs one comparison with the clock. Its time
-//! is stored, and the policy records the message, now *deferred*, before anything else happens.
-//! Other modules can change the driver only through [`FastPath::drive`], so none can forget to
-//! record the deferred messages or to end the calm.
+//! The socket is *calm* if every data message, received or flushed, only needs to be recorded until
+//! the alarm fires; see [`Driver::calm_until`]. A message then costs one comparison with the clock.
+//! Its time is stored, and the policy records the message, now *deferred*, before anything else
+//! happens. Other modules can change the driver only through [`FastPath::drive`], so none can
+//! forget to record the deferred messages or to end the calm.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -120,7 +120,7 @@ where
             if driver.reads_left == 0 {
                 ready!(driver.poll_read_allowance(cx));
             }
-            driver.take_alarm();
+            driver.poll_alarm();
             Poll::Ready(())
         })
     }

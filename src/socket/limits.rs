@@ -23,12 +23,12 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// has if the alarm fired at or past the deadline, and a later read found nothing. That is
     /// enough, since a message that becomes visible a turn of the reactor later is not lost. Sets
     /// the alarm if the limit has not expired.
-    pub(super) fn recv_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
+    pub(super) fn poll_recv_limit(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
             return false;
         };
         let now = self.alarm.now();
-        let drained = self.alarm.last_fire() >= Some(deadline) && !self.alarm.has_fired();
+        let drained = self.alarm.last_fired_for() >= Some(deadline) && !self.alarm.has_fired();
         // While the socket does not read, it can receive nothing.
         let choked = self.outbox.is_choked();
         if deadline <= now && (choked || (drained && self.alarm.timer().has_budget())) {
@@ -42,7 +42,7 @@ impl<S: TryStream, T: Timer> Driver<S, T> {
     /// Returns whether the limit of a send has expired, after a try that did not complete it. As
     /// with every limit on the peer, the horizon must have reached the deadline. Sets the alarm if
     /// the limit has not expired.
-    fn send_has_expired(&mut self, deadline: Option<Timestamp>) -> bool {
+    fn poll_send_limit(&mut self, deadline: Option<Timestamp>) -> bool {
         let Some(deadline) = deadline else {
             return false;
         };
@@ -97,7 +97,7 @@ where
 {
     /// Carries out the requests of handles.
     #[cold]
-    pub(super) fn take_requests(&mut self) {
+    pub(super) fn carry_out_requests(&mut self) {
         let Some(link) = self.link.clone() else {
             return;
         };
@@ -124,7 +124,7 @@ where
         deadline: Option<Timestamp>,
         within: Duration,
     ) -> Poll<Result<(), Error<E>>> {
-        if !self.send_has_expired(deadline) {
+        if !self.poll_send_limit(deadline) {
             return Poll::Pending;
         }
         self.abort_send(self.alarm.now(), within);

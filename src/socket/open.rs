@@ -257,7 +257,7 @@ impl<T: Timer> HandshakeDriver<T> {
     /// up to which the kernel's answers are then evidence.
     fn ask_kernel(&self) -> Option<Timestamp> {
         let meter = self.meter.as_ref().filter(|meter| meter.can_ask())?;
-        let fire = self.alarm.last_fire();
+        let fire = self.alarm.last_fired_for();
         let covered = fire.filter(|_| self.policy.peer_deadline_has_expired(self.alarm.now()));
         meter.ask(covered.is_some());
         covered

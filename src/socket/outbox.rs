@@ -229,11 +229,11 @@ impl<M> Outbox<M> {
     /// Records that the inner sink itself has queued a control frame with a payload of this many
     /// bytes: the pong to a ping, or the reply to a Close.
     pub(super) fn on_inner_reply_queued(&mut self, payload: usize) {
-        const MOST_OF_A_HEADER: usize = 6;
+        const MAX_CONTROL_HEADER: usize = 6;
         self.buffered.control = true;
         self.unflushed_replies = self
             .unflushed_replies
-            .saturating_add(MOST_OF_A_HEADER + payload);
+            .saturating_add(MAX_CONTROL_HEADER + payload);
     }
 
     /// Records that the transport has accepted `bytes` of the inner sink's buffer.

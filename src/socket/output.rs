@@ -47,7 +47,7 @@ where
 
     fn try_drain_outbox(&mut self, cx: &Context<'_>) -> Poll<Result<bool, WriteError<E>>> {
         self.outbox.begin_drain();
-        let mut has_left = false;
+        let mut any_sent = false;
         while self.inner.is_some() {
             match self.outbox.next() {
                 Step::AwaitRoom => ready!(self.poll_room(cx)).map_err(WriteError::Broken)?,
@@ -55,14 +55,14 @@ where
                 Step::Flush => {
                     ready!(self.poll_reply(cx)).map_err(WriteError::Broken)?;
                     ready!(self.poll_flush_inner(cx)).map_err(WriteError::Broken)?;
-                    let left = self.outbox.on_flushed();
-                    has_left |= left != Buffered::default();
-                    self.on_flushed(left);
+                    let sent = self.outbox.on_flushed();
+                    any_sent |= sent != Buffered::default();
+                    self.on_flushed(sent);
                 }
                 Step::Done => break,
             }
         }
-        Poll::Ready(Ok(has_left))
+        Poll::Ready(Ok(any_sent))
     }
 
     /// Passes the item to the inner sink, which has room for it.
@@ -155,8 +155,8 @@ where
         while self.outbox.has_pending_writes() {
             match self.drain_outbox(cx) {
                 Poll::Pending => return,
-                Poll::Ready(Ok(has_left)) => {
-                    if has_left {
+                Poll::Ready(Ok(any_sent)) => {
+                    if any_sent {
                         // A task that is waiting for this flush does not know of it yet.
                         return self.wakers.wake_writer();
                     }
@@ -195,17 +195,17 @@ where
         }
     }
 
-    /// Reports that the inner sink is flushed, and with it the messages of `left`.
-    fn on_flushed(&mut self, left: Buffered) {
-        if left != Buffered::default() {
+    /// Reports that the inner sink is flushed, so the messages in `sent` have left.
+    fn on_flushed(&mut self, sent: Buffered) {
+        if sent != Buffered::default() {
             let now = self.alarm.now();
-            if left.data {
+            if sent.data {
                 self.observe(now, Event::SendOk);
-            } else if left.control {
+            } else if sent.control {
                 self.observe(now, Event::Flushed);
             }
             // If the latest ping is still waiting, an earlier one was sent.
-            if left.ping && !self.outbox.has_ping() {
+            if sent.ping && !self.outbox.has_ping() {
                 let id = self.policy.latest_ping();
                 self.observe(now, Event::PingSent(id));
                 self.report(Report::Ping { id });
@@ -296,11 +296,11 @@ where
         if self.is_free_to_send() {
             return Ok(());
         }
-        Err(self.why_not_to_send())
+        Err(self.send_error())
     }
 
     #[cold]
-    fn why_not_to_send(&mut self) -> Error<E> {
+    fn send_error(&mut self) -> Error<E> {
         if let Err(error) = self.check_not_ended() {
             return error;
         }

@@ -115,13 +115,13 @@ impl<E> Teardown<E> {
             .get_or_insert(WriteFailure(error));
     }
 
-    /// Returns whether the sending half has no lost message to report. Usually true, and cheap to
+    /// Returns whether the sending half has a lost message to report. Usually false, and cheap to
     /// compute.
     #[inline]
-    pub(super) fn allows_sends(&self) -> bool {
+    pub(super) fn has_refusal(&self) -> bool {
         self.ending
             .as_ref()
-            .is_none_or(|ending| ending.refusal.is_none())
+            .is_some_and(|ending| ending.refusal.is_some())
     }
 
     /// Takes the error of a displaced message that was lost.

@@ -274,7 +274,7 @@ fn the_status_includes_deferred_messages() {
         };
         for _ in 0..2 {
             let status = socket.status();
-            assert_eq!(status.since_sent, sent);
+            assert_eq!(status.since_flush, sent);
             assert_eq!(status.silent, received);
             // This makes the policy record them.
             socket.probe(60 * SECOND);

@@ -145,11 +145,11 @@ fn the_latest_of_several_pings_gets_a_reply_once_there_is_room() {
     let pings = (1..=3).map(|number| Message::text(format!("ping {number}")));
     shared.world().incoming.extend(pings);
     waits(&mut socket);
-    assert!(socket.status().write_waits);
+    assert!(socket.status().write_waiting);
     shared.world().no_place = false;
     waits(&mut socket);
     assert_eq!(shared.world().sent, [Message::text("pong 3")]);
-    assert!(!socket.status().write_waits);
+    assert!(!socket.status().write_waiting);
 }
 
 /// Guards rules 11 and 20.

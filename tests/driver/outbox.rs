@@ -108,7 +108,7 @@ fn a_write_counts_as_sent_once_it_is_flushed() {
         (status.ping_unsent, status.ping_unanswered),
         (Some(3 * SECOND), None)
     );
-    assert_eq!(status.since_sent, 4 * SECOND);
+    assert_eq!(status.since_flush, 4 * SECOND);
     shared.world().full = false;
     waits(&mut socket);
     let status = socket.status();
@@ -116,7 +116,7 @@ fn a_write_counts_as_sent_once_it_is_flushed() {
         (status.ping_unsent, status.ping_unanswered),
         (None, Some(Duration::ZERO))
     );
-    assert_eq!(status.since_sent, Duration::ZERO);
+    assert_eq!(status.since_flush, Duration::ZERO);
 }
 
 /// Guards rule 11.
@@ -141,7 +141,7 @@ fn the_reply_to_a_ping_is_flushed_and_is_not_activity() {
     waits(&mut socket);
     let status = socket.status();
     assert_eq!(
-        (status.since_sent, status.since_active),
+        (status.since_flush, status.since_data),
         (Duration::ZERO, SECOND)
     );
 }
@@ -230,7 +230,7 @@ fn the_bytes_of_a_sent_message_are_not_progress_of_the_next() {
     waits(&mut socket);
     let status = socket.status();
     assert_eq!(status.ping_unsent, Some(Duration::ZERO));
-    assert_eq!(status.since_active, SECOND);
+    assert_eq!(status.since_data, SECOND);
 }
 
 /// A program may reserve room and send later. The reply must not wait for that.
@@ -333,7 +333,7 @@ fn a_message_that_the_inner_sink_refused_is_not_activity() {
     let sent = socket.send(data()).now_or_never();
     assert!(matches!(sent, Some(Err(Error::Socket(_)))), "{sent:?}");
     waits(&mut socket);
-    assert_eq!(socket.status().since_active, SECOND);
+    assert_eq!(socket.status().since_data, SECOND);
 }
 
 /// Guards rule 10.
@@ -398,7 +398,7 @@ fn the_bytes_of_a_message_sent_after_a_wait_are_not_progress_of_the_next() {
     waits(&mut socket);
     let status = socket.status();
     assert_eq!(status.ping_unsent, Some(Duration::ZERO));
-    assert_eq!(status.since_active, SECOND);
+    assert_eq!(status.since_data, SECOND);
 }
 
 /// Guards rule 6.
@@ -412,7 +412,7 @@ fn a_dropped_send_does_not_fail_a_flush_once_there_is_room() {
     shared.at(SECOND);
     let flushed = socket.flush().now_or_never();
     assert!(matches!(flushed, Some(Ok(()))), "{flushed:?}");
-    assert!(!socket.status().write_waits);
+    assert!(!socket.status().write_waiting);
 }
 
 #[test]
@@ -425,7 +425,7 @@ fn a_flush_of_nothing_is_not_activity() {
     waits(&mut socket);
     shared.at(SECOND);
     socket.flush().now_or_never().unwrap().unwrap();
-    assert_eq!(socket.status().since_active, SECOND);
+    assert_eq!(socket.status().since_data, SECOND);
 }
 
 /// Guards rule 10.

@@ -233,7 +233,7 @@ impl ws_timeout::Timer for Hand {
         Duration::ZERO
     }
 
-    fn turns(&self) -> u32 {
+    fn reactor_turns(&self) -> u32 {
         self.0.world().turns_needed
     }
 

@@ -70,8 +70,8 @@ async fn a_handle_reaches_a_task_that_only_sends() {
         while writer.send(Message::binary(vec![0; 1000])).await.is_ok() {}
     });
     // The first answer comes before the first message.
-    assert!(!handle.status().await.write_waits);
-    assert!(handle.status().await.write_waits);
+    assert!(!handle.status().await.write_waiting);
+    assert!(handle.status().await.write_waiting);
     drop(client);
     sending.await.unwrap();
 }

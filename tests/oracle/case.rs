@@ -920,19 +920,19 @@ fn check(oracle: &Oracle, policy: &TimeoutPolicy, now: Timestamp) {
     assert_eq!(status.pongs_received, oracle.pongs_received());
     if oracle.phase() == Phase::Open {
         assert_eq!(status.silent, oracle.silent(now), "silent");
-        assert_eq!(status.since_sent, oracle.since_sent(now), "since_sent");
-        assert_eq!(
-            status.since_active,
-            oracle.since_active(now),
-            "since_active"
-        );
+        assert_eq!(status.since_flush, oracle.since_flush(now), "since_flush");
+        assert_eq!(status.since_data, oracle.since_data(now), "since_data");
         assert_eq!(status.ping_unsent, oracle.ping_unsent(now), "ping_unsent");
         assert_eq!(
             status.ping_unanswered,
             oracle.ping_unanswered(now),
             "ping_unanswered"
         );
-        assert_eq!(status.write_waits, oracle.write_waits(), "write_waits");
+        assert_eq!(
+            status.write_waiting,
+            oracle.write_waiting(),
+            "write_waiting"
+        );
         assert_eq!(
             status.partial_bytes,
             oracle.partial_total(),

@@ -288,11 +288,11 @@ impl Oracle {
         duration(self.clamp(now) - self.last_inbound_or_excused())
     }
 
-    pub(crate) fn since_sent(&self, now: Timestamp) -> Duration {
+    pub(crate) fn since_flush(&self, now: Timestamp) -> Duration {
         duration(self.clamp(now) - self.last_flush())
     }
 
-    pub(crate) fn since_active(&self, now: Timestamp) -> Duration {
+    pub(crate) fn since_data(&self, now: Timestamp) -> Duration {
         duration(self.clamp(now) - self.last_activity())
     }
 
@@ -310,7 +310,7 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn write_waits(&self) -> bool {
+    pub(crate) fn write_waiting(&self) -> bool {
         self.write_clock().is_some()
     }
 

@@ -284,7 +284,7 @@ async fn a_send_that_takes_longer_than_its_caller_allows_ends_the_connection() {
         (verdict.reason, verdict.close_handshake),
         (CloseReason::MessageTimeout, CloseHandshake::NotSent)
     );
-    assert!(verdict.status.write_waits, "{}", verdict.status);
+    assert!(verdict.status.write_waiting, "{}", verdict.status);
     // The error of every later call, until the stream has returned it once.
     assert_eq!(
         timed_out(server.send_text("more").await).reason,

@@ -117,7 +117,7 @@ async fn a_blocked_send_times_out_though_nobody_reads() {
     let verdict = timed_out(sink.send(Message::binary(vec![0; 1000])).await);
     took(start, SECOND);
     assert_eq!(verdict.reason, CloseReason::MessageTimeout);
-    assert!(verdict.status.write_waits);
+    assert!(verdict.status.write_waiting);
 }
 
 /// Guards rule 12.

@@ -162,8 +162,8 @@ impl History {
             Event::SendProgress { bytes } => bytes > 0,
             _ => false,
         };
-        let write_waits = before.write_clock != NEVER;
-        let excuses = progress && (requested || in_flight && write_waits);
+        let write_waiting = before.write_clock != NEVER;
+        let excuses = progress && (requested || in_flight && write_waiting);
         if inbound || excuses {
             self.punctual_silence = 0;
             self.late_counted = self.late;
@@ -594,7 +594,7 @@ fn check_own_sends(world: &World, policy: &Policy) -> Result<(), String> {
     if status.phase != Phase::Open {
         return Ok(());
     }
-    if status.write_waits && world.limits[0].min_data_rate.is_some() {
+    if status.write_waiting && world.limits[0].min_data_rate.is_some() {
         let after = observed(policy, now, Event::SendProgress { bytes: 1 });
         let deadline = |policy: &Policy| policy.status(now).deadlines.get(DeadlineKind::Write);
         let least = deadline(policy).map_or(0, |at| at.as_nanos() + world.unit);
@@ -604,7 +604,7 @@ fn check_own_sends(world: &World, policy: &Policy) -> Result<(), String> {
         );
     }
     let inbound = policy.config().idle_scope() == IdleScope::Inbound;
-    if !inbound || status.write_waits || status.ping_unsent.is_some() {
+    if !inbound || status.write_waiting || status.ping_unsent.is_some() {
         return Ok(());
     }
     for sent in [Event::SendOk, Event::Flushed] {

@@ -120,7 +120,7 @@ impl Reference {
 
     fn observe_while_open(&mut self, limits: &Limits, event: Event) {
         let now = self.now;
-        let write_waits = self.write_clock != NEVER;
+        let write_waiting = self.write_clock != NEVER;
         match event {
             Event::Recv => {
                 self.on_inbound(limits);
@@ -162,30 +162,30 @@ impl Reference {
                     self.on_first_pong();
                 }
             }
-            Event::SendStart if write_waits => {}
+            Event::SendStart if write_waiting => {}
             Event::SendStart => self.write_clock = deadline(now, limits.message),
             Event::SendProgress { bytes: 0 } => {}
             Event::SendProgress { bytes } => {
                 self.last_data = now;
-                if write_waits {
+                if write_waiting {
                     let cap = deadline(now, limits.message);
                     self.write_clock = match limits.min_data_rate {
                         Some(rate) => after(self.write_clock, time_at_rate(bytes, rate)).min(cap),
                         None => cap,
                     };
                 }
-                self.on_progress(write_waits);
+                self.on_progress(write_waiting);
             }
             Event::SendOk => {
                 self.write_clock = NEVER;
                 self.last_flush = now;
                 self.last_data = now;
-                self.on_progress(write_waits);
+                self.on_progress(write_waiting);
             }
             Event::Flushed => {
                 self.write_clock = NEVER;
                 self.last_flush = now;
-                self.on_progress(write_waits);
+                self.on_progress(write_waiting);
             }
             Event::PingSent(id) => match self.ping {
                 Ping::Requested { at } if id == self.latest_ping() => {
@@ -563,11 +563,11 @@ impl Reference {
             (round_trip == expected, "round-trip time"),
             (!open || status.silent == since(last), "silence"),
             (
-                !open || status.since_sent == since(self.last_flush),
+                !open || status.since_flush == since(self.last_flush),
                 "time since the last flush",
             ),
             (
-                !open || status.since_active == since(self.last_data),
+                !open || status.since_data == since(self.last_data),
                 "time since the last data",
             ),
             (
@@ -579,7 +579,7 @@ impl Reference {
                 "time of a ping in flight",
             ),
             (
-                !open || status.write_waits == (self.write_clock != NEVER),
+                !open || status.write_waiting == (self.write_clock != NEVER),
                 "whether a write waits",
             ),
             (
