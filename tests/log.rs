@@ -33,7 +33,7 @@ async fn a_silent_peer_is_a_warning_that_names_the_limit_and_the_time() {
     assert_eq!(opened.level, Level::Debug);
     assert_eq!(
         opened.text,
-        "silent: opened, a dead peer is detected within 60 s; \
+        "silent: opened; a dead peer will be detected within 60 s; \
          without a meter each message must be written within 1 s, however large"
     );
     assert_eq!(verdict.level, Level::Warn);
@@ -280,7 +280,7 @@ async fn with_a_meter_the_log_does_not_mention_large_messages() {
     let mut socket = socket.with_label("metered");
     socket.recv().await.unwrap_err();
     let [opened, _, _] = lines("metered");
-    let expected = "metered: opened, a dead peer is detected within 60 s";
+    let expected = "metered: opened; a dead peer will be detected within 60 s";
     assert_eq!(opened.text, expected);
 }
 
@@ -295,7 +295,7 @@ async fn the_log_says_which_side_closed() {
         let mut socket = silent(label, builder()).await;
         socket.close(code, "").await.unwrap();
         let [_, closed] = lines(label);
-        let by = format!("by this side with code {code}, the peer answered with code {code}");
+        let by = format!("by this side with code {code}; the peer answered with code {code}");
         assert_eq!(closed.level, level);
         assert_eq!(closed.text, format!("{label}: closed after 0 s {by}"));
         closed.has(&[("event", "closed"), ("code", &code.to_string())]);
