@@ -301,19 +301,22 @@ impl fmt::Display for Report<'_> {
                     return write!(f, "ended after {age}: {reason}, {outcome}");
                 }
                 write!(f, "closed after {age}")?;
-                if started_locally {
-                    write!(f, " by this side {};", WithCode(close_code))?;
-                }
-                match peer_close {
-                    Some(PeerClose { code }) => {
-                        let peer = if started_locally {
-                            "the peer answered"
-                        } else {
-                            "by the peer"
-                        };
-                        write!(f, " {peer} {}", WithCode(*code))
+                match (started_locally, peer_close) {
+                    (true, Some(PeerClose { code })) => write!(
+                        f,
+                        " by this side {}; the peer answered {}",
+                        WithCode(close_code),
+                        WithCode(*code)
+                    ),
+                    (true, None) => write!(
+                        f,
+                        " by this side {}, without a Close frame from the peer",
+                        WithCode(close_code)
+                    ),
+                    (false, Some(PeerClose { code })) => {
+                        write!(f, " by the peer {}", WithCode(*code))
                     }
-                    None => f.write_str(" without a Close frame from the peer"),
+                    (false, None) => f.write_str(" without a Close frame from the peer"),
                 }
             }
             Self::Dropped { status } => write!(
