@@ -68,7 +68,7 @@ fn a_send_in_a_grace_brings_the_alarm_nearer() {
     assert_eq!(shared.world().alarm, Some(11_500 * MS));
 }
 
-/// By then the next ping is due, and no alarm is set for it.
+/// When the late answer comes, the next ping is already due and no alarm is set for it.
 #[test]
 fn a_late_answer_to_a_ping_makes_the_next_one_due() {
     let shared = Shared::default();

@@ -127,7 +127,7 @@ fn the_sending_half_does_not_decide_on_silence() {
     );
 }
 
-/// The answer has arrived, and is there to be read.
+/// The pong has arrived but is unread when the limit becomes shorter.
 /// Guards rule 5.
 #[test]
 fn a_limit_that_becomes_shorter_decides_only_after_a_read() {

@@ -20,7 +20,7 @@ use crate::world::{
     Guarded, Hand, MS, SECOND, Shared, Woken, awaiting_a_pong, data, reason, waits,
 };
 
-/// It yields after 32 messages, even though there are more, among them the answer to the ping.
+/// The socket yields after 32 messages, even though there are more, among them the answer to the ping.
 /// Guards rule 23.
 #[test]
 fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
@@ -48,7 +48,7 @@ fn a_task_that_always_finds_a_message_yields_without_a_verdict() {
     assert_eq!(socket.status().pongs_received, 1);
 }
 
-/// It yields after four reads, which may all be part of one message.
+/// A metered transport yields after four reads, which may all be part of one message.
 /// Guards rule 23.
 #[test]
 fn a_metered_transport_yields_without_a_verdict() {

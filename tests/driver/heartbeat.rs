@@ -57,7 +57,7 @@ fn a_poll_takes_a_bounded_number_of_heartbeats() {
 
 /// Guards rule 20.
 #[test]
-fn a_word_that_pings_and_pongs_is_a_ping_unless_a_pong_is_awaited() {
+fn a_message_that_is_both_ping_and_pong_is_a_ping_unless_a_pong_is_awaited() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(SECOND);
     let socket = shared.socket(config).with_text_heartbeat("hb", "hb");

@@ -50,7 +50,7 @@ impl<'a> log::kv::VisitSource<'a> for Line {
     }
 }
 
-/// In every event about a connection.
+/// Holds for every event about a connection.
 /// Guards rule 22.
 #[test]
 fn a_label_cannot_begin_a_line_of_the_log() {

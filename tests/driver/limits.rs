@@ -111,7 +111,7 @@ fn a_send_timeout_is_the_cause_in_the_status_and_in_the_error() {
 
 /// Guards rule 4.
 #[test]
-fn a_program_that_only_feeds_reaches_its_lifetime() {
+fn a_program_that_never_flushes_reaches_its_lifetime() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().connection_timeout(SECOND));
     for now in [0, 500, 999] {

@@ -197,7 +197,7 @@ fn a_refused_ping_does_not_count_as_sent() {
 
 /// Guards rule 10.
 #[test]
-fn a_promised_message_that_is_refused_fails_the_flush() {
+fn a_displaced_message_that_is_refused_fails_the_flush() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND));
     waits(&mut socket);
@@ -355,7 +355,7 @@ fn a_promise_of_room_is_kept_though_the_policy_is_polled_first() {
 /// Each message has its own write clock, even if the program never flushes.
 /// Guards rule 6.
 #[test]
-fn a_program_that_only_feeds_has_a_write_clock_for_each_wait() {
+fn a_program_that_never_flushes_has_a_write_clock_for_each_wait() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().message_timeout(SECOND));
     let room = |there: bool| {
@@ -430,7 +430,7 @@ fn a_flush_of_nothing_is_not_activity() {
 
 /// Guards rule 10.
 #[test]
-fn a_promised_message_that_is_refused_fails_the_next_send_though_the_peer_has_answered_since() {
+fn a_displaced_message_that_is_refused_fails_the_next_send_though_the_peer_has_answered_since() {
     let shared = Shared::default();
     let config = off().ping_interval(SECOND).pong_timeout(60 * SECOND);
     let mut socket = shared.socket(config);

@@ -226,7 +226,7 @@ fn a_task_sleeps_while_it_closes_on_a_broken_sink() {
 
 /// Guards rule 21.
 #[test]
-fn a_task_sleeps_though_its_promised_message_meets_a_broken_sink() {
+fn a_task_sleeps_though_its_displaced_message_meets_a_broken_sink() {
     let shared = Shared::default();
     let mut socket = shared.socket(off().ping_interval(SECOND).pong_timeout(SECOND));
     let task = Executor::new();

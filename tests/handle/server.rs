@@ -169,7 +169,7 @@ async fn the_transports_are_gone_before_the_list_is_empty() {
 
 /// Guards rule 26.
 #[tokio::test(start_paused = true)]
-async fn the_endpoints_of_a_server_share_all_but_the_limits() {
+async fn the_routes_of_a_server_share_everything_but_their_limits() {
     let names = Names::default();
     let timeouts = Timeouts::new(close_within(2))
         .with_observer(names.clone())

@@ -24,10 +24,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const PONG_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long written bytes may take to reach another process on a busy machine.
-const ON_ITS_WAY: Duration = SECOND;
+const MAX_TRANSIT: Duration = SECOND;
 
 /// At most one in this many live clients may answer late, or the test shows nothing.
-const ONE_LATE_OF: usize = 100;
+const CLIENTS_PER_LATE_ANSWER: usize = 100;
 
 /// How late the server may be on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ fn half_of_ten_thousand_peers_vanish_on_async_std() {
 
 #[track_caller]
 fn half_vanish(runtime: Runtime) {
-    let all = as_many_as_may_be();
+    let all = connection_count();
     let few = all / 5;
     let variables = [
         ("RUNTIME", runtime.to_string()),
@@ -92,7 +92,7 @@ fn half_vanish(runtime: Runtime) {
     assert_eq!(reply(&clients, &mut accounts), "all");
     let ended = judge(&server, verdicts, &clients, accounts);
     assert!(
-        ended * ONE_LATE_OF <= living,
+        ended * CLIENTS_PER_LATE_ANSWER <= living,
         "void, this machine is too busy: {ended} of {living} clients answered late, for which the server is not to blame"
     );
     let half_open = server.memory();
@@ -160,7 +160,7 @@ fn judge(
         }
         let verdict = &verdicts[&account.port];
         assert!(
-            !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
+            !verdict.is_wrong(&account, PONG_TIMEOUT, MAX_TRANSIT),
             "a live client was lost: {verdict:?} {account:?}"
         );
         say(&format!("a client answered late: {verdict:?} {account:?}"));
@@ -171,7 +171,7 @@ fn judge(
 }
 
 /// Returns ten thousand, or as many as a process may open here, and prints that number then.
-fn as_many_as_may_be() -> usize {
+fn connection_count() -> usize {
     const ALL: u64 = 10_000;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let all = ALL.min(most.saturating_sub(100)) / 10 * 10;

@@ -129,15 +129,15 @@ fn contract(ours: Ours, config: TimeoutConfig, peer: fn(TcpStream), right: fn(&E
     });
 }
 
-/// Runs `row` for each runtime, all in parallel; a panic names the runtime as the thread.
+/// Runs `test` for each runtime, all in parallel; a panic names the runtime as the thread.
 #[track_caller]
-fn on_each_runtime(row: impl Fn(Runtime) + Sync) {
-    let row = &row;
+fn on_each_runtime(test: impl Fn(Runtime) + Sync) {
+    let test = &test;
     thread::scope(|scope| {
         for runtime in RUNTIMES {
             thread::Builder::new()
                 .name(runtime.to_string())
-                .spawn_scoped(scope, move || row(runtime))
+                .spawn_scoped(scope, move || test(runtime))
                 .unwrap();
         }
     });

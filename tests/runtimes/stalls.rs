@@ -32,14 +32,14 @@ const EVENTS: usize = 16;
 const PONG_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// How long written bytes may take to arrive.
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+const MAX_TRANSIT: Duration = Duration::from_millis(50);
 
 /// At most one in this many clients may answer late, or the test shows nothing.
-const ONE_LATE_OF: usize = 100;
+const CLIENTS_PER_LATE_ANSWER: usize = 100;
 
 /// Guards rule 2.
 #[test]
-fn blocked_threads_disconnect_no_healthy_peer() {
+fn healthy_peers_survive_blocked_threads() {
     block_all(limits);
 }
 
@@ -51,7 +51,7 @@ fn blocked_threads_disconnect_no_healthy_peer_with_a_short_stall_tolerance() {
 /// While all threads are blocked, the peer answers our Close frame, behind data.
 /// Guards rule 2.
 #[test]
-fn blocked_threads_find_the_answer_to_a_close_frame() {
+fn an_answer_to_our_close_counts_after_a_block() {
     on_each_runtime(|runtime| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -257,7 +257,7 @@ impl Trial {
             End::TimedOut(verdict) if verdict.reason == CloseReason::PongTimeout => {
                 let verdict = Verdict::new(port, &verdict);
                 assert!(
-                    !verdict.is_wrong(&account, PONG_TIMEOUT, ON_ITS_WAY),
+                    !verdict.is_wrong(&account, PONG_TIMEOUT, MAX_TRANSIT),
                     "a live client was lost: {verdict:?} {account:?} {why}"
                 );
                 say(&format!("a client answered late: {verdict:?} {account:?}"));
@@ -267,7 +267,7 @@ impl Trial {
         self.pongs.remove(&port);
         self.late += 1;
         assert!(
-            self.late * ONE_LATE_OF <= TRIES,
+            self.late * CLIENTS_PER_LATE_ANSWER <= TRIES,
             "void, this machine is too busy: {} of {TRIES} clients answered late, for which the server is not to blame",
             self.late
         );

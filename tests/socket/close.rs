@@ -16,7 +16,7 @@ use crate::support::{MS, SECOND, bare, frame, now, over, pair, read_until_end, t
 
 /// Guards rule 12.
 #[tokio::test(start_paused = true)]
-async fn a_close_that_is_ignored_is_bounded_and_keeps_its_cause() {
+async fn a_close_that_is_ignored_has_a_deadline_and_keeps_its_cause() {
     let (mut server, client) =
         pair(bare().idle_timeout(SECOND).close_timeout(2 * SECOND), 1024).await;
     let start = now();
@@ -103,7 +103,7 @@ async fn our_own_close_is_answered_with_the_code_of_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_close_is_bounded() {
+async fn our_own_close_has_a_deadline() {
     let (mut server, _client) = pair(bare().close_timeout(2 * SECOND), 1024).await;
     let start = now();
     let verdict = timed_out(server.close(1000, "").await);
@@ -116,7 +116,7 @@ async fn our_own_close_is_bounded() {
 
 /// Guards rule 14.
 #[tokio::test(start_paused = true)]
-async fn a_close_behind_a_full_buffer_is_bounded() {
+async fn a_close_behind_a_full_buffer_has_a_deadline() {
     let (server, _client) = pair(bare().close_timeout(2 * SECOND), 64).await;
     let (mut sink, mut stream) = server.split();
     assert!(
@@ -195,7 +195,7 @@ async fn pending_writes_are_sent_before_the_reply_to_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_closes_and_does_not_read_is_bounded() {
+async fn a_peer_that_closes_and_does_not_read_has_a_deadline() {
     let (transport, mut client) = duplex(64);
     let mut server = over(bare().close_timeout(2 * SECOND), transport).await;
     assert!(
@@ -265,7 +265,7 @@ async fn nothing_is_sent_behind_our_own_close() {
 
 /// Guards rule 14.
 #[tokio::test(start_paused = true)]
-async fn a_close_that_was_only_fed_is_sent_by_the_reader() {
+async fn a_close_that_was_not_flushed_is_sent_by_the_reader() {
     let (server, client) = pair(bare(), 1024).await;
     let client = tokio::spawn(read_until_end(client));
     let server = Arc::new(Mutex::new(server));

@@ -39,7 +39,7 @@ async fn pongs_to_our_pings_are_filtered_out_and_all_else_passes() {
 
 /// Guards rule 20.
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_of_text_is_answered_by_text() {
+async fn a_text_heartbeat_is_answered_in_text() {
     let (server, mut client) = pair(bare().ping_interval(SECOND).pong_timeout(SECOND), 1024).await;
     let mut server = server.with_text_heartbeat("ping", "pong");
     let client = tokio::spawn(async move {
@@ -277,7 +277,7 @@ async fn the_heartbeat_of_the_peer_is_answered_and_its_data_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_heartbeats_in_text_is_a_flood() {
+async fn a_flood_of_text_heartbeats_is_a_ping_flood() {
     let (server, mut client) = pair(bare().max_ping_rate(20), 1 << 16).await;
     let mut server = server.with_text_heartbeat_replies("ping", "pong");
     let client = tokio::spawn(async move {
@@ -327,7 +327,7 @@ async fn both_sides_may_use_the_same_words() {
 /// A reply that the transport does not accept at once is sent when there is room, and its wait is
 /// limited.
 #[tokio::test(start_paused = true)]
-async fn an_answer_waits_for_room_and_is_bounded() {
+async fn an_answer_waits_for_room_and_has_a_deadline() {
     for reads in [true, false] {
         let (server, mut client) = pair(bare().message_timeout(SECOND), 64).await;
         let mut server = server.with_text_heartbeat_replies("ping", "pong");

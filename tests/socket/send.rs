@@ -152,7 +152,7 @@ async fn a_write_that_fails_is_not_a_timeout() {
 /// message can be sent: the next flush reports that.
 /// Guards rule 10.
 #[tokio::test(start_paused = true)]
-async fn a_promised_message_is_not_lost_silently() {
+async fn a_displaced_message_is_not_lost_silently() {
     let (mut server, mut client) = pair(bare().ping_interval(SECOND), 1024).await;
     poll_fn(|cx| server.poll_ready_unpin(cx)).await.unwrap();
     assert!(

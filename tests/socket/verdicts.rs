@@ -136,7 +136,7 @@ async fn a_verdict_of_the_sending_half_reaches_a_reader_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_opening_handshake_is_bounded() {
+async fn the_opening_handshake_has_a_deadline() {
     let config = TimeoutConfig::builder().build().unwrap();
     let start = now();
     let opened = open(config, pending::<Result<Client, WsError>>()).await;
@@ -165,7 +165,7 @@ async fn the_connection_opens_when_the_handshake_is_done() {
     took(start, 10 * SECOND);
 }
 
-/// With the default timer slack.
+/// Uses the default timer slack.
 #[tokio::test(start_paused = true)]
 async fn connections_that_opened_apart_share_a_wake_up() {
     let config = bare().idle_timeout(5 * SECOND).no_stall_tolerance();

@@ -174,10 +174,11 @@ fn a_ping_that_is_refused_twice_stays() {
     assert!(outbox.has_ping());
 }
 
-/// The reply may have taken it, so the program's message waits behind the reply.
+/// A queued reply may use up the room that the sink reserved, so the program's message waits behind
+/// it.
 /// Guards rule 10.
 #[test]
-fn a_queued_reply_takes_the_promised_place() {
+fn a_queued_reply_takes_the_reserved_place() {
     let mut outbox = Outbox::<Sent>::new();
     outbox.on_room();
     assert!(outbox.has_place());
