@@ -73,7 +73,7 @@ async fn converse(
     let transport = Metered::socket(tcp); // counts bytes, and asks the kernel before a verdict
     let meter = transport.meter();
     let handshake = accept_async_with_config(transport, Some(tungstenite_config()));
-    // The socket with timeouts. Before: `let socket = handshake.await?;`
+    // Without timeouts: `let socket = handshake.await?;`
     let opening = runtime::smol::open(config, handshake);
     let mut socket = opening
         .with_meter(meter)

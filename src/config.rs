@@ -236,10 +236,10 @@ impl TimeoutConfig {
     /// * `ping_interval` + `message_timeout` + `pong_timeout`, if the first and the last are on.
     ///   With `message_timeout` off, `pong_timeout` counts twice.
     ///
-    /// Detection can take longer by the lateness of polls, up to two stall graces, twice the timer
-    /// slack of a socket (20 ms by default), and on tokio 15 to 35 ms unless the transport is a
-    /// `Metered::socket`. The bound does not consider `connection_timeout`. After a verdict that
-    /// starts a closing handshake, such as `idle_timeout`, a socket's stream ends up to
+    /// Detection can take longer: by as much as polls are late, by up to two graces, by twice the
+    /// timer slack of a socket (20 ms by default), and on tokio by 15 to 35 ms unless the transport
+    /// is a `Metered::socket`. The bound does not consider `connection_timeout`. After a verdict
+    /// that starts a closing handshake, such as `idle_timeout`, a socket's stream ends up to
     /// `close_timeout` later.
     ///
     /// ```

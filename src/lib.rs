@@ -77,8 +77,8 @@
 //! | `error` | the error of the inner socket or the handshake, escaped |
 //!
 //! An [`Observer`] receives the same information as values. With feature `tracing`, the observer
-//! `Tracing` emits these fields as tracing events, in a span for each connection. tracing's bridge
-//! for `log` drops them.
+//! `Tracing` emits these fields as tracing events, in a span for each connection. If you send the
+//! `log` records to tracing through its bridge instead, their key-values are lost.
 //!
 //! `Timeouts::from_env` and the tower layer log each configuration once: its limits at `info`
 //! (event `limits`), and settings that are probably mistakes at `warn` (event `warning`).

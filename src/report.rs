@@ -97,7 +97,7 @@ impl Observer for Log {
     }
 }
 
-/// Returns the level of a report. `Tracing` emits only these three.
+/// Returns the level of a report: `Warn`, `Info` or `Debug`, the only levels that `Tracing` emits.
 pub(crate) const fn level(report: &Report<'_>) -> Level {
     match report {
         Report::Verdict { verdict, .. } if !verdict.reason.is_planned() => Level::Warn,

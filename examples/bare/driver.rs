@@ -76,7 +76,7 @@ pub fn converse(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> Ws
             None => {}
         }
 
-        // 3. Decide. While input may be unread, only what no input could overturn.
+        // 3. Decide. While input may be unread, allow only what no input could overturn.
         let action = match all_read {
             true => policy.poll(at),
             false => policy.poll_unread(at),
@@ -104,7 +104,7 @@ pub fn converse(ws: &mut WebSocket<TcpStream>, policy: &mut TimeoutPolicy) -> Ws
     }
 }
 
-/// Waits for input until then, and for at least a millisecond.
+/// Waits for input until `until`, but for at least a millisecond.
 fn wait(tcp: &TcpStream, until: Option<Timestamp>) -> io::Result<()> {
     let least = Duration::from_millis(1);
     let time = until.map(|until| until.saturating_duration_since(now()).max(least));

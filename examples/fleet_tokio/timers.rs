@@ -51,8 +51,8 @@ pub async fn run(mut accepted: Receiver<TcpStream>, config: Arc<TimeoutConfig>) 
             events.extend(std::iter::from_fn(|| reported.try_recv().ok()));
         }
 
-        // 3. What was received counts before the poll. A ping counts as sent only after it: the
-        //    wait for its pong must not begin before the flush.
+        // 3. Observe what was received before the poll, so that it counts, and the flush of a ping
+        //    after it, so that the wait for its pong does not begin before the flush.
         let is_ping = |(_, event): &_| matches!(event, Event::PingSent(_));
         let (pings, others): (Vec<_>, Vec<_>) = events.into_iter().partition(is_ping);
         for (key, event) in others {

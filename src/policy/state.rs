@@ -30,7 +30,8 @@ pub(crate) struct State {
     /// ping was flushed, or when the transport last accepted bytes ahead of either. For `Quiet`,
     /// when the last ping was flushed; before the first, when the connection opened.
     pub(super) ping_since: Timestamp,
-    /// The write clock.
+    /// When the waiting write must have made progress (the write clock of the specification). `None`
+    /// if no write is waiting or the limit is off.
     pub(super) write_deadline: Option<Timestamp>,
     pub(super) phase: Phase,
     pub(super) ping: Ping,
@@ -61,13 +62,15 @@ pub(crate) struct State {
     pub(super) cause: Option<CloseReason>,
     /// Bytes received of an incomplete message.
     pub(super) partial: u64,
-    /// The receive clock.
+    /// When the rest of the incomplete message is due (the receive clock of the specification).
+    /// `None` if none is incomplete or the limit is off.
     pub(super) receive_deadline: Option<Timestamp>,
     /// When a `Probe` must have been answered.
     pub(super) probe_deadline: Option<Timestamp>,
     /// When this side closes because of a `Drain`. While `Closing`, when that phase began.
     pub(super) close_at: Option<Timestamp>,
-    /// `credit` of SPEC E-25. After a flood, when the flood began.
+    /// The instant by which the peer's pings so far would have been sent at exactly `max_ping_rate`
+    /// (`credit` in SPEC E-25). After a flood, when the flood began.
     ping_credit: Timestamp,
     /// When the latest grace began.
     pub(super) grace: Option<Timestamp>,

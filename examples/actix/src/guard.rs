@@ -36,7 +36,7 @@ pub async fn guard(
             policy.observe(now(), Event::SendStart);
         }
 
-        // 1. Decide. While there may be more to read, only what no input could overturn.
+        // 1. Decide. While there may be more to read, allow only what no input could overturn.
         let action = match all_read {
             true => policy.poll(now()),
             false => policy.poll_unread(now()),

@@ -64,7 +64,7 @@ async fn converse<IO: AsyncRead + AsyncWrite + Unpin>(
     let meter = transport.meter();
     let server = ServerBuilder::new().limits(Limits::default().max_payload_len(Some(16 << 20)));
     let handshake = server.accept(transport);
-    // The one line. Without timeouts: `let (_request, mut socket) = handshake.await?;`
+    // Without timeouts: `let (_request, mut socket) = handshake.await?;`
     let opening = open(
         config,
         handshake.map_ok(|(_request, socket)| Adapter::<Message, _>::new(socket)),
