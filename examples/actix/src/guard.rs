@@ -30,23 +30,24 @@ pub async fn guard(
     let now = || Timestamp::from_duration(start.elapsed());
     let mut policy = TimeoutPolicy::new(config, RandomState::new().hash_one(start), now());
     let mut waiting: VecDeque<(Message, Event)> = VecDeque::new();
-    let mut all_read = false;
+    // Everything that had arrived by then has been read; `None` while there may be more to read.
+    let mut read_until = None;
     loop {
         if !waiting.is_empty() {
             policy.observe(now(), Event::SendStart);
         }
 
         // 1. Decide. While there may be more to read, allow only what no input could overturn.
-        let action = match all_read {
-            true => policy.poll(now()),
-            false => policy.poll_unread(now()),
+        let action = match read_until {
+            Some(at) => policy.poll(at),
+            None => policy.poll_unread(now()),
         };
         let until = match action {
             Action::SendPing(id) => {
                 let ping = Message::Ping(id.payload().to_vec().into());
                 waiting.push_back((ping, Event::PingSent(id)));
                 // The ping must be sent before silence may count.
-                all_read = false;
+                read_until = None;
                 continue;
             }
             Action::Close(reason) => {
@@ -67,16 +68,18 @@ pub async fn guard(
         //    in a task of its own; `yield_now` lets that read what has arrived before the policy
         //    decides.
         let reads = waiting.len() < MAX_WAITING;
-        let may_wait = all_read || !reads;
+        let may_wait = read_until.is_some() || !reads;
         let deadline = async {
             match until {
                 _ if !may_wait => {}
                 Some(until) => rt::time::sleep(until.saturating_duration_since(now())).await,
                 None => pending().await,
             }
+            let at = now();
             tokio::task::yield_now().await;
+            at
         };
-        all_read = false;
+        read_until = None;
         tokio::select! {
             biased;
             message = stream.next(), if reads => {
@@ -113,7 +116,7 @@ pub async fn guard(
                 }
                 policy.observe(now(), event);
             }
-            () = deadline => all_read = reads,
+            at = deadline => read_until = reads.then_some(at),
         }
     }
     policy.status(now())
