@@ -2,8 +2,8 @@
 //! bytes.
 //!
 //! axum's `WebSocket` is a `Stream + Sink` whose messages implement [`Message`](crate::Message). If
-//! you already have one, you need only one line: `let mut socket = runtime::tokio::wrap(&timeouts,
-//! socket)`.
+//! you already have one, you need only one line:
+//! `let mut socket = runtime::tokio::wrap(&timeouts, socket)`.
 //!
 //! If you extract [`TimeoutUpgrade`] in place of `WebSocketUpgrade`, it also takes the timeouts
 //! from the request, limits the buffers, labels the connection with its peer's address, and sets

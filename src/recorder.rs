@@ -23,8 +23,8 @@ use crate::time::{Timestamp, saturating_nanos};
 /// that a verdict ended; a drain or the end of a lifetime does not displace another verdict. Traces
 /// contain times, limits and the labels of connections, but no messages.
 ///
-/// A trace is a conformance case. Write it to a file, and `cargo run --example replay -- --check
-/// FILE` in this crate's repository repeats the calls and compares every action.
+/// A trace is a conformance case. Write it to a file; in this crate's repository,
+/// `cargo run --example replay -- --check FILE` repeats the calls and compares every action.
 ///
 /// A step takes 40 bytes. It is a call to the policy, not a message: an idle connection takes about
 /// eight steps per ping. Recording stops after 4096 steps, which an idle connection reaches after
