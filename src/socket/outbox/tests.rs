@@ -146,7 +146,7 @@ fn writes_are_sent_in_order() {
     });
 }
 
-/// Guards rule 11.
+/// Guards rules 10 and 11.
 #[test]
 fn a_ping_that_is_refused_twice_stays() {
     let mut outbox = Outbox::<Sent>::new();
