@@ -36,7 +36,7 @@ pub(super) enum Party {
     Peer,
     /// The peer, but unread input could still move the deadline (*unread* in the specification): a
     /// poll acts on it only after that input has been read.
-    PeerIfDrained,
+    PeerUnread,
 }
 
 /// How far a driver's evidence reaches, for
@@ -70,13 +70,13 @@ impl Horizon {
         written: Some(Timestamp::MAX),
     };
 
-    /// Whether a poll may decide a row about `party`, which expires `at`.
+    /// Returns whether a poll may act on a row that is about `party` and expires at `at`.
     #[inline(always)]
     pub(super) fn covers(self, party: Party, at: Option<Timestamp>) -> bool {
         match party {
             Party::Local => true,
             Party::Peer => at <= self.written,
-            Party::PeerIfDrained => at <= self.read,
+            Party::PeerUnread => at <= self.read,
         }
     }
 }
@@ -129,16 +129,16 @@ impl State {
                     let is_limited = requested.is_some() && ping_write.is_some();
                     let probe = self.probe_deadline.filter(|_| !is_limited);
                     row(Kind::PingFlood, self.flooded_at(),                              Abort(PingFlood),         Local);
-                    row(Kind::Receive,   self.receive_deadline,                          Abort(SlowReceive),       PeerIfDrained);
-                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerIfDrained);
+                    row(Kind::Receive,   self.receive_deadline,                          Abort(SlowReceive),       PeerUnread);
+                    row(Kind::Probe,     probe,                                          Abort(PongTimeout),       PeerUnread);
                 }
-                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerIfDrained);
+                row(Kind::Pong,       in_flight.and_then(|at| at.deadline(pong)),        Abort(PongTimeout),       PeerUnread);
 
                 // A ping comes before a verdict on silence (SPEC D-13).
                 let inbound = config.idle_scope == IdleScope::Inbound;
                 let ping_first = ORDERED && inbound && ping.is_some() && ping < idle;
                 let ping = (Kind::NextPing,  ping,                                       SendPing,                 Local);
-                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerIfDrained);
+                let idle = (Kind::Idle,      idle,                                       Close(IdleTimeout),       PeerUnread);
                 for (kind, at, on_expiry, party) in if ping_first { [ping, idle] } else { [idle, ping] } {
                     row(kind, at, on_expiry, party);
                 }
@@ -203,7 +203,7 @@ impl State {
         let write = covered(Party::Peer, self.write_deadline);
         let idle = self.idle_since(config).deadline(config.idle_timeout);
         let others = earlier(self.opened.deadline(lifetime), write);
-        let others = earlier(others, covered(Party::PeerIfDrained, idle));
+        let others = earlier(others, covered(Party::PeerUnread, idle));
         let of_ping = match self.ping {
             Ping::Quiet => return (others, self.next_ordinary_ping(config)),
             Ping::Requested => {
@@ -212,7 +212,7 @@ impl State {
             }
             Ping::InFlight => {
                 let pong = self.ping_since.deadline(config.pong_timeout);
-                covered(Party::PeerIfDrained, pong)
+                covered(Party::PeerUnread, pong)
             }
         };
         (earlier(others, of_ping), None)

@@ -60,7 +60,7 @@ impl State {
         };
         let expired = |row: &Deadline| self.effective_deadline(config, row).filter(|&at| at <= now);
 
-        // No grace begins while a covered row has expired again (SPEC G-5, G-6).
+        // While a row that a grace covered has expired again, no other grace begins (SPEC G-5, G-6).
         let mut expired_again = false;
         if self.cold_armed {
             self.each_deadline::<false>(now, config, |row| {
@@ -76,10 +76,10 @@ impl State {
                 return;
             }
             let about_peer = row.party != Party::Local;
-            let covered = about_peer && grace_begins;
+            let postponed = about_peer && grace_begins;
             let gets_grace = about_peer && !expired_again && late_beyond_tolerance(&row);
             grace_begins |= gets_grace;
-            if !covered && !gets_grace {
+            if !postponed && !gets_grace {
                 first = Some(row);
             }
         });

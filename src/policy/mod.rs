@@ -16,8 +16,8 @@
 //! flight either, the connection is *plain*: a message only moves deadlines later.
 //!
 //! A poll takes the first row that has expired and acts on it. If a peer deadline expired long
-//! before the poll, the process may have been stopped. The peer then gets a grace before a verdict
-//! ([`grace`]).
+//! before the poll, the process may have been stopped. The peer then gets a grace before a verdict;
+//! `first_expired` in [`grace`] picks the row that decides.
 //!
 //! A driver cannot always prove that it has read everything. A [`Horizon`] says how far its
 //! evidence reaches, and a poll acts on peer deadlines only up to that point.
@@ -25,17 +25,17 @@
 //! The [specification](crate::spec) says what this code does; comments cite its rules: `SPEC D-7`.
 
 mod deadlines;
-#[cfg_attr(
-    not(feature = "socket"),
-    allow(dead_code, reason = "the socket uses it")
-)]
-mod decide;
 mod grace;
 mod lookahead;
 #[cfg(test)]
 mod model;
 #[cfg(feature = "alloc")]
 mod prefetch;
+#[cfg_attr(
+    not(feature = "socket"),
+    allow(dead_code, reason = "the socket uses it")
+)]
+mod socket_api;
 mod state;
 
 use core::borrow::Borrow;
@@ -50,7 +50,7 @@ use crate::time::{Timestamp, earlier};
 
 pub use deadlines::Horizon;
 #[cfg(feature = "socket")]
-pub(crate) use decide::Decision;
+pub(crate) use socket_api::Decision;
 pub(crate) use state::State;
 
 /// The timeouts of one WebSocket connection, as a pure state machine.

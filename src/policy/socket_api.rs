@@ -1,4 +1,5 @@
-//! The policy's interface for the socket, besides the public one.
+//! The policy's private interface, for the socket. The decision itself is made in
+//! `State::next_action` and `State::first_expired`.
 
 use core::borrow::Borrow;
 
@@ -88,7 +89,7 @@ impl<C: Borrow<TimeoutConfig>> TimeoutPolicy<C> {
 
     /// Whether a deadline that unread input could move has expired.
     pub(crate) fn unread_deadline_has_expired(&self, now: Timestamp) -> bool {
-        self.has_expired_about(now, |party| party == Party::PeerIfDrained)
+        self.has_expired_about(now, |party| party == Party::PeerUnread)
     }
 
     fn has_expired_about(&self, now: Timestamp, about: impl Fn(Party) -> bool) -> bool {
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!((status.phase, status.cause), (Phase::Open, None));
     }
 
-    /// The policy decides a write although it may not decide on silence yet, and reports the
+    /// The policy may give a verdict on a stalled write before it may give one on silence, and reports the
     /// earliest deadline that lies beyond the horizon.
     /// Guards rule 2.
     #[test]
